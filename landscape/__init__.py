@@ -1,0 +1,85 @@
+"""The geometry of L(w), the loss of a model over a data set as a function of its flat weights.
+
+An :class:`Objective` is L; everything else is a question asked of it, and every answer is a frozen ``Result``::
+
+    objective ──> HessianOperator, GGNOperator ──> top_eigenvalues, trace, spectral_density
+    objective ──> m_sharpness(perturbation)
+    objective ──> filter_normalized ──> line_slice, plane_slice
+
+Names are loaded when first used, so that the result classes can be had without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from landscape.answers import (
+        Eigenpairs as Eigenpairs,
+        LineSlice as LineSlice,
+        PlaneSlice as PlaneSlice,
+        Sharpness as Sharpness,
+        SpectralDensity as SpectralDensity,
+        TraceEstimate as TraceEstimate,
+    )
+    from landscape.directions import filter_normalized as filter_normalized, random_direction as random_direction
+    from landscape.objective import Objective as Objective
+    from landscape.operators import (
+        CurvatureOperator as CurvatureOperator,
+        GGNOperator as GGNOperator,
+        HessianOperator as HessianOperator,
+    )
+    from landscape.parameters import ParameterSpace as ParameterSpace
+    from landscape.perturbations import (
+        AdaptiveAscent as AdaptiveAscent,
+        GradientAscent as GradientAscent,
+        Perturbation as Perturbation,
+    )
+    from landscape.reference import pyhessian_eigenvalues as pyhessian_eigenvalues
+    from landscape.results import Result as Result
+    from landscape.sharpness import m_sharpness as m_sharpness
+    from landscape.slices import line_slice as line_slice, plane_slice as plane_slice
+    from landscape.spectrum import spectral_density as spectral_density, top_eigenvalues as top_eigenvalues
+    from landscape.traces import trace as trace
+
+_HOME = {
+    "ParameterSpace": "parameters",
+    "Objective": "objective",
+    "CurvatureOperator": "operators",
+    "HessianOperator": "operators",
+    "GGNOperator": "operators",
+    "top_eigenvalues": "spectrum",
+    "spectral_density": "spectrum",
+    "trace": "traces",
+    "pyhessian_eigenvalues": "reference",
+    "Perturbation": "perturbations",
+    "GradientAscent": "perturbations",
+    "AdaptiveAscent": "perturbations",
+    "m_sharpness": "sharpness",
+    "random_direction": "directions",
+    "filter_normalized": "directions",
+    "line_slice": "slices",
+    "plane_slice": "slices",
+    "Result": "results",
+    "Eigenpairs": "answers",
+    "TraceEstimate": "answers",
+    "SpectralDensity": "answers",
+    "Sharpness": "answers",
+    "LineSlice": "answers",
+    "PlaneSlice": "answers",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'landscape' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"landscape.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

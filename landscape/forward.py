@@ -1,0 +1,51 @@
+"""The one seam between a model and its data: how a batch becomes outputs and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from landscape.batches import Batch
+
+Forward = Callable[[nn.Module, Batch], tuple[Any, Any]]
+
+
+def supervised(model: nn.Module, batch: Batch) -> tuple[Any, Any]:
+    """The usual reading of a batch: ``(inputs, targets)``, or a mapping with ``labels`` among the model's arguments.
+
+    Returns:
+        The model's outputs (their ``logits`` when they have that attribute) and the targets.
+
+    Raises:
+        TypeError: if the batch is neither; then write a ``forward`` of your own.
+    """
+    if isinstance(batch, Mapping) and "labels" in batch:
+        inputs: Any = {key: value for key, value in batch.items() if key != "labels"}
+        targets = batch["labels"]
+    elif isinstance(batch, tuple | list) and len(batch) == 2:
+        inputs, targets = batch
+    else:
+        raise TypeError(
+            f"a batch must be (inputs, targets) or a mapping with 'labels'; got {type(batch).__name__}. "
+            "For another layout pass forward=lambda model, batch: (outputs, targets)."
+        )
+    if isinstance(inputs, Mapping):
+        outputs = model(**inputs)
+    else:
+        outputs = model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    return getattr(outputs, "logits", outputs), targets
+
+
+class Seam(nn.Module):
+    """A model together with the way it reads a batch, so that ``functional_call`` can put other weights into it."""
+
+    def __init__(self, model: nn.Module, read: Forward) -> None:
+        super().__init__()
+        self.model = model
+        self.read = read
+
+    def forward(self, batch: Batch) -> tuple[Any, Any]:
+        """(outputs, targets) of one batch."""
+        return self.read(self.model, batch)

@@ -1,0 +1,245 @@
+"""The loss of a model over a data set as a pure function of the model's flat weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape import checks
+from landscape.batches import Batch, Fingerprint, map_tensors, num_examples, regroup
+from landscape.denominators import Denominator, denominator_of, name_of
+from landscape.forward import Forward, Seam, supervised
+from landscape.manifest import hash_of_tensor, versions
+from landscape.parameters import ParameterSpace
+from landscape.products import ggn_product, hessian_product
+from landscape.terms import Definition, Loss, Mean, Term
+
+
+class Objective:
+    """L(w) = Σ_b d_b · loss(model(x_b; w), y_b) / Σ_b d_b, the mean loss over a fixed data set.
+
+    The objective works on a copy of the model made here, in the mode the model is in, and on the data as they are now,
+    moved to the device of the weights. It never changes the caller's model, its mode, gradients or the random state,
+    and gives the same answer to the same question. It is therefore refused, with the reason, when the data change
+    from one pass to the next, when the model draws random numbers or couples the examples of a batch
+    (training mode with dropout or batch norm), and when the means of two batches do not add up.
+
+    Args:
+        model: any module; its trainable parameters are w.
+        loss: ``loss(outputs, targets)``, a scalar mean over the batch.
+        data: batches that can be iterated again: a ``DataLoader``, or a list of batches.
+        forward: ``forward(model, batch) -> (outputs, targets)``; see :func:`supervised` for the usual one.
+        denominator: what the mean of a batch was divided by, ``denominator(outputs, targets)``. Read off the loss when
+            it is a cross-entropy (tokens under ``ignore_index``, class weights), examples otherwise.
+        parameters: a pattern that selects the blocks of w by name; the others stay as they are.
+        split: what the data are, for the manifest: ``"train"``, ``"test"``.
+
+    Attributes:
+        weights: the model's weights when the objective was made, ``(dim,)``.
+        space: the named blocks that make up w.
+
+    Raises:
+        TypeError: if the data cannot be iterated twice, or a batch cannot be read.
+        ValueError: if the model, the loss or the data do not define one deterministic mean.
+
+    >>> model = nn.Linear(2, 1, bias=False).double()
+    >>> x, y = torch.randn(5, 2).double(), torch.randn(5, 1).double()
+    >>> objective = Objective(model, nn.functional.mse_loss, [(x[:3], y[:3]), (x[3:], y[3:])])
+    >>> v = torch.tensor([1.0, -2.0]).double()
+    >>> torch.allclose(objective.hvp(objective.weights, v), 2 / 5 * x.T @ x @ v)
+    True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        data: Iterable[Batch],
+        *,
+        forward: Forward = supervised,
+        denominator: Denominator | None = None,
+        parameters: str = "*",
+        split: str = "",
+    ) -> None:
+        checks.require_module(model)
+        checks.require_reiterable(data)
+        checks.require_evaluable_mode(model)
+        self.space = ParameterSpace.of(model).select(parameters)
+        named = dict(model.named_parameters())
+        self.weights: Tensor = self.space.flatten({name: named[name].detach() for name in self.space.names})
+        checks.require_finite(self.weights)
+        seam = Seam(copy.deepcopy(model).requires_grad_(False), forward)
+        self._definition = Definition(seam, loss, denominator or denominator_of(loss), self.space)
+        self._pattern = parameters
+        self._split = split
+        self._batches, self._fingerprint = self._read(data)  # (list of batches, what they contain)
+        checks.require_deterministic(self, self._batches[0])
+        checks.require_additive(self, self._batches[0])
+
+    @property
+    def num_examples(self) -> int:
+        """The number of examples in the data set."""
+        return sum(num_examples(batch) for batch in self._batches)
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """The batches, on the device of the weights."""
+        return tuple(self._batches)
+
+    @property
+    def order(self) -> str:
+        """A hash of the order of the examples, which decides what the shards are."""
+        return self.fingerprint.order
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the data are."""
+        if self._fingerprint is None:
+            self._fingerprint = Fingerprint.of(self._batches)
+        return self._fingerprint
+
+    @property
+    def model(self) -> nn.Module:
+        """A copy of the model, with the weights it had when the objective was made."""
+        return copy.deepcopy(self._definition.seam.model)
+
+    @property
+    def loss_function(self) -> Loss:
+        """The loss as it was given."""
+        return self._definition.loss
+
+    def loss(self, w: Tensor) -> Tensor:
+        """L(w), a scalar tensor in the dtype of the weights; not finite where the loss is not."""
+        self._require_weights(w)
+        with torch.inference_mode():
+            mean = self._mean(lambda term: term.loss(w))
+        return mean.clone()  # an ordinary tensor again, not one of inference mode
+
+    def differentiable_loss(self, w: Tensor) -> Tensor:
+        """L(w) with its autograd graph over all the data at once, for small problems and other tools."""
+        self._require_weights(w)
+        return self._mean(lambda term: term.loss(w))
+
+    def gradient(self, w: Tensor) -> Tensor:
+        """∇L(w), shape ``(dim,)``."""
+        return self.loss_and_gradient(w)[1]
+
+    def loss_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """L(w), a scalar tensor, and ∇L(w), ``(dim,)``, in one pass over the data."""
+        self._require_weights(w)
+        loss, gradient = Mean(), Mean()
+        leaf = w.detach().requires_grad_()
+        for term in self._terms():
+            with torch.enable_grad():
+                value = term.loss(leaf)
+                (slope,) = torch.autograd.grad(value, leaf, materialize_grads=True)
+            loss.add(value.detach(), term.count)
+            gradient.add(slope, term.count)
+        return loss.value.to(w.dtype), gradient.value
+
+    def hvp(self, w: Tensor, V: Tensor) -> Tensor:
+        """∇²L(w) V by double backward; one gradient graph per batch serves all columns of V.
+
+        Args:
+            w: weights, ``(dim,)``.
+            V: one vector ``(dim,)`` or a block ``(dim, k)``.
+
+        Returns:
+            A tensor of the shape of ``V``.
+        """
+        self._require_weights(w)
+        columns = self._columns(V)
+        return self._mean(lambda term: hessian_product(term.loss, w, columns)).reshape(V.shape)
+
+    def ggn_product(self, w: Tensor, V: Tensor) -> Tensor:
+        """G(w) V with G = Σ_b d_b J_b' (∂²loss/∂outputs²) J_b / Σ_b d_b, the generalised Gauss-Newton matrix.
+
+        Args:
+            w: weights, ``(dim,)``.
+            V: one vector ``(dim,)`` or a block ``(dim, k)``.
+
+        Returns:
+            A tensor of the shape of ``V``.
+        """
+        self._require_weights(w)
+        columns = self._columns(V)
+        return self._mean(lambda term: ggn_product(term.outputs, term.loss_of_outputs, w, columns)).reshape(V.shape)
+
+    def part(self, batches: Sequence[Batch]) -> Objective:
+        """The objective of the same model and loss over other batches, taken as they are.
+
+        Args:
+            batches: batches of this objective, or parts of them, on the device of the weights.
+        """
+        part = copy.copy(self)
+        part._batches = list(batches)
+        part._fingerprint = None
+        return part
+
+    def shards(self, size: int) -> Iterator[Objective]:
+        """The objectives of consecutive parts of ``size`` examples each, in the order of the data.
+
+        The last shard has what is left.
+
+        Raises:
+            ValueError: if the size is not between 1 and the number of examples.
+        """
+        if not 1 <= size <= self.num_examples:
+            raise ValueError(f"a shard must have 1 to {self.num_examples} examples, all there are; got {size}")
+        return (self.part([batch]) for batch in regroup(self._batches, size))
+
+    def manifest(self) -> dict[str, Any]:
+        """Where a number measured on this objective comes from: everything that could change it, and the versions."""
+        model = self._definition.seam.model
+        return {
+            "objective": {
+                "loss": name_of(self._definition.loss),
+                "reduction": f"mean over {name_of(self._definition.denominator)}",
+                "split": self._split,
+                "num_examples": self.num_examples,
+                "data": self.fingerprint.content,
+                "mode": "training" if model.training else "evaluation",
+                "batch_norm": "frozen running statistics",
+                "parameters": self._pattern,
+                "dim": self.space.dim,
+                "dtype": str(self.weights.dtype).removeprefix("torch."),
+            },
+            "subject": {"model": type(model).__name__, "weights": hash_of_tensor(self.weights)},
+            "machine": {"device": str(self.weights.device), **versions()},
+        }
+
+    def _read(self, data: Iterable[Batch]) -> tuple[list[Batch], Fingerprint | None]:
+        device = self.weights.device
+        batches = [map_tensors(lambda tensor: tensor.detach().to(device), batch) for batch in data]
+        fingerprint = Fingerprint.of(batches)
+        checks.require_same_data(fingerprint, Fingerprint.of(data))
+        return batches, fingerprint
+
+    def _terms(self) -> Iterator[Term]:
+        return (Term(self._definition, batch) for batch in self._batches)
+
+    def _mean(self, of_term: Callable[[Term], Tensor]) -> Tensor:
+        mean = Mean()
+        for term in self._terms():
+            value = of_term(term)  # before the count, which it sets
+            mean.add(value, term.count)
+        return mean.value.to(self.weights.dtype)
+
+    def _columns(self, V: Tensor) -> Tensor:
+        if not isinstance(V, Tensor) or V.ndim not in (1, 2) or len(V) != self.space.dim:
+            raise ValueError(
+                f"V must be a tensor of shape ({self.space.dim},) or ({self.space.dim}, k); got "
+                f"{tuple(V.shape) if isinstance(V, Tensor) else type(V).__name__}"
+            )
+        return V.reshape(self.space.dim, -1)
+
+    def _require_weights(self, w: Tensor) -> None:
+        if not isinstance(w, Tensor) or w.shape != (self.space.dim,):
+            raise ValueError(
+                f"w must be a tensor of shape ({self.space.dim},), like objective.weights; got "
+                f"{tuple(w.shape) if isinstance(w, Tensor) else type(w).__name__}"
+            )

@@ -1,0 +1,110 @@
+"""Answers: frozen, with their uncertainty and their provenance, in one file format. No torch in here.
+
+A result is saved as ``.npz``: its arrays, and one JSON header with its scalars and its manifest. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from landscape.files import atomic_write
+
+Array = npt.NDArray[Any]
+FORMAT = 1
+_HEADER = "header"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Base of all answers.
+
+    Attributes:
+        manifest: what was measured, on what, and by which versions.
+    """
+
+    manifest: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    kinds: ClassVar[dict[str, type[Result]]] = {}
+    title: ClassVar[str] = "result"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Result.kinds[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, np.ndarray):
+                frozen = value.copy()
+                frozen.flags.writeable = False
+                object.__setattr__(self, entry.name, frozen)
+
+    def summary(self) -> dict[str, Any]:
+        """The headline numbers by name, each beside its uncertainty: what a table shows and ``--json`` prints."""
+        raise NotImplementedError
+
+    def to_frame(self) -> pd.DataFrame:
+        """The arrays as a tidy table, one row per number; one row in all where there is no array."""
+        raise NotImplementedError
+
+    def save(self, path: str | Path) -> Path:
+        """Write to ``path`` (``.npz``), whole or not at all.
+
+        Raises:
+            OSError: if the file cannot be written; what stood there before is then untouched.
+        """
+        arrays, scalars = {}, {}
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, np.ndarray):
+                arrays[entry.name] = value
+            elif entry.name != "manifest":
+                scalars[entry.name] = value
+        header = {"format": FORMAT, "kind": type(self).__name__, "manifest": dict(self.manifest), "scalars": scalars}
+        encoded = np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)
+        with atomic_write(path) as stream:
+            np.savez_compressed(stream, **{_HEADER: encoded}, **arrays)  # type: ignore[arg-type]
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a result; its class is the one it was saved from. Nothing in the file is executed.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is not a whole result of this kind.
+        """
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                header = json.loads(archive[_HEADER].tobytes())
+                arrays = {name: archive[name] for name in archive.files if name != _HEADER}
+            kind, scalars, manifest = header["kind"], header["scalars"], header["manifest"]
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no result at {path}") from None
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path} is not a whole result file ({error}); only .npz files written by this package can be read. "
+                "Measure again to replace it."
+            ) from None
+        import landscape.answers  # noqa: F401  (so that the kinds of this package are known)
+
+        known = Result.kinds.get(kind)
+        if known is None or not issubclass(known, cls):
+            raise ValueError(f"{path} holds a {kind}; expected {cls.__name__}")
+        if header["format"] > FORMAT:
+            raise ValueError(f"{path} was written by a newer version (format {header['format']}); update the package")
+        try:
+            return known(**arrays, **scalars, manifest=manifest)
+        except TypeError as error:
+            raise ValueError(f"{path} does not have the fields of a {kind} ({error}); measure again") from None

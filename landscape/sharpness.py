@@ -1,0 +1,78 @@
+"""How much the loss rises when the weights are perturbed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from landscape.answers import Sharpness
+from landscape.objective import Objective
+from landscape.perturbations import Perturbation
+from landscape.progress import Progress, silent
+from landscape.results import Array
+
+
+def m_sharpness(
+    objective: Objective, perturbation: Perturbation, *, microbatch_size: int, progress: Progress = silent
+) -> Sharpness:
+    """Σ_i |S_i|/n [L_{S_i}(w + ε_i) − L_{S_i}(w)] over disjoint shards S_i of the data, ε_i found on S_i alone.
+
+    With :class:`GradientAscent` this is the m-sharpness of Foret et al. 2021 (arXiv 2010.01412) in its one-step
+    approximation: a lower bound on the maximum over the ball. Their m is ``microbatch_size``, in examples.
+
+    Args:
+        objective: the loss and the data; shards are consecutive examples.
+        perturbation: (weights, gradients) -> ε.
+        microbatch_size: examples per shard; the last shard has what is left.
+        progress: called with the shards done and their number.
+
+    Returns:
+        Value, standard error over shards, and the rise of each shard, in units of the loss.
+
+    Raises:
+        ValueError: if the size is not between 1 and the number of examples.
+
+    >>> import torch
+    >>> from landscape.perturbations import GradientAscent
+    >>> model = torch.nn.Linear(1, 1, bias=False).double()
+    >>> _ = torch.nn.init.ones_(model.weight)
+    >>> data = [(torch.ones(3, 1).double(), torch.zeros(3, 1).double())]
+    >>> objective = Objective(model, torch.nn.functional.mse_loss, data)  # w², at w = 1
+    >>> result = m_sharpness(objective, GradientAscent(rho=0.5), microbatch_size=2)
+    >>> result.value, result.per_shard.tolist()
+    (1.25, [1.25, 1.25])
+    """
+    w, space = objective.weights, objective.space
+    shards = objective.shards(microbatch_size)
+    number = math.ceil(objective.num_examples / microbatch_size)
+    rises, sizes = [], []
+    for shard in shards:
+        loss, gradient = shard.loss_and_gradient(w)
+        epsilon = perturbation(space.split(w), space.split(gradient))
+        perturbed = space.flatten(dict(zip(space.names, epsilon, strict=True))).add_(w)
+        rises.append(shard.loss(perturbed).item() - loss.item())
+        sizes.append(shard.num_examples)
+        progress(len(rises), number)
+    per_shard, shard_sizes = np.array(rises), np.array(sizes)
+    value, stderr = _weighted_mean(per_shard, shard_sizes)
+    settings = {"name": "m_sharpness", "microbatch_size": microbatch_size, **perturbation.settings()}
+    return Sharpness(
+        value=value,
+        stderr=stderr,
+        per_shard=per_shard,
+        shard_sizes=shard_sizes,
+        microbatch_size=microbatch_size,
+        manifest=objective.manifest() | {"measurement": settings, "shards": {"order": objective.order}},
+    )
+
+
+def _weighted_mean(values: Array, weights: Array) -> tuple[float, float]:
+    """Mean and its standard error for independent values of equal variance per unit of weight."""
+    share = weights / weights.sum()
+    mean = float(share @ values)
+    if len(values) < 2:
+        return mean, float("nan")
+    # Var(mean) = σ²/Σd where Var(value_i) = σ²/d_i; the estimate of σ² is unbiased for unequal weights too.
+    variance = float(weights @ (values - mean) ** 2) / (len(values) - 1)
+    return mean, math.sqrt(variance / float(weights.sum()))

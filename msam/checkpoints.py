@@ -1,0 +1,122 @@
+"""What training writes: weights as safetensors, and the training state, which is read without unpickling."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from landscape.files import atomic_write
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write parameters and buffers, whole or not at all; tied tensors are stored once."""
+    stored: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, tensor in model.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in seen:
+            tied[name] = seen[key]
+        else:
+            seen[key] = name
+            stored[name] = tensor.detach().cpu().contiguous()
+    raw = safetensors.torch.save(stored, metadata={"format": "pt", "tied": json.dumps(tied)})
+    with atomic_write(path) as stream:
+        stream.write(raw)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The named tensors of a checkpoint: safetensors, or a torch file of plain tensors. Nothing is executed.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is truncated, of another format, or a pickle that would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        try:
+            with safetensors.safe_open(path, framework="pt") as archive:
+                weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+                tied = json.loads((archive.metadata() or {}).get("tied", "{}"))
+        except (safetensors.SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{path} is not a whole safetensors file ({error}); train again, or use another") from None
+        return weights | {name: weights[first] for name, first in tied.items()}
+    loaded = read_state(path)
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"{path} is not a mapping of names to tensors; save model.state_dict() alone")
+    return dict(loaded)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Put the tensors of a checkpoint into a model; all of them, or none.
+
+    Raises:
+        ValueError: if names or shapes differ; the model is then what it was.
+    """
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    reshaped = [
+        f"{name} has shape {tuple(weights[name].shape)} and should have {tuple(own[name].shape)}"
+        for name in own.keys() & weights.keys()
+        if own[name].shape != weights[name].shape
+    ]
+    if missing or unexpected or reshaped:
+        details = [
+            *(["it lacks " + _some(missing)] if missing else []),
+            *(["it has " + _some(unexpected) + _near(unexpected, missing)] if unexpected else []),
+            *sorted(reshaped)[:3],
+        ]
+        raise ValueError(f"{source} is of another architecture than the model: {'; '.join(details)}")
+    model.load_state_dict(dict(weights))
+
+
+def save_state(state: Mapping[str, Any], path: str | Path) -> None:
+    """Write a training state of tensors, numbers, strings and containers, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    with atomic_write(path) as stream:
+        stream.write(buffer.getvalue())
+
+
+def read_state(path: str | Path) -> Any:
+    """Read what :func:`save_state` wrote, with ``weights_only=True``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is truncated, foreign, or a pickle that would run code, which is refused.
+    """
+    path = Path(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no training state at {path}") from None
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path} is refused: it is a pickle with more than tensors in it, which could run code when loaded. "
+            "Where it comes from a source you trust, convert it there to safetensors."
+        ) from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a whole torch file ({reason}); use another checkpoint") from None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _near(unexpected: list[str], missing: list[str]) -> str:
+    pairs = [(name, difflib.get_close_matches(name, missing, n=1)) for name in unexpected[:3]]
+    found = [f"{name} for {match[0]}" for name, match in pairs if match]
+    return f" (perhaps {', '.join(found)})" if found else ""

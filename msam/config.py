@@ -1,0 +1,140 @@
+"""Everything that decides what a training run computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from landscape.perturbations import AdaptiveAscent, GradientAscent, Perturbation
+from msam.tasks import Task, load_task
+
+PERTURBATIONS: dict[str, Callable[[float], Perturbation]] = {"sam": GradientAscent, "asam": AdaptiveAscent}
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda _: 1.0,
+    "cosine": lambda elapsed: 0.5 * (1 + math.cos(math.pi * elapsed)),
+}
+OPTIMIZERS = ("sgd", "adamw")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of one run; they are checked when the config is made.
+
+    Attributes:
+        task: name of the task.
+        settings: keyword arguments of the task, the model among them.
+        perturbation: ``"none"``, ``"sam"`` or ``"asam"``.
+        rho: radius of the perturbation.
+        num_microbatches: micro-batches per batch, each perturbed on its own.
+        epochs: passes over the training data.
+        batch_size: examples per step.
+        optimizer: the base optimizer, ``"sgd"`` or ``"adamw"``.
+        lr: learning rate at the start.
+        momentum: of SGD.
+        weight_decay: of the base optimizer.
+        schedule: of the learning rate, ``"cosine"`` to zero over all steps, or ``"constant"``.
+        seed: of the initial weights, the order of the data and the model's own randomness.
+        checkpoint_every: keep the weights of every so many epochs, the initial ones too; 0 keeps the last only.
+    """
+
+    task: str = "digits"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    perturbation: str = "sam"
+    rho: float = 0.05
+    num_microbatches: int = 1
+    epochs: int = 20
+    batch_size: int = 100
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    seed: int = 0
+    checkpoint_every: int = 0
+
+    def __post_init__(self) -> None:
+        for name, options in (
+            ("perturbation", ("none", *PERTURBATIONS)),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", tuple(SCHEDULES)),
+        ):
+            if getattr(self, name) not in options:
+                raise ValueError(f"there is no {name} {getattr(self, name)!r}; there are: {', '.join(options)}")
+        for name in ("num_microbatches", "epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("rho", "lr", "momentum", "weight_decay"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value >= 0, f"{name} must be a finite number, zero or more; got {value}")
+        _require(0 <= self.seed < 2**63, f"seed must be an integer from 0 on; got {self.seed}")
+        _require(self.checkpoint_every >= 0, f"checkpoint_every must be 0 or more; got {self.checkpoint_every}")
+        _require(
+            self.num_microbatches <= self.batch_size,
+            f"a batch of {self.batch_size} examples cannot be split into {self.num_microbatches} micro-batches",
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """A config read back from JSON.
+
+        Raises:
+            ValueError: if an entry is unknown, of another type, or not allowed.
+        """
+        known = {entry.name: entry for entry in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        _require(not unknown, f"the config has entries this version does not know: {', '.join(unknown)}")
+        for name, value in values.items():
+            wanted = {"int": int, "float": (int, float), "str": str}.get(str(known[name].type), Mapping)
+            _require(
+                isinstance(value, wanted) and not isinstance(value, bool),  # type: ignore[arg-type]
+                f"the config entry {name} must be of type {known[name].type}; got {value!r}",
+            )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+    def load_task(self) -> Task:
+        """The task, its data loaded; checks that every batch can be split.
+
+        Raises:
+            ValueError: if the task or a setting is unknown, or the last batch is smaller than the micro-batches.
+        """
+        task = load_task(self.task, self.settings)
+        last = len(task.train) % self.batch_size or self.batch_size
+        _require(
+            min(last, len(task.train)) >= self.num_microbatches,
+            f"the last batch of an epoch would have {last} examples, fewer than the {self.num_microbatches} "
+            f"micro-batches; choose a batch size that divides {len(task.train)}, or leaves a larger rest",
+        )
+        return task
+
+    def ascent(self) -> Perturbation | None:
+        """The perturbation that the run trains with."""
+        return None if self.perturbation == "none" else PERTURBATIONS[self.perturbation](self.rho)
+
+    def base_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer that takes the averaged gradient."""
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(model.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+    @property
+    def method(self) -> str:
+        """What a person calls this way of training."""
+        base = {"sgd": "SGD", "adamw": "AdamW"}[self.optimizer]
+        if self.perturbation == "none" or self.rho == 0:
+            return base
+        name = self.perturbation.upper()
+        return name if self.num_microbatches == 1 else f"m{name}"
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ValueError(sentence)

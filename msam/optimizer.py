@@ -1,0 +1,174 @@
+"""mSAM: sharpness-aware minimisation on micro-batches, around any torch optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape.batches import Batch, num_examples
+from landscape.perturbations import Perturbation
+from msam.microbatches import microbatches
+from msam.replay import RandomState, buffers_kept, copy_into, weights_kept
+
+Closure = Callable[[Batch], Tensor]
+
+
+class mSAM(torch.optim.Optimizer):
+    """Steps a base optimizer along gradients taken at perturbed weights, one perturbation per micro-batch.
+
+    A batch S of b examples is split into micro-batches S_1 ... S_m (Behdin et al. 2022, arXiv 2212.04343)::
+
+        g_i = ∇L_{S_i}(w)      ε_i = perturbation(w, g_i)      h_i = ∇L_{S_i}(w + ε_i)
+        w ← base optimizer on Σ_i |S_i|/b · h_i
+
+    One micro-batch is SAM (Foret et al. 2021); a perturbation of None, or of radius zero, is the base optimizer.
+    ``param_groups`` and ``state`` are those of the base optimizer, so schedulers and checkpoints act on either.
+    Weight decay, momentum and the like stay in the base optimizer and out of ε.
+
+    Both passes of a micro-batch draw the same random numbers (dropout masks). Buffers of ``module`` change in the
+    clean pass only, so that running batch-norm statistics are those of the unperturbed weights; each micro-batch is
+    normalised by its own statistics. Weights are put back from a copy, also after an error.
+
+    Args:
+        base_optimizer: any optimizer that steps without a closure; it holds the weights.
+        perturbation: (weights, gradients) -> ε, such as ``GradientAscent(rho=0.05)``, or None.
+        num_microbatches: m ≥ 1. It counts micro-batches; the m of Foret et al. counts the examples of one.
+        module: the model, for its buffers. Leave it out only when it has none.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if ``num_microbatches`` is below one, or the base optimizer needs a closure.
+
+    >>> from landscape.perturbations import GradientAscent
+    >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> optimizer = mSAM(torch.optim.SGD([w], lr=0.5), GradientAscent(rho=1.0), num_microbatches=2)
+    >>> loss = optimizer.step(lambda x: (w * x).square().mean() / 2, torch.tensor([1.0, 1.0]))
+    >>> loss.item(), w.item()  # the gradient of w²/2 at w + 1 is 2
+    (0.5, 0.0)
+    """
+
+    def __init__(
+        self,
+        base_optimizer: torch.optim.Optimizer,
+        perturbation: Perturbation | None,
+        *,
+        num_microbatches: int = 1,
+        module: nn.Module | None = None,
+    ) -> None:
+        if not isinstance(base_optimizer, torch.optim.Optimizer):
+            raise TypeError(f"base_optimizer must be a torch optimizer; got {type(base_optimizer).__name__}")
+        if isinstance(base_optimizer, torch.optim.LBFGS):
+            raise ValueError("LBFGS evaluates its own closure and cannot be wrapped; use SGD, AdamW or the like")
+        if perturbation is not None and not isinstance(perturbation, Perturbation):
+            raise TypeError(f"perturbation must be a Perturbation or None; got {type(perturbation).__name__}")
+        if isinstance(num_microbatches, bool) or not isinstance(num_microbatches, int):
+            raise TypeError(f"num_microbatches must be an integer; got {num_microbatches!r}")
+        if num_microbatches < 1:
+            raise ValueError(f"num_microbatches must be at least 1; got {num_microbatches}")
+        self.base_optimizer = base_optimizer
+        self.perturbation = perturbation
+        self.num_microbatches = num_microbatches
+        self.module = module
+        # Not Optimizer.__init__, which would make groups and a state of its own beside the base optimizer's.
+        super().__setstate__({"defaults": base_optimizer.defaults})
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The parameter groups of the base optimizer."""
+        return self.base_optimizer.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The state of the base optimizer."""
+        return self.base_optimizer.state
+
+    def step(self, closure: Closure, batch: Batch) -> Tensor:  # type: ignore[override]
+        """One step on a batch.
+
+        Args:
+            closure: micro-batch -> mean loss over it, with its graph. It is called twice per micro-batch and must
+                not call ``backward``.
+            batch: a tensor, or tuples, lists and mappings of tensors that share their first dimension.
+
+        Returns:
+            The mean loss over the batch at the weights before the step, a detached scalar tensor.
+
+        Raises:
+            ValueError: if the batch has fewer examples than micro-batches, or the closure does not return a scalar
+                with a graph. The weights are then what they were.
+        """
+        parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        total = num_examples(batch)
+        gradient: list[Tensor | None] = [None] * len(parameters)
+        losses: list[Tensor] = []
+        with weights_kept(parameters) as originals:
+            for part in microbatches(batch, self.num_microbatches):
+                share = num_examples(part) / total
+                loss, slopes = self._gradients_at_perturbed_weights(closure, part, parameters, originals)
+                losses.append(loss * share)
+                gradient = [_add(so_far, slope, share) for so_far, slope in zip(gradient, slopes, strict=True)]
+        for parameter, slope in zip(parameters, gradient, strict=True):
+            parameter.grad = slope
+        self.base_optimizer.step()
+        return torch.stack(losses).sum()
+
+    def _gradients_at_perturbed_weights(
+        self, closure: Closure, part: Batch, parameters: list[Tensor], originals: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The loss of one micro-batch at w, and its gradient at w + ε; leaves the weights at w."""
+        if self.perturbation is None or self.perturbation.is_zero:
+            return _loss_and_gradients(closure, part, parameters)
+        random_state = RandomState(parameters[0].device)
+        loss, slopes = _loss_and_gradients(closure, part, parameters)
+        used = [i for i, slope in enumerate(slopes) if slope is not None]
+        weights = [parameters[i] for i in used]
+        epsilon = self.perturbation([w.detach() for w in weights], [slopes[i] for i in used])  # type: ignore[misc]
+        with torch.no_grad():
+            torch._foreach_add_(weights, epsilon)
+        random_state.restore()
+        with buffers_kept(self.module):
+            _, perturbed = _loss_and_gradients(closure, part, parameters)
+        copy_into(weights, [originals[i] for i in used])
+        return loss, perturbed
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the base optimizer, which is all there is."""
+        return self.base_optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state of the base optimizer."""
+        self.base_optimizer.load_state_dict(state_dict)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base optimizer."""
+        self.base_optimizer.add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("base_optimizer", "perturbation", "num_microbatches", "module", "defaults")
+        return {name: self.__dict__[name] for name in names}
+
+    def __repr__(self) -> str:
+        return f"mSAM({self.base_optimizer!r}, {self.perturbation!r}, num_microbatches={self.num_microbatches})"
+
+
+def _loss_and_gradients(closure: Closure, part: Batch, parameters: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+    with torch.enable_grad():
+        loss = closure(part)
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"the closure must return the mean loss of its micro-batch, a scalar tensor; got {found}")
+        if not loss.requires_grad:
+            raise ValueError(
+                "the loss that the closure returned has no graph; do not detach it, call .item() or no_grad() inside"
+            )
+        slopes = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return loss.detach(), list(slopes)
+
+
+def _add(so_far: Tensor | None, slope: Tensor | None, share: float) -> Tensor | None:
+    if slope is None:
+        return so_far
+    return slope * share if so_far is None else so_far.add_(slope, alpha=share)

@@ -1,0 +1,61 @@
+"""What the first pass of a micro-batch leaves behind that the second must neither see twice nor change."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def buffers_kept(module: nn.Module | None) -> Iterator[None]:
+    """Put all buffers of a module back at the end, from copies.
+
+    Running batch-norm statistics are then those of the clean pass alone; a module that is None has no buffers.
+    """
+    buffers = [] if module is None else list(module.buffers())
+    copies = [buffer.detach().clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, kept in zip(buffers, copies, strict=True):
+                buffer.copy_(kept)
+
+
+class RandomState:
+    """The random state of the CPU and of one device, taken when made, to draw the same numbers again."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.states = {"cpu": torch.get_rng_state()}
+        if device.type != "cpu":
+            self.states[device.type] = torch.get_device_module(device).get_rng_state(device)
+
+    def restore(self) -> None:
+        """Go back to this state."""
+        torch.set_rng_state(self.states["cpu"])
+        if self.device.type in self.states and self.device.type != "cpu":
+            torch.get_device_module(self.device).set_rng_state(self.states[self.device.type], self.device)
+
+
+@contextlib.contextmanager
+def weights_kept(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Put weights back at the end, from copies: w + ε − ε would differ from w.
+
+    Yields:
+        The copies.
+    """
+    copies = [parameter.detach().clone() for parameter in parameters]
+    try:
+        yield copies
+    finally:
+        copy_into(parameters, copies)
+
+
+def copy_into(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Overwrite parameters in place."""
+    with torch.no_grad():
+        torch._foreach_copy_(list(parameters), list(values))
