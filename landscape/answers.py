@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from landscape.results import Array, Result
+from landscape.results import Array, Line, Result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,14 @@ class Eigenpairs(Result):
             "num_products": self.num_products,
         }
 
+    def lines(self) -> list[Line]:
+        """Each eigenvalue with its residual."""
+        triples = zip(self.eigenvalues, self.residuals, self.converged, strict=True)
+        return [
+            Line(f"eigenvalue {i}", float(value), float(residual), "" if converged else "NOT CONVERGED")
+            for i, (value, residual, converged) in enumerate(triples, start=1)
+        ]
+
     def to_frame(self) -> pd.DataFrame:
         """One row per eigenvalue."""
         columns = {"eigenvalue": self.eigenvalues, "residual": self.residuals, "converged": self.converged}
@@ -65,6 +73,10 @@ class TraceEstimate(Result):
     def summary(self) -> dict[str, Any]:
         """Estimate and standard error."""
         return {"trace": self.estimate, "stderr": self.stderr, "num_probes": len(self.samples)}
+
+    def lines(self) -> list[Line]:
+        """The estimate with its standard error."""
+        return [Line("trace", self.estimate, self.stderr, f"standard error over {len(self.samples)} probes")]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per probe."""
@@ -115,6 +127,16 @@ class SpectralDensity(Result):
             "num_probes": len(self.nodes),
         }
 
+    def lines(self) -> list[Line]:
+        """The mean eigenvalue with its standard error, and the range of the nodes."""
+        found = self.summary()
+        remark = f"standard error over {found['num_probes']} probes"
+        return [
+            Line("mean eigenvalue", found["mean_eigenvalue"], found["stderr"], remark),
+            Line("smallest node", found["smallest_node"]),
+            Line("largest node", found["largest_node"]),
+        ]
+
     def to_frame(self) -> pd.DataFrame:
         """One row per node."""
         probes, steps = self.nodes.shape
@@ -157,6 +179,13 @@ class Sharpness(Result):
             **{key: value for key, value in self.manifest.get("measurement", {}).items() if key in ("rho", "eta")},
         }
 
+    def lines(self) -> list[Line]:
+        """The value with its standard error."""
+        remark = f"standard error over {len(self.per_shard)} shards of {self.microbatch_size} examples"
+        if len(self.per_shard) == 1:
+            remark = "a single shard gives no standard error"
+        return [Line("m-sharpness", self.value, self.stderr, remark)]
+
     def to_frame(self) -> pd.DataFrame:
         """One row per shard."""
         return pd.DataFrame({"rise": self.per_shard, "examples": self.shard_sizes}).rename_axis("shard").reset_index()
@@ -181,6 +210,10 @@ class LineSlice(Result):
     def summary(self) -> dict[str, Any]:
         """Lowest and highest loss, and how many points are not finite."""
         return _range(self.losses) | {"num_points": self.losses.size}
+
+    def lines(self) -> list[Line]:
+        """Lowest and highest loss."""
+        return _range_lines(self.losses)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per point."""
@@ -211,6 +244,10 @@ class PlaneSlice(Result):
         """Lowest and highest loss, the angle of the axes, and how many points are not finite."""
         return _range(self.losses) | {"num_points": self.losses.size, "cosine": self.cosine}
 
+    def lines(self) -> list[Line]:
+        """Lowest and highest loss."""
+        return [*_range_lines(self.losses), Line("cosine of the directions", self.cosine)]
+
     def to_frame(self) -> pd.DataFrame:
         """One row per point."""
         grid_x, grid_y = np.meshgrid(self.x, self.y)
@@ -224,3 +261,9 @@ def _range(losses: Array) -> dict[str, Any]:
         "highest_loss": float(finite.max()) if finite.size else float("nan"),
         "num_not_finite": int(losses.size - finite.size),
     }
+
+
+def _range_lines(losses: Array) -> list[Line]:
+    found = _range(losses)
+    lost = f"{found['num_not_finite']} of {losses.size} points are not finite" if found["num_not_finite"] else ""
+    return [Line("lowest loss", found["lowest_loss"]), Line("highest loss", found["highest_loss"], None, lost)]

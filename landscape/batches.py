@@ -84,6 +84,8 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         return batches[0]
     columns = [iter(tensors(batch)) for batch in batches]
     try:
+        if len({len(tensors(batch)) for batch in batches}) > 1:
+            raise RuntimeError("they differ in their number of tensors")
         return map_tensors(lambda first: _concatenate_column(first, [next(column) for column in columns]), batches[0])
     except (RuntimeError, StopIteration) as error:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -87,9 +88,8 @@ def require_deterministic(objective: Objective, batch: Batch) -> None:
             f"the loss at the model's weights is {loss.item()}; a landscape is measured around a finite loss. "
             "Check the inputs, the targets and the weights."
         )
-    device = objective.weights.device
-    with torch.random.fork_rng([device] if device.type != "cpu" else [], device_type=device.type):
-        torch.manual_seed(torch.initial_seed() + 1)
+    with random_state_kept(objective.weights.device):
+        probe.loss(objective.weights)  # a model that draws random numbers moves the state on
         other_loss, other_gradient = probe.loss_and_gradient(objective.weights)
     moved = max((loss - other_loss).abs().item(), (gradient - other_gradient).abs().max().item())
     scale = max(1.0, loss.abs().item(), gradient.abs().max().item())
@@ -101,20 +101,28 @@ def require_deterministic(objective: Objective, batch: Batch) -> None:
 
 
 def require_additive(objective: Objective, batch: Batch) -> None:
-    """The mean over a batch must be the weighted mean over its two halves."""
+    """The mean over a batch must be the weighted mean over two parts, unequal so that the weights matter."""
     size = num_examples(batch)
     if size < 2:
         return
-    halves = split(batch, [size // 2, size - size // 2])
+    cut = max(1, (size - 1) // 2)
     whole = objective.part([batch]).loss(objective.weights)
-    together = objective.part(halves).loss(objective.weights)
-    if (whole - together).abs() > _tolerance(whole) * max(1.0, whole.abs().item()):
+    together = objective.part(split(batch, [cut, size - cut])).loss(objective.weights)
+    if not (whole - together).abs() <= _tolerance(whole) * max(1.0, whole.abs().item()):  # also when it is NaN
         raise ValueError(
-            f"the loss of a batch ({whole.item():.8g}) is not the weighted mean over its halves "
+            f"the loss of a batch ({whole.item():.8g}) is not the weighted mean over its parts "
             f"({together.item():.8g}), so batches cannot be put together. The loss must be a mean over what "
             "`denominator` counts (examples, unless the loss says otherwise), and the model must treat examples "
             "one by one; pass denominator=lambda outputs, targets: ... for what your loss divides by."
         )
+
+
+def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    """What is drawn within it leaves the global random state of the CPU and of the device as it was."""
+    context: AbstractContextManager[None] = torch.random.fork_rng(
+        [device] if device.type != "cpu" else [], device_type=device.type
+    )
+    return context
 
 
 def _tolerance(value: Tensor) -> float:

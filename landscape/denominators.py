@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from landscape.batches import num_examples, tensors
+
 Denominator = Callable[[Any, Any], Tensor | int]
 
 
 def examples(outputs: Any, targets: Any) -> int:
     """The number of examples: the denominator of any loss that is a plain mean over equally shaped examples."""
-    del outputs
-    return len(targets)
+    return num_examples(targets if tensors(targets) else outputs)
 
 
 class CrossEntropyDenominator:
@@ -36,7 +37,7 @@ class CrossEntropyDenominator:
         kept = targets != self.ignore_index
         if self.weight is None:
             return kept.sum()
-        return torch.where(kept, self.weight.to(targets.device)[targets.clamp(min=0)], 0).sum()
+        return torch.where(kept, self.weight.to(targets.device)[torch.where(kept, targets, 0)], 0).sum()
 
     def __repr__(self) -> str:
         weights = "no class weights" if self.weight is None else "class weights"

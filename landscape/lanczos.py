@@ -74,7 +74,8 @@ class Krylov:
         last = coordinates[[index for index, _ in self._ends]]  # (chains, size)
         left = torch.stack([leftover for _, leftover in self._ends])  # (chains, dim)
         gram = (left @ left.T).to("cpu", torch.float64)
-        residuals = (last * (gram @ last)).sum(dim=0).clamp(min=0).sqrt()
+        rounding = 4 * torch.finfo(self._like.dtype).eps * self.scale  # no residual is known better than that
+        residuals = ((last * (gram @ last)).sum(dim=0).clamp(min=0) + rounding**2).sqrt()
         return values, coordinates, residuals
 
     def vectors(self, coordinates: Tensor) -> Tensor:

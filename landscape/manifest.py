@@ -45,7 +45,7 @@ def protocol(manifest: Manifest) -> dict[str, Any]:
     return {key: value for key, value in manifest.items() if key not in ("subject", "machine")}
 
 
-def differences(first: Manifest, second: Manifest, *, ignoring: tuple[str, ...] = ()) -> list[str]:
+def differences(first: Manifest, second: Manifest) -> list[str]:
     """The entries of two protocols that differ, each as ``name: one value, other value``; empty when comparable.
 
     >>> differences({"objective": {"split": "train"}}, {"objective": {"split": "test"}, "machine": {}})
@@ -55,8 +55,24 @@ def differences(first: Manifest, second: Manifest, *, ignoring: tuple[str, ...] 
     return [
         f"{name}: {left.get(name)!r} or {right.get(name)!r}"
         for name in sorted(left.keys() | right.keys())
-        if left.get(name) != right.get(name) and name not in ignoring
+        if left.get(name) != right.get(name)
     ]
+
+
+def require_comparable(manifests: Mapping[str, Manifest]) -> None:
+    """Manifests, by the name of what they belong to, must agree in their protocol.
+
+    Raises:
+        ValueError: naming two of them and everything they differ in.
+    """
+    names = list(manifests)
+    for name in names[1:]:
+        found = differences(manifests[names[0]], manifests[name])
+        if found:
+            raise ValueError(
+                f"{names[0]} and {name} cannot be put side by side; they differ in {'; '.join(found)}. "
+                "Compare what was measured with the same settings on the same data and a model of the same size."
+            )
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from landscape.denominators import Denominator, denominator_of, name_of
 from landscape.forward import Forward, Seam, supervised
 from landscape.manifest import hash_of_tensor, versions
 from landscape.parameters import ParameterSpace
-from landscape.products import ggn_product, hessian_product
+from landscape.products import ggn_product, hessian_product, second_derivatives, slope_of
 from landscape.terms import Definition, Loss, Mean, Term
 
 
@@ -76,9 +76,10 @@ class Objective:
         self._definition = Definition(seam, loss, denominator or denominator_of(loss), self.space)
         self._pattern = parameters
         self._split = split
-        self._batches, self._fingerprint = self._read(data)  # (list of batches, what they contain)
-        checks.require_deterministic(self, self._batches[0])
-        checks.require_additive(self, self._batches[0])
+        with checks.random_state_kept(self.weights.device):  # a DataLoader draws from it at each pass
+            self._batches, self._fingerprint = self._read(data)  # (list of batches, what they contain)
+            checks.require_deterministic(self, self._batches[0])
+            checks.require_additive(self, self._batches[0])
 
     @property
     def num_examples(self) -> int:
@@ -115,14 +116,14 @@ class Objective:
     def loss(self, w: Tensor) -> Tensor:
         """L(w), a scalar tensor in the dtype of the weights; not finite where the loss is not."""
         self._require_weights(w)
-        with torch.inference_mode():
-            mean = self._mean(lambda term: term.loss(w))
-        return mean.clone()  # an ordinary tensor again, not one of inference mode
+        with torch.no_grad():  # not inference mode: what a model caches there could not be differentiated later
+            return self._mean(lambda term: term.loss(w))
 
     def differentiable_loss(self, w: Tensor) -> Tensor:
         """L(w) with its autograd graph over all the data at once, for small problems and other tools."""
         self._require_weights(w)
-        return self._mean(lambda term: term.loss(w))
+        with second_derivatives():
+            return self._mean(lambda term: term.loss(w))
 
     def gradient(self, w: Tensor) -> Tensor:
         """∇L(w), shape ``(dim,)``."""
@@ -136,7 +137,7 @@ class Objective:
         for term in self._terms():
             with torch.enable_grad():
                 value = term.loss(leaf)
-                (slope,) = torch.autograd.grad(value, leaf, materialize_grads=True)
+                slope = slope_of(value, leaf)
             loss.add(value.detach(), term.count)
             gradient.add(slope, term.count)
         return loss.value.to(w.dtype), gradient.value
@@ -214,7 +215,8 @@ class Objective:
 
     def _read(self, data: Iterable[Batch]) -> tuple[list[Batch], Fingerprint | None]:
         device = self.weights.device
-        batches = [map_tensors(lambda tensor: tensor.detach().to(device), batch) for batch in data]
+        copies = (map_tensors(lambda tensor: tensor.detach().to(device, copy=True), batch) for batch in data)
+        batches = [batch for batch in copies if num_examples(batch) > 0]  # a mean over no example is not a number
         fingerprint = Fingerprint.of(batches)
         checks.require_same_data(fingerprint, Fingerprint.of(data))
         return batches, fingerprint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from landscape.manifest import hash_of_tensor
 from landscape.objective import Objective
 
 
-class CurvatureOperator(LinearOperator):
+class CurvatureOperator(LinearOperator, ABC):
     """A symmetric ``(dim, dim)`` matrix at fixed weights of an objective.
 
     It is a scipy ``LinearOperator``, so ``scipy.sparse.linalg.eigsh`` and operator algebra take it; :meth:`apply` is
@@ -49,7 +49,8 @@ class CurvatureOperator(LinearOperator):
         return manifest | {"operator": {"name": type(self).__name__}}
 
     def _matmat(self, X: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        V = torch.as_tensor(np.ascontiguousarray(X), dtype=self.weights.dtype, device=self.weights.device)
+        own = np.array(X)  # X may be frozen, as results are; torch warns of that
+        V = torch.as_tensor(own, dtype=self.weights.dtype, device=self.weights.device)
         product: np.ndarray[Any, Any] = self.apply(V).cpu().numpy()
         return product
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_NO_SECOND_DERIVATIVE = ("derivative", "double backward")  # in what torch says of kernels, and of compiled modules
 
 
 def hessian_product(loss: Callable[[Tensor], Tensor], w: Tensor, V: Tensor) -> Tensor:
@@ -23,10 +26,9 @@ def hessian_product(loss: Callable[[Tensor], Tensor], w: Tensor, V: Tensor) -> T
     Raises:
         ValueError: if an operation of the model has no second derivative.
     """
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), second_derivatives():
         leaf = w.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True, materialize_grads=True)
-        return _pull_back(gradient, leaf, V)
+        return _pull_back(slope_of(loss(leaf), leaf, create_graph=True), leaf, V)
 
 
 def ggn_product(outputs: Callable[[Tensor], Tensor], loss: Callable[[Tensor], Tensor], w: Tensor, V: Tensor) -> Tensor:
@@ -41,17 +43,44 @@ def ggn_product(outputs: Callable[[Tensor], Tensor], loss: Callable[[Tensor], Te
     Returns:
         A tensor, ``(dim, k)``.
     """
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), second_derivatives():
         leaf = w.detach().requires_grad_()
         heads = outputs(leaf)
+        if not isinstance(heads, Tensor):
+            raise ValueError(f"a Gauss-Newton product needs outputs that are one tensor; got {type(heads).__name__}")
+        _require_dependence(heads)
         cotangent = torch.zeros_like(heads, requires_grad=True)
         # J'u is linear in u, so its own backward pass is the forward product J v.
         (pulled,) = torch.autograd.grad(heads, leaf, cotangent, create_graph=True, materialize_grads=True)
         pushed = _pull_back(pulled, cotangent, V)  # (outputs, k)
         free = heads.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(loss(free), free, create_graph=True, materialize_grads=True)
+        slope = slope_of(loss(free), free, create_graph=True)
         curved = _pull_back(slope.reshape(-1), free, pushed)  # (outputs, k)
         return _pull_back(heads.reshape(-1), leaf, curved)
+
+
+def second_derivatives() -> AbstractContextManager[None]:
+    """Within it, attention is computed by operations that have a second derivative; fused kernels have none."""
+    context: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+    return context
+
+
+def slope_of(value: Tensor, leaf: Tensor, *, create_graph: bool = False) -> Tensor:
+    """∂value/∂leaf for a scalar value.
+
+    Raises:
+        ValueError: if the value does not depend on the leaf.
+    """
+    _require_dependence(value)
+    return torch.autograd.grad(value, leaf, create_graph=create_graph, materialize_grads=True)[0]
+
+
+def _require_dependence(value: Tensor) -> None:
+    if not value.requires_grad:
+        raise ValueError(
+            "the loss does not depend on the weights to measure: none of them is used, or the model or the loss "
+            "detaches them, or the call stands under torch.inference_mode(). Select other weights, or remove the cause."
+        )
 
 
 def _pull_back(function: Tensor, leaf: Tensor, V: Tensor) -> Tensor:
@@ -64,7 +93,7 @@ def _pull_back(function: Tensor, leaf: Tensor, V: Tensor) -> Tensor:
             for v in V.T
         ]
     except RuntimeError as error:
-        if "derivative" not in str(error):
+        if not any(sign in str(error).lower() for sign in _NO_SECOND_DERIVATIVE):
             raise
         raise ValueError(
             f"an operation of this model has no second derivative ({error}). Use a differentiable variant of it: "

@@ -64,7 +64,7 @@ def pyhessian_eigenvalues(
     token = torch.zeros(1)
     with torch.random.fork_rng([]), torch.enable_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using backward")  # the cycle it warns of is broken below
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: PyHessian draws from no other
         theirs = hessian(model, lambda outputs, _: outputs, (token, token), None, False)
         values, vectors = theirs.eigenvalues(max_iterations, tol, top_n=k)
     model.w.grad = None  # breaks the cycle between the gradient and its graph

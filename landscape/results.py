@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,16 @@ from landscape.files import atomic_write
 Array = npt.NDArray[Any]
 FORMAT = 1
 _HEADER = "header"
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
+
+
+class Line(NamedTuple):
+    """One number of a result for a person to read; its uncertainty is None where it has none, NaN where unknown."""
+
+    quantity: str
+    value: float
+    uncertainty: float | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +62,10 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """The headline numbers by name, each beside its uncertainty: what a table shows and ``--json`` prints."""
+        raise NotImplementedError
+
+    def lines(self) -> list[Line]:
+        """The headline numbers for a person."""
         raise NotImplementedError
 
     def to_frame(self) -> pd.DataFrame:
@@ -86,13 +101,14 @@ class Result:
         """
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 header = json.loads(archive[_HEADER].tobytes())
                 arrays = {name: archive[name] for name in archive.files if name != _HEADER}
-            kind, scalars, manifest = header["kind"], header["scalars"], header["manifest"]
+            kind, scalars, manifest = str(header["kind"]), dict(header["scalars"]), dict(header["manifest"])
+            written = int(header["format"])
         except FileNotFoundError:
             raise FileNotFoundError(f"there is no result at {path}") from None
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, *_BROKEN_ZIP) as error:
             raise ValueError(
                 f"{path} is not a whole result file ({error}); only .npz files written by this package can be read. "
                 "Measure again to replace it."
@@ -102,8 +118,8 @@ class Result:
         known = Result.kinds.get(kind)
         if known is None or not issubclass(known, cls):
             raise ValueError(f"{path} holds a {kind}; expected {cls.__name__}")
-        if header["format"] > FORMAT:
-            raise ValueError(f"{path} was written by a newer version (format {header['format']}); update the package")
+        if written > FORMAT:
+            raise ValueError(f"{path} was written by a newer version (format {written}); update the package")
         try:
             return known(**arrays, **scalars, manifest=manifest)
         except TypeError as error:

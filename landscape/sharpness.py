@@ -74,5 +74,6 @@ def _weighted_mean(values: Array, weights: Array) -> tuple[float, float]:
     if len(values) < 2:
         return mean, float("nan")
     # Var(mean) = σ²/Σd where Var(value_i) = σ²/d_i; the estimate of σ² is unbiased for unequal weights too.
-    variance = float(weights @ (values - mean) ** 2) / (len(values) - 1)
+    with np.errstate(over="ignore", invalid="ignore"):  # a loss that overflows leaves no standard error
+        variance = float(weights @ (values - mean) ** 2) / (len(values) - 1)
     return mean, math.sqrt(variance / float(weights.sum()))

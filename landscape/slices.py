@@ -125,7 +125,9 @@ def _manifest(objective: Objective, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _direction(objective: Objective, direction: Direction, *, name: str) -> Tensor:
-    d = torch.as_tensor(direction).detach().to(objective.weights)
+    if not isinstance(direction, Tensor):
+        direction = torch.from_numpy(np.array(direction))  # a copy: the arrays of results are frozen
+    d = direction.detach().to(objective.weights)
     if d.shape != objective.weights.shape:
         raise ValueError(f"{name} must have shape ({objective.space.dim},), one per weight; got {tuple(d.shape)}")
     if not torch.isfinite(d).all():

@@ -6,6 +6,7 @@ import difflib
 import io
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,17 +99,20 @@ def read_state(path: str | Path) -> Any:
         ValueError: if it is truncated, foreign, or a pickle that would run code, which is refused.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no training state at {path}")
+    with path.open("rb") as stream:
+        looks_pickled = stream.read(4).startswith((b"PK\x03\x04", b"\x80"))
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no training state at {path}") from None
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path} is refused: it is a pickle with more than tensors in it, which could run code when loaded. "
-            "Where it comes from a source you trust, convert it there to safetensors."
-        ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        with warnings.catch_warnings(action="ignore"):  # torch remarks on the pickle protocol of foreign files
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # its unpickler fails on foreign bytes with whatever exception they lead to
+        if looks_pickled and isinstance(error, pickle.UnpicklingError):
+            raise ValueError(
+                f"{path} is refused: it is a pickle with more than tensors in it, which could run code when loaded. "
+                "Where it comes from a source you trust, convert it there to safetensors."
+            ) from None
+        reason = (str(error) or type(error).__name__).splitlines()[0] if looks_pickled else "it does not begin as one"
         raise ValueError(f"{path} is not a whole torch file ({reason}); use another checkpoint") from None
 
 

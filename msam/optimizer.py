@@ -60,14 +60,17 @@ class mSAM(torch.optim.Optimizer):
     ) -> None:
         if not isinstance(base_optimizer, torch.optim.Optimizer):
             raise TypeError(f"base_optimizer must be a torch optimizer; got {type(base_optimizer).__name__}")
-        if isinstance(base_optimizer, torch.optim.LBFGS):
-            raise ValueError("LBFGS evaluates its own closure and cannot be wrapped; use SGD, AdamW or the like")
+        if isinstance(base_optimizer, torch.optim.LBFGS | mSAM):
+            name = type(base_optimizer).__name__
+            raise ValueError(f"{name} evaluates its own closure and cannot be wrapped; use SGD, AdamW or the like")
         if perturbation is not None and not isinstance(perturbation, Perturbation):
             raise TypeError(f"perturbation must be a Perturbation or None; got {type(perturbation).__name__}")
         if isinstance(num_microbatches, bool) or not isinstance(num_microbatches, int):
             raise TypeError(f"num_microbatches must be an integer; got {num_microbatches!r}")
         if num_microbatches < 1:
             raise ValueError(f"num_microbatches must be at least 1; got {num_microbatches}")
+        if module is not None and not isinstance(module, nn.Module):
+            raise TypeError(f"module must be a torch.nn.Module or None; got {type(module).__name__}")
         self.base_optimizer = base_optimizer
         self.perturbation = perturbation
         self.num_microbatches = num_microbatches
@@ -98,9 +101,11 @@ class mSAM(torch.optim.Optimizer):
 
         Raises:
             ValueError: if the batch has fewer examples than micro-batches, or the closure does not return a scalar
-                with a graph. The weights are then what they were.
+                with a graph, or all weights are frozen. The weights are then what they were.
         """
         parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        if not parameters:
+            raise ValueError("all parameters of the optimizer are frozen; set requires_grad on those to be trained")
         total = num_examples(batch)
         gradient: list[Tensor | None] = [None] * len(parameters)
         losses: list[Tensor] = []
@@ -110,6 +115,7 @@ class mSAM(torch.optim.Optimizer):
                 loss, slopes = self._gradients_at_perturbed_weights(closure, part, parameters, originals)
                 losses.append(loss * share)
                 gradient = [_add(so_far, slope, share) for so_far, slope in zip(gradient, slopes, strict=True)]
+        self.zero_grad()  # a weight frozen since the last step keeps no old gradient to move along
         for parameter, slope in zip(parameters, gradient, strict=True):
             parameter.grad = slope
         self.base_optimizer.step()
@@ -124,6 +130,8 @@ class mSAM(torch.optim.Optimizer):
         random_state = RandomState(parameters[0].device)
         loss, slopes = _loss_and_gradients(closure, part, parameters)
         used = [i for i, slope in enumerate(slopes) if slope is not None]
+        if not used:
+            return loss, slopes
         weights = [parameters[i] for i in used]
         epsilon = self.perturbation([w.detach() for w in weights], [slopes[i] for i in used])  # type: ignore[misc]
         with torch.no_grad():

@@ -14,15 +14,18 @@ def buffers_kept(module: nn.Module | None) -> Iterator[None]:
     """Put all buffers of a module back at the end, from copies.
 
     Running batch-norm statistics are then those of the clean pass alone; a module that is None has no buffers.
+    A buffer that is replaced by another tensor, as in ``self.average = ...``, is put back just as well.
     """
-    buffers = [] if module is None else list(module.buffers())
-    copies = [buffer.detach().clone() for buffer in buffers]
+    owners = [] if module is None else list(module.modules())
+    buffers = [
+        (m._buffers, name, b, b.detach().clone()) for m in owners for name, b in m._buffers.items() if b is not None
+    ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, kept in zip(buffers, copies, strict=True):
-                buffer.copy_(kept)
+            for registry, name, buffer, kept in buffers:
+                registry[name] = buffer.copy_(kept)
 
 
 class RandomState:

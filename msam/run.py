@@ -44,7 +44,7 @@ class Run:
         """
         path = Path(path)
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            if not (path / "config.json").is_file():
+            if not _is_run(path):
                 raise FileExistsError(f"{path} exists and is not a run; choose another folder")
             if not overwrite:
                 raise FileExistsError(f"{path} holds a run already; continue it with --resume, or --overwrite it")
@@ -64,7 +64,7 @@ class Run:
         path = Path(path)
         chosen = None
         if path.is_file():
-            path, chosen = path.parent.parent, path
+            path, chosen = path.absolute().parent.parent, path
         file = path / "config.json"
         if not file.is_file():
             inside = sorted(child.parent.name for child in path.glob("*/config.json")) if path.is_dir() else []
@@ -80,7 +80,8 @@ class Run:
     @property
     def name(self) -> str:
         """What a table calls this run."""
-        return self.path.name if self._chosen is None else f"{self.path.name}/{self._chosen.stem}"
+        name = self.path.absolute().name
+        return name if self._chosen is None else f"{name}/{self._chosen.stem}"
 
     @property
     def state_path(self) -> Path:
@@ -98,7 +99,8 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """All checkpoints, in the order of training."""
-        return sorted((self.path / "checkpoints").glob("epoch-*.safetensors"))
+        found = (self.path / "checkpoints").glob("epoch-*.safetensors")
+        return sorted(found, key=lambda path: (len(path.name), path.name))
 
     @property
     def checkpoint(self) -> Path:
@@ -155,3 +157,12 @@ class Run:
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         with atomic_write(self.path / name) as stream:
             stream.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _is_run(path: Path) -> bool:
+    """Whether the config there is one of ours: other programs' folders have a config.json too."""
+    try:
+        written = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(written, dict) and {"format", "config"} <= written.keys()

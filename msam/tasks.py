@@ -69,14 +69,16 @@ def digits(
         model: a perceptron, or a small convolutional net with batch or group norm.
         hidden: hidden units of the perceptron.
         width: channels of the convolutional nets, a multiple of four.
-        train_examples: size of the stratified training subset, 10 to 1,000.
+        train_examples: size of the stratified training subset: 10 to 990, or all 1,000.
         label_noise: fraction of the training labels drawn at random, 0 to 1. Test labels are always true.
         data_seed: of the subset and of the noise; the split into training and test data is always the same.
     """
-    if not 10 <= train_examples <= 1000:
-        raise ValueError(f"train_examples must be between 10 and 1000; got {train_examples}")
+    if not (10 <= train_examples <= 990 or train_examples == 1000):  # a stratified rest needs one of each class
+        raise ValueError(f"train_examples must be between 10 and 990, or 1000; got {train_examples}")
     if not 0 <= label_noise <= 1:
         raise ValueError(f"label_noise must be between 0 and 1; got {label_noise}")
+    if not 0 <= data_seed < 2**32:
+        raise ValueError(f"data_seed must be between 0 and 2**32 - 1; got {data_seed}")
     if hidden < 1 or width < 4 or width % 4:
         raise ValueError(f"hidden must be positive and width a positive multiple of 4; got {hidden} and {width}")
     builders: dict[str, Callable[[], nn.Module]] = {
@@ -104,17 +106,30 @@ def load_task(name: str, settings: Mapping[str, Any]) -> Task:
         settings: keyword arguments of the task; strings are converted to the type of the argument.
 
     Raises:
+        ValueError: if there is no such task or setting, or a value is not of its type or out of range.
+    """
+    return TASKS[_known_task(name)](**complete_settings(name, settings))
+
+
+def complete_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a task: the given ones in their types, the defaults for the others.
+
+    Raises:
         ValueError: if there is no such task or setting, or a value is not of its type.
     """
-    if name not in TASKS:
-        raise ValueError(f"there is no task {name!r}; {_hint(name, list(TASKS))}")
-    function = TASKS[name]
+    function = TASKS[_known_task(name)]
     known = inspect.signature(function).parameters
-    hints = typing.get_type_hints(function)
+    kinds = typing.get_type_hints(function)
     for key in settings:
         if key not in known:
             raise ValueError(f"task {name!r} has no setting {key!r}; {_hint(key, list(known))}")
-    return function(**{key: _convert(key, value, hints[key]) for key, value in settings.items()})
+    return {key: _convert(key, settings.get(key, entry.default), kinds[key]) for key, entry in known.items()}
+
+
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"there is no task {name!r}; {_hint(name, list(TASKS))}")
+    return name
 
 
 def _convert(name: str, value: Any, kind: Any) -> Any:
@@ -124,9 +139,13 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
             raise ValueError(f"there is no {name} {value!r}; {_hint(str(value), options)}")
         return value
     try:
-        return kind(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be of type {kind.__name__}; got {value!r}") from None
+        converted = kind(value)
+    except (TypeError, ValueError, OverflowError):
+        converted = None
+    rounded = kind is int and not isinstance(value, str) and converted != value
+    if converted is None or isinstance(value, bool) or rounded:
+        raise ValueError(f"{name} must be of type {kind.__name__}; got {value!r}")
+    return converted
 
 
 def _hint(wrong: str, options: list[str]) -> str:

@@ -56,7 +56,7 @@ def train(task: Task, config: TrainConfig, run: Run, *, device: str = "cpu", pro
         The run.
 
     Raises:
-        TrainingDivergedError: if a loss is not finite; the last good checkpoint is kept.
+        TrainingDivergedError: if a loss or a weight is not finite; the last good checkpoint is kept.
         ValueError: if the training state is damaged.
         OSError: if the run cannot be written.
     """
@@ -107,8 +107,11 @@ class _Trainer:
             self.scheduler.step()
             losses.append(loss.item() * len(batch[1]))
         self._require_finite(_all_weights(self.model), "a weight is no longer finite", step=len(losses))
-        self.epoch += 1
         test = evaluate(self.model, self.task.loss, self.test)
+        self._require_finite(
+            torch.tensor(test.loss, dtype=torch.float64), f"the test loss became {test.loss}", step=len(losses)
+        )
+        self.epoch += 1
         self.rows.append(
             {
                 "epoch": self.epoch,

@@ -1,0 +1,119 @@
+"""Several runs under one protocol, in one table; what cannot be compared is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analyses.measures import Subject
+from analyses.results import MEASURES, RunTable
+from landscape.manifest import protocol, require_comparable
+from msam.config import TrainConfig
+from msam.tasks import complete_settings
+
+_IN_THE_NAME = {"seed", "perturbation", "num_microbatches"}
+
+
+def compare(subjects: Sequence[Subject]) -> RunTable:
+    """Measure what the table needs, and put it side by side.
+
+    Args:
+        subjects: two or more checkpoints, or one.
+
+    Raises:
+        ValueError: if there is no subject, or their measurements are not comparable: other data, another loss,
+            another model.
+    """
+    if not subjects:
+        raise ValueError("there is nothing to compare; name at least one run")
+    names = _names(subjects)
+    require_comparable({name: {"data": subject.data} for name, subject in zip(names, subjects, strict=True)})
+    rows = [_row(subject) for subject in subjects]
+    manifest = _common_manifest(dict(zip(names, subjects, strict=True)))
+    configs = [subject.run.config for subject in subjects]
+    return RunTable(
+        names=np.array(names),
+        groups=np.array(group_names(configs)),
+        seeds=np.array([config.seed for config in configs]),
+        num_microbatches=np.array([0 if _unperturbed(config) else config.num_microbatches for config in configs]),
+        measures=np.array(list(MEASURES)),
+        values=np.array([[row[name][0] for name in MEASURES] for row in rows]),
+        errors=np.array([[row[name][1] for name in MEASURES] for row in rows]),
+        converged=np.array([bool(subject.eigenvalues().result.converged[0]) for subject in subjects]),
+        manifest=manifest,
+    )
+
+
+def group_names(configs: Sequence[TrainConfig]) -> list[str]:
+    """A name for each config that tells it from the others in everything but the seed."""
+    flat = [_flat(config) for config in configs]
+    varying = [
+        key
+        for key in sorted(set().union(*flat))
+        if key not in _IN_THE_NAME and len({repr(entry[key]) for entry in flat if key in entry}) > 1
+    ]
+    names = []
+    for config, entry in zip(configs, flat, strict=True):
+        parts = [config.method]
+        if config.num_microbatches > 1:
+            parts.append(f"{config.num_microbatches} micro-batches")
+        parts += [f"{key} {entry[key]}" for key in varying if key in entry]
+        names.append(", ".join(parts))
+    return names
+
+
+def _names(subjects: Sequence[Subject]) -> list[str]:
+    """What the table calls the runs: with their folder where two of them have one name."""
+    names = [subject.run.name for subject in subjects]
+    if len(set(names)) == len(names):
+        return names
+    return [str(subject.run.path.parent / subject.run.name) for subject in subjects]
+
+
+def _unperturbed(config: TrainConfig) -> bool:
+    return config.ascent() is None or config.rho == 0
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    """The entries that act and that the method does not say; the radius of no perturbation does not act."""
+    entries = config.to_dict()
+    settings: Mapping[str, Any] = entries.pop("settings")
+    entries.pop("checkpoint_every")
+    if _unperturbed(config):
+        entries.pop("rho")
+        entries.pop("optimizer")
+    return entries | complete_settings(config.task, settings)
+
+
+def _row(subject: Subject) -> dict[str, tuple[float, float]]:
+    """Each measure with its uncertainty."""
+    top, trace, sharpness = subject.eigenvalues().result, subject.trace().result, subject.sharpness().result
+    train, test = subject.train, subject.test
+    return {
+        "test_accuracy": (test.accuracy, test.accuracy_stderr),
+        "gap": (train.accuracy - test.accuracy, math.hypot(train.accuracy_stderr, test.accuracy_stderr)),
+        "train_loss": (train.loss, 0.0),
+        "test_loss": (test.loss, 0.0),
+        "largest_eigenvalue": (float(top.eigenvalues[0]), float(top.residuals[0])),
+        "trace": (trace.estimate, trace.stderr),
+        "sharpness": (sharpness.value, sharpness.stderr),
+    }
+
+
+def _common_manifest(subjects: Mapping[str, Subject]) -> dict[str, Any]:
+    """The protocol all subjects share, from the manifests of the answers themselves.
+
+    Raises:
+        ValueError: if they differ in anything that would make their numbers incomparable.
+    """
+    shared: dict[str, Any] = {}
+    for question in ("eigenvalues", "trace", "sharpness"):
+        manifests = {name: getattr(subject, question)().result.manifest for name, subject in subjects.items()}
+        require_comparable(manifests)
+        first = next(iter(manifests.values()))
+        shared["objective"] = protocol(first)["objective"]
+        shared[question] = protocol(first)["measurement"]
+    return shared | {"machine": first["machine"]}

@@ -1,0 +1,55 @@
+"""The questions put to every checkpoint of a study, fixed before the first answer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Settings of all measurements.
+
+    Attributes:
+        split: the data that the landscape is that of, ``"train"`` or ``"test"``.
+        eigenvalues: how many of the largest.
+        tol: relative tolerance on their residuals.
+        trace_probes: products for the trace.
+        density_steps: Lanczos steps of each probe of the spectral density.
+        density_probes: its probes.
+        rho: radius of the ascent of m-sharpness (L2 norm over all weights).
+        microbatch_size: examples per shard of m-sharpness.
+        reach: slices go from -reach to +reach along filter-normalised directions.
+        line_points: points of a line slice.
+        plane_points: points along each axis of a plane slice.
+        seed: of probes, starting vectors and directions.
+    """
+
+    split: Literal["train", "test"] = "train"
+    eigenvalues: int = 5
+    tol: float = 1e-3
+    trace_probes: int = 100
+    density_steps: int = 60
+    density_probes: int = 10
+    rho: float = 0.05
+    microbatch_size: int = 32
+    reach: float = 1.0
+    line_points: int = 51
+    plane_points: int = 25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "test"):
+            raise ValueError(f"split must be 'train' or 'test'; got {self.split!r}")
+        for name in ("eigenvalues", "density_steps", "density_probes", "microbatch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("trace_probes", "line_points", "plane_points"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} must be at least 2; got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be an integer from 0 on; got {self.seed}")
+        for name in ("tol", "rho", "reach"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} must be a positive, finite number; got {getattr(self, name)}")

@@ -1,0 +1,48 @@
+"""Timing that can be believed: candidates in turn, medians of ratios within a round, and how busy the machine was."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+def compare(candidates: Mapping[str, Callable[[], object]], *, rounds: int, reference: str) -> dict[str, float]:
+    """Time candidates one after the other, round by round, after one round that does not count.
+
+    Args:
+        candidates: what to time, by name.
+        rounds: that count.
+        reference: the candidate that the others are divided by, within each round.
+
+    Returns:
+        The median over rounds of each candidate's time as a multiple of the reference's.
+    """
+    for run in candidates.values():
+        run()
+    ratios: dict[str, list[float]] = {name: [] for name in candidates}
+    busy, started = _busy_seconds(), time.perf_counter()
+    own = sum(os.times()[:2])
+    for _ in range(rounds):
+        seconds = {}
+        for name, run in candidates.items():
+            begin = time.perf_counter()
+            run()
+            seconds[name] = time.perf_counter() - begin
+        for name in candidates:
+            ratios[name].append(seconds[name] / seconds[reference])
+    elapsed = (time.perf_counter() - started) * (os.cpu_count() or 1)
+    others = max(0.0, _busy_seconds() - busy - (sum(os.times()[:2]) - own)) / elapsed
+    print(f"  other processes took {others:.0%} of the machine; {rounds} rounds")
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+def _busy_seconds() -> float:
+    """Processor seconds that all processes together have used; zero where the system does not tell."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return 0.0
+    user, nice, system = map(int, stat.read_text().splitlines()[0].split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")

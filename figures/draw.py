@@ -1,0 +1,51 @@
+"""The picture for each kind of result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from analyses.results import RunTable
+from figures.comparison import draw_flatness_vs_m, draw_measures
+from figures.curvature import draw_density, draw_eigenvalues, draw_trace
+from figures.sharpness import draw_sharpness
+from figures.slices import draw_lines, draw_planes
+from landscape.answers import Eigenpairs, LineSlice, PlaneSlice, Sharpness, SpectralDensity, TraceEstimate
+from landscape.results import Result
+
+
+def draw(results: Mapping[str, Result]) -> Figure:
+    """Results of one kind, by label, in one figure.
+
+    Raises:
+        ValueError: if there is none, if they are of several kinds, or if there is no picture of that kind.
+    """
+    kinds = {type(result) for result in results.values()}
+    if len(kinds) != 1:
+        raise ValueError(
+            f"a figure shows results of one kind; got {', '.join(sorted(k.__name__ for k in kinds)) or 'none'}"
+        )
+    (kind,) = kinds
+    if kind not in _PICTURES:
+        raise ValueError(f"there is no picture of a {kind.__name__}")
+    return _PICTURES[kind](results)
+
+
+def _draw_table(results: Mapping[str, RunTable]) -> Figure:
+    if len(results) > 1:
+        raise ValueError("a figure shows one comparison at a time; name a single one")
+    (table,) = results.values()
+    return draw_flatness_vs_m(table) if table.varies_in_microbatches_alone else draw_measures(table)
+
+
+_PICTURES: dict[type[Result], Callable[[Mapping[str, Any]], Figure]] = {
+    Eigenpairs: draw_eigenvalues,
+    TraceEstimate: draw_trace,
+    SpectralDensity: draw_density,
+    Sharpness: draw_sharpness,
+    LineSlice: draw_lines,
+    PlaneSlice: draw_planes,
+    RunTable: _draw_table,
+}

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from problems import normal
+
+from landscape.products import ggn_product, hessian_product, slope_of
+
+
+def test_the_hessian_of_a_cubic_is_diagonal():
+    w, V = normal(4), normal(4, 3, seed=1)
+    product = hessian_product(lambda v: (v**3).sum(), w, V)
+    assert torch.allclose(product, 6 * w[:, None] * V, rtol=1e-14, atol=0)
+
+
+def test_the_hessian_of_a_linear_function_is_zero():
+    c = normal(4)
+    assert torch.equal(hessian_product(lambda v: c @ v, normal(4), normal(4, 2)), torch.zeros(4, 2).double())
+
+
+def test_the_gauss_newton_product_leaves_out_the_curvature_of_the_outputs():
+    w, V = normal(4), normal(4, 3, seed=1)
+    product = ggn_product(lambda v: v**2, lambda z: (z**2).sum(), w, V)  # J = 2 diag w, inner 2 I
+    assert torch.allclose(product, 8 * w[:, None] ** 2 * V, rtol=1e-14, atol=0)
+
+
+def test_the_gauss_newton_product_of_a_linear_loss_is_zero():
+    assert not ggn_product(lambda v: v**2, lambda z: z.sum(), normal(4), normal(4, 2)).any()
+
+
+def test_products_are_taken_without_gradients_left_on_the_vectors():
+    w, V = normal(3).requires_grad_(), normal(3, 2).requires_grad_()
+    assert not hessian_product(lambda v: (v**3).sum(), w, V).requires_grad
+    assert w.grad is None
+
+
+def test_products_work_where_the_caller_has_switched_gradients_off():
+    w, V = normal(4), normal(4, 3, seed=1)
+    with torch.no_grad():
+        product = hessian_product(lambda v: (v**3).sum(), w, V)
+    assert torch.allclose(product, 6 * w[:, None] * V, rtol=1e-14, atol=0)
+
+
+def test_fused_attention_is_replaced_by_one_with_a_second_derivative():
+    q = normal(1, 1, 5, 4)
+
+    def loss(v):
+        return F.scaled_dot_product_attention(q * v, q, q).square().sum()
+
+    product = hessian_product(loss, normal(4), torch.eye(4, dtype=torch.float64))
+    assert torch.allclose(product, product.T, rtol=1e-10, atol=1e-12)
+    assert product.abs().max() > 1e-3
+
+
+class Compiled(torch.autograd.Function):
+    """v² with the backward pass of a compiled module."""
+
+    @staticmethod
+    def forward(ctx, v):
+        ctx.save_for_backward(v)
+        return v.square()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return CompiledBackward.apply(ctx.saved_tensors[0], slope)
+
+
+class CompiledBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, v, slope):
+        return 2 * v * slope
+
+    @staticmethod
+    def backward(ctx, slope):
+        raise RuntimeError("torch.compile with aot_autograd does not currently support double backward")
+
+
+def connectionist(v):
+    logits = (normal(6, 1, 3) * v).log_softmax(dim=2)
+    return F.ctc_loss(logits, torch.tensor([[1, 2]]), torch.tensor([6]), torch.tensor([2]))
+
+
+@pytest.mark.parametrize("loss", [connectionist, lambda v: Compiled.apply(v).sum()], ids=["kernel", "compiled"])
+def test_an_operation_without_a_second_derivative_is_refused_with_a_way_out(loss):
+    with pytest.raises(ValueError, match=r"an operation of this model has no second derivative.*that is not compiled"):
+        hessian_product(loss, normal(3), normal(3, 1))
+
+
+def test_another_error_inside_a_product_is_passed_on():
+    with pytest.raises(RuntimeError, match=r"size|shape"):
+        hessian_product(lambda v: (v**3).sum(), normal(3), normal(4, 1))
+
+
+def test_a_value_that_does_not_depend_on_the_weights_is_refused_and_not_called_flat():
+    leaf = normal(3).requires_grad_()
+    with pytest.raises(ValueError, match="the loss does not depend on the weights to measure"):
+        slope_of(leaf.detach().sum(), leaf)
+    with pytest.raises(ValueError, match="the loss does not depend on the weights to measure"):
+        hessian_product(lambda v: v.detach().sum(), normal(3), normal(3, 1))
+    with pytest.raises(ValueError, match="the loss does not depend on the weights to measure"):
+        ggn_product(lambda v: v.detach(), torch.sum, normal(3), normal(3, 1))
+
+
+def test_outputs_that_are_not_one_tensor_are_refused_by_the_gauss_newton_product():
+    with pytest.raises(ValueError, match="needs outputs that are one tensor; got tuple"):
+        ggn_product(lambda v: (v, v), lambda z: z[0].sum(), normal(3), normal(3, 1))

@@ -1,0 +1,53 @@
+"""A mini-batch is cut into consecutive micro-batches, whatever it is made of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from msam import microbatches
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_the_parts_put_together_are_the_batch_and_sizes_differ_by_one_at_most(number):
+    batch = torch.arange(11)
+    parts = microbatches(batch, number)
+    sizes = [len(part) for part in parts]
+    assert torch.equal(torch.cat(parts), batch)
+    assert len(parts) == number
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_larger_parts_come_first():
+    assert [len(part) for part in microbatches(torch.arange(11), 4)] == [3, 3, 3, 2]
+
+
+def test_every_tensor_of_a_nested_batch_is_cut_at_the_same_places():
+    batch = {"x": torch.arange(5), "more": [torch.arange(10).view(5, 2), (torch.arange(5) * 2,)]}
+    first, second = microbatches(batch, 2)
+    assert first["x"].tolist() == [0, 1, 2]
+    assert second["more"][0].tolist() == [[6, 7], [8, 9]]
+    assert second["more"][1][0].tolist() == [6, 8]
+
+
+def test_what_is_not_per_example_goes_to_every_part():
+    scale = torch.tensor(2.0)
+    parts = microbatches((torch.arange(3), scale, "name", None), 2)
+    assert all(part[1] is scale and part[2:] == ("name", None) for part in parts)
+
+
+@pytest.mark.parametrize("number", [0, -1, 4])
+def test_a_number_of_parts_that_does_not_fit_is_refused_with_the_ones_that_do(number):
+    with pytest.raises(ValueError, match=rf"3 examples cannot be split into {number} micro-batches; .*between 1 and 3"):
+        microbatches(torch.arange(3), number)
+
+
+def test_parts_of_differing_length_are_refused():
+    with pytest.raises(ValueError, match=r"agree in their first dimension.*\[3, 2\]"):
+        microbatches((torch.arange(3), torch.arange(2)), 2)
+
+
+@pytest.mark.parametrize("batch", [(), "text", {"a": 1}, torch.tensor(1.0)])
+def test_a_batch_without_examples_is_refused(batch):
+    with pytest.raises(ValueError, match="one row per example"):
+        microbatches(batch, 1)
