@@ -108,7 +108,12 @@ class SpectralDensity(Result):
 
         Returns:
             An array, ``(num_probes, n)``; each row integrates to one.
+
+        Raises:
+            ValueError: if the width is not positive.
         """
+        if not width > 0:
+            raise ValueError(f"width must be positive; got {width}")
         distance = (at[None, :, None] - self.nodes[:, None, :]) / width
         kernel = np.exp(-0.5 * distance**2) / (width * np.sqrt(2 * np.pi))
         smoothed: Array = (kernel * self.weights[:, None, :]).sum(axis=2)

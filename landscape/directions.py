@@ -29,6 +29,9 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Tensor 
     Returns:
         A direction, ``(dim,)``.
 
+    Raises:
+        ValueError: if the seed gives the very direction to be orthogonal to.
+
     >>> model = torch.nn.Linear(4, 3)
     >>> data = [(torch.zeros(2, 4), torch.zeros(2, 3))]
     >>> d = filter_normalized(Objective(model, torch.nn.functional.mse_loss, data), seed=0)
@@ -45,6 +48,8 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Tensor 
         rows = block.view(len(block), -1)  # (filters, weights of a filter), a view: written in place
         if other is not None and rows.shape[1] > 1:
             axes = torch.nn.functional.normalize(other.reshape(rows.shape), dim=1)
+            if torch.nn.functional.cosine_similarity(rows, axes, dim=1).abs().min() > 0.9999:
+                raise ValueError(f"seed {seed} gives the direction to be orthogonal to; choose another seed")
             rows -= axes * (rows * axes).sum(dim=1, keepdim=True)
         target = weights.reshape(rows.shape).norm(dim=1, keepdim=True)
         length = rows.norm(dim=1, keepdim=True)

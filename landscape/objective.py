@@ -189,6 +189,8 @@ class Objective:
         Raises:
             ValueError: if the size is not between 1 and the number of examples.
         """
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(f"the size of a shard must be an integer; got {size!r}")
         if not 1 <= size <= self.num_examples:
             raise ValueError(f"a shard must have 1 to {self.num_examples} examples, all there are; got {size}")
         return (self.part([batch]) for batch in regroup(self._batches, size))

@@ -152,6 +152,9 @@ class _Trainer:
             },
             self.run.state_path,
         )
+        self._discard_old_weights()
+
+    def _discard_old_weights(self) -> None:
         every = self.config.checkpoint_every
         for path in self.run.checkpoints():
             epoch = int(path.stem.removeprefix("epoch-"))
@@ -168,9 +171,10 @@ class _Trainer:
             random_state.states = state["random"]
             random_state.restore()
             self.epoch = state["epoch"]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.run.state_path} is not the training state of this run ({error})") from None
         self.rows = self.run.metrics()[: self.epoch]
+        self._discard_old_weights()  # it may have been stopped before it did
 
 
 def _all_weights(model: nn.Module) -> Tensor:

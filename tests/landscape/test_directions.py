@@ -115,3 +115,10 @@ def test_another_direction_of_another_length_is_refused():
     objective = problem("tanh_mlp").objective()
     with pytest.raises(ValueError, match=r"expected a vector of shape \(31,\), one per weight; got \(30,\)"):
         filter_normalized(objective, seed=0, orthogonal_to=torch.zeros(30))
+
+
+def test_the_seed_of_the_other_direction_is_refused():
+    objective = problem("tanh_mlp").objective()
+    first = filter_normalized(objective, seed=3)
+    with pytest.raises(ValueError, match="seed 3 gives the direction to be orthogonal to"):
+        filter_normalized(objective, seed=3, orthogonal_to=first)

@@ -148,3 +148,8 @@ def test_the_shards_done_are_reported():
 def test_a_shard_size_that_is_no_number_of_examples_is_refused(size):
     with pytest.raises(ValueError, match=f"a shard must have 1 to {N} examples, all there are; got {size}"):
         m_sharpness(quadratic(A), GradientAscent(RHO), microbatch_size=size)
+
+
+def test_a_shard_size_that_is_not_an_integer_is_refused():
+    with pytest.raises(TypeError, match="the size of a shard must be an integer; got 2.5"):
+        m_sharpness(problem("tanh_mlp").objective(), GradientAscent(rho=0.1), microbatch_size=2.5)

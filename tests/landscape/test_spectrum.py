@@ -57,6 +57,14 @@ def test_the_exactly_multiple_eigenvalues_of_linear_regression_are_all_found():
     assert result.converged.all()
 
 
+@pytest.mark.parametrize("k", [10, 20])
+def test_the_search_goes_on_until_the_last_copy_of_a_multiple_eigenvalue_is_found(k):
+    objective, hessian = linear_regression(inputs=12, outputs=10)  # each eigenvalue ten times: many chains
+    result = top_eigenvalues(HessianOperator(objective), k, tol=1e-8)
+    assert np.allclose(result.eigenvalues, wanted(torch.linalg.eigvalsh(hessian), k, "LA"), rtol=1e-8)
+    assert result.converged.all()
+
+
 @pytest.mark.parametrize("which", ["LA", "SA", "LM"])
 def test_all_eigenvalues_can_be_asked_for(which):
     values = [3.0, 3.0, 1.0, 0.0, -2.0]

@@ -117,13 +117,13 @@ def numpy_archive():
     ids=["empty", "text", "unicode", "csv", "json", "png", "zeros"],
 )
 def test_a_file_of_another_format_is_called_not_whole(raw, suffix, tmp_path):
-    with pytest.raises(ValueError, match="is not a whole (torch|safetensors) file"):
+    with pytest.raises(ValueError, match=r"is not a whole (torch|safetensors) file"):
         read_weights(written(tmp_path / f"a.{suffix}", raw))
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_a_numpy_archive_with_another_ending_is_called_not_whole(suffix, tmp_path):
-    with pytest.raises(ValueError, match="is not a whole (torch|safetensors) file"):
+    with pytest.raises(ValueError, match=r"is not a whole (torch|safetensors) file"):
         read_weights(written(tmp_path / f"a.{suffix}", numpy_archive()))
 
 

@@ -117,7 +117,7 @@ def test_a_path_without_a_run_is_named(kind, tmp_path):
 
 def test_a_folder_of_runs_is_no_run_and_the_error_names_those_inside(run):
     Run.create(run.path.parent / "b", CONFIG)
-    with pytest.raises(FileNotFoundError, match="there are runs in it: a, b$"):
+    with pytest.raises(FileNotFoundError, match=r"there are runs in it: a, b$"):
         Run.open(run.path.parent)
 
 
