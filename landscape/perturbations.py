@@ -48,6 +48,10 @@ class Perturbation(ABC):
         """Whether ε is zero whatever the gradients, so that a second pass would repeat the first."""
         return False
 
+    def __repr__(self) -> str:
+        name, *rest = self.settings().items()
+        return f"{name[1]}({', '.join(f'{key}={value}' for key, value in rest)})"
+
     @abstractmethod
     def settings(self) -> dict[str, float | str]:
         """Name and parameters, for a manifest."""

@@ -59,6 +59,13 @@ class TrainConfig:
     checkpoint_every: int = 0
 
     def __post_init__(self) -> None:
+        kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str}
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            _require(
+                isinstance(value, kinds.get(str(entry.type), Mapping)) and not isinstance(value, bool),
+                f"the config entry {entry.name} must be of type {entry.type}; got {value!r}",
+            )
         for name, options in (
             ("perturbation", ("none", *PERTURBATIONS)),
             ("optimizer", OPTIMIZERS),
@@ -85,15 +92,8 @@ class TrainConfig:
         Raises:
             ValueError: if an entry is unknown, of another type, or not allowed.
         """
-        known = {entry.name: entry for entry in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(known))
+        unknown = sorted(set(values) - {entry.name for entry in dataclasses.fields(cls)})
         _require(not unknown, f"the config has entries this version does not know: {', '.join(unknown)}")
-        for name, value in values.items():
-            wanted = {"int": int, "float": (int, float), "str": str}.get(str(known[name].type), Mapping)
-            _require(
-                isinstance(value, wanted) and not isinstance(value, bool),  # type: ignore[arg-type]
-                f"the config entry {name} must be of type {known[name].type}; got {value!r}",
-            )
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -37,6 +37,13 @@ class RandomState:
         if device.type != "cpu":
             self.states[device.type] = torch.get_device_module(device).get_rng_state(device)
 
+    @staticmethod
+    def seed(seed: int, device: torch.device) -> None:
+        """Seed the CPU and one device, and no other."""
+        torch.default_generator.manual_seed(seed)
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
+
     def restore(self) -> None:
         """Go back to this state."""
         torch.set_rng_state(self.states["cpu"])

@@ -42,7 +42,7 @@ class Task:
     def model(self, *, seed: int) -> nn.Module:
         """An untrained model; the global random state is left as it was."""
         with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # models are built on the CPU
             return self.build()
 
     def objective(

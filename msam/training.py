@@ -88,7 +88,7 @@ class _Trainer:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: curve(step / steps))
         self.epoch = 0
         self.rows: list[dict[str, float]] = []
-        torch.manual_seed(config.seed)
+        RandomState.seed(config.seed, device)
         if run.state_path.is_file():
             self._resume()
         elif config.checkpoint_every:
@@ -173,7 +173,13 @@ class _Trainer:
             self.epoch = state["epoch"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.run.state_path} is not the training state of this run ({error})") from None
-        self.rows = self.run.metrics()[: self.epoch]
+        rows = self.run.metrics()[: self.epoch]
+        if len(rows) < self.epoch:
+            raise ValueError(
+                f"{self.run.path / 'metrics.csv'} has {len(rows)} rows for {self.epoch} finished epochs; "
+                "put the file back, or train anew with --overwrite"
+            )
+        self.rows = [row | {"epoch": epoch} for epoch, row in enumerate(rows, start=1)]
         self._discard_old_weights()  # it may have been stopped before it did
 
 

@@ -191,7 +191,7 @@ def test_a_checkpoint_of_another_architecture_is_named_with_what_differs(run, tm
 def test_runs_on_other_data_are_not_put_side_by_side(trained, tmp_path):
     CliRunner().invoke(cli.main, f"train {SMALL} --set label_noise=0.5 --out {tmp_path}/noisy".split())
     sentence = refused(f"compare {trained} {tmp_path}/noisy --out {tmp_path}/r.html", status=1)
-    assert "cannot be put side by side; they differ in objective.data" in sentence
+    assert "cannot be put side by side; they differ in data.training set" in sentence
     assert not (tmp_path / "r.html").exists()
 
 

@@ -151,5 +151,5 @@ def test_a_shard_size_that_is_no_number_of_examples_is_refused(size):
 
 
 def test_a_shard_size_that_is_not_an_integer_is_refused():
-    with pytest.raises(TypeError, match="the size of a shard must be an integer; got 2.5"):
+    with pytest.raises(TypeError, match=r"the size of a shard must be an integer; got 2\.5"):
         m_sharpness(problem("tanh_mlp").objective(), GradientAscent(rho=0.1), microbatch_size=2.5)
