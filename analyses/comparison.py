@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,11 @@ def compare(subjects: Sequence[Subject]) -> RunTable:
 
     Raises:
         ValueError: if there is no subject, or their measurements are not comparable: other data, another loss,
-            another model.
+            another architecture; or if a checkpoint is named twice.
     """
     if not subjects:
         raise ValueError("there is nothing to compare; name at least one run")
+    _require_once([subject.run.checkpoint for subject in subjects])
     names = _names(subjects)
     require_comparable({name: {"data": subject.data} for name, subject in zip(names, subjects, strict=True)})
     rows = [_row(subject) for subject in subjects]
@@ -63,6 +65,14 @@ def group_names(configs: Sequence[TrainConfig]) -> list[str]:
         parts += [f"{key} {entry[key]}" for key in varying if key in entry]
         names.append(", ".join(parts))
     return names
+
+
+def _require_once(checkpoints: Sequence[Path]) -> None:
+    """A checkpoint that counted twice would look like two seeds."""
+    resolved = [path.resolve() for path in checkpoints]
+    for path in checkpoints:
+        if resolved.count(path.resolve()) > 1:
+            raise ValueError(f"{path} is named twice; name each run once")
 
 
 def _names(subjects: Sequence[Subject]) -> list[str]:

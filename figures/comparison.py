@@ -86,9 +86,9 @@ def _panel(ax: Axes, table: RunTable, measure: str, position: dict[int, int]) ->
     if 0 in position:
         ax.axhline(means[position[0]], color=INK, linestyle=(0, (2, 2)), linewidth=0.9, zorder=1)
         ax.plot(position[0], means[position[0]], "D", color="white", mec=INK, mew=1.4, markersize=6, zorder=5)
-    names = {0: "none\n(base)"}
+    names = {0: "none\nbase"}
     if 1 in position:
-        names[1] = f"1\n({table.groups[table.num_microbatches == 1][0]})"
+        names[1] = f"1\n{table.groups[table.num_microbatches == 1][0]}"
     ax.set_xticks(list(position.values()), [names.get(count, str(count)) for count in position])
     ax.set_xlim(-0.5, len(position) - 0.5)
     ax.set_title(MEASURES[measure].label)

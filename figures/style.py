@@ -128,5 +128,13 @@ def render(figure: Figure, format: str) -> bytes:  # noqa: A002
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
     stream = io.BytesIO()
     with theme():
+        _lay_out(figure)
         figure.savefig(stream, format=format, metadata=undated)
     return stream.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Lay a figure out once and for all: each further layout would start from the last, and move things by a pixel."""
+    for _ in range(2):
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")

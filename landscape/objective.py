@@ -13,7 +13,7 @@ from landscape import checks
 from landscape.batches import Batch, Fingerprint, map_tensors, num_examples, regroup
 from landscape.denominators import Denominator, denominator_of, name_of
 from landscape.forward import Forward, Seam, supervised
-from landscape.manifest import hash_of_tensor, versions
+from landscape.manifest import hash_of_settings, hash_of_tensor, versions
 from landscape.parameters import ParameterSpace
 from landscape.products import ggn_product, hessian_product, second_derivatives, slope_of
 from landscape.terms import Definition, Loss, Mean, Term
@@ -207,6 +207,7 @@ class Objective:
                 "data": self.fingerprint.content,
                 "mode": "training" if model.training else "evaluation",
                 "batch_norm": "frozen running statistics",
+                "architecture": hash_of_settings({"modules": repr(model)}),
                 "parameters": self._pattern,
                 "dim": self.space.dim,
                 "dtype": str(self.weights.dtype).removeprefix("torch."),

@@ -195,6 +195,21 @@ def test_runs_on_other_data_are_not_put_side_by_side(trained, tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
+def test_models_of_another_architecture_are_not_put_side_by_side(tmp_path):
+    for model in ("cnn-bn", "cnn-gn"):  # of the same number of weights
+        CliRunner().invoke(cli.main, f"train {SMALL} --set width=4 --model {model} --out {tmp_path}/{model}".split())
+    sentence = refused(f"compare {tmp_path}/cnn-bn {tmp_path}/cnn-gn --out {tmp_path}/r.html", status=1)
+    assert "they differ in objective.architecture" in sentence
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_run_named_twice_is_not_two_runs(trained, tmp_path):
+    sentence = refused(
+        f"compare {trained} {trained}/checkpoints/epoch-0002.safetensors --out {tmp_path}/r.html", status=1
+    )
+    assert "is named twice; name each run once" in sentence
+
+
 def test_an_existing_run_is_refused_without_resume_or_overwrite(run):
     before = contents(run)
     assert "continue it with --resume, or --overwrite it" in refused(f"train {SMALL} --out {run}", status=2)

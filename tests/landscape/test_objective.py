@@ -197,6 +197,7 @@ def test_the_manifest_says_what_was_measured():
     given = problem("conv_batch_norm")
     data = ragged(given.x, given.y)
     manifest = Objective(given.model, given.loss, data, parameters="4.*", split="test").manifest()
+    assert len(manifest["objective"].pop("architecture")) == 16
     assert manifest["objective"] == {
         "loss": "cross_entropy",
         "reduction": "mean over targets other than -100, no class weights",
@@ -263,3 +264,13 @@ def test_no_call_changes_the_model_its_data_or_the_random_state(call, gradients)
     assert torch.equal(x, given.x)
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1:] == (random.getstate(), str(np.random.get_state()))  # noqa: NPY002
+
+
+def test_networks_of_one_size_and_other_layers_are_of_another_architecture():
+    data = [(torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.long))]
+    kinds = [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.GroupNorm(2, 4)]
+    models = [nn.Sequential(nn.Conv2d(1, 4, 1), norm, nn.Flatten()).eval() for norm in kinds]
+    manifests = [Objective(model, nn.functional.cross_entropy, data).manifest()["objective"] for model in models]
+    assert manifests[0]["dim"] == manifests[1]["dim"]
+    assert manifests[0]["architecture"] != manifests[1]["architecture"]
+    assert manifests[1]["architecture"] == manifests[2]["architecture"]

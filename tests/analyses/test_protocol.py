@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from analyses.protocol import Protocol
+
+COUNTS = {
+    "eigenvalues": 1,
+    "density_steps": 1,
+    "density_probes": 1,
+    "microbatch_size": 1,
+    "trace_probes": 2,
+    "line_points": 2,
+    "plane_points": 2,
+}
+POSITIVE = ("tol", "rho", "reach")
+
+
+@pytest.mark.parametrize(("name", "least"), COUNTS.items())
+def test_a_count_below_its_least_is_refused_by_name_and_value(name, least):
+    assert getattr(Protocol(**{name: least}), name) == least
+    with pytest.raises(ValueError, match=f"^{name} must be at least {least}; got {least - 1}$"):
+        Protocol(**{name: least - 1})
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", POSITIVE)
+def test_a_length_that_is_not_positive_and_finite_is_refused_by_name_and_value(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be a positive, finite number; got {value}$"):
+        Protocol(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["validation", "", "Train"])
+def test_a_split_that_is_neither_train_nor_test_is_refused(value):
+    with pytest.raises(ValueError, match=f"^split must be 'train' or 'test'; got {value!r}$"):
+        Protocol(split=value)
+
+
+@pytest.mark.parametrize("value", [-1, 2**63])
+def test_a_seed_that_no_generator_takes_is_refused(value):
+    with pytest.raises(ValueError, match=f"seed must be .*; got {value}$"):
+        Protocol(seed=value)
+
+
+def test_every_setting_is_checked():
+    checked = {*COUNTS, *POSITIVE, "split", "seed"}
+    assert {entry.name for entry in dataclasses.fields(Protocol)} == checked
+
+
+def test_a_protocol_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Protocol().rho = 1.0

@@ -1,0 +1,143 @@
+"""Made-up results of every kind, and what a drawn figure shows: its texts and where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from analyses.results import MEASURES, RunTable
+from figures.style import render
+from landscape.answers import Eigenpairs, LineSlice, PlaneSlice, Sharpness, SpectralDensity, TraceEstimate
+
+LABELS = {
+    "one": ["SGD"],
+    "six": ["SGD", "SAM", *(f"mSAM, {count} micro-batches" for count in (2, 4, 8, 16))],
+    "nine": ["SGD", "SAM", *(f"mSAM, {2**i} micro-batches" for i in range(1, 8))],
+    "long": [
+        f"mASAM, {count} micro-batches, lr 0.05, momentum 0.95, rho 0.05, weight_decay 0.0005" for count in (8, 16)
+    ],
+}
+
+
+def eigenpairs(i: int) -> Eigenpairs:
+    values = (20 + 3 * i) / np.arange(1, 6)
+    return Eigenpairs(
+        eigenvalues=values,
+        eigenvectors=np.eye(9)[:, :5],
+        residuals=0.02 * values,
+        converged=np.array([True, True, True, i % 2 == 0, False]),
+        num_products=40,
+    )
+
+
+def trace_estimate(i: int) -> TraceEstimate:
+    samples = np.random.default_rng(i).normal(100 + 20 * i, 15, 50)
+    return TraceEstimate(estimate=samples.mean(), stderr=samples.std(ddof=1) / np.sqrt(50), samples=samples)
+
+
+def density(i: int) -> SpectralDensity:
+    random = np.random.default_rng(i)
+    weights = random.uniform(size=(3, 12)) ** 6
+    weights[2, 9:] = 0  # a probe that ended early
+    return SpectralDensity(
+        nodes=np.sort(random.normal(0, 0.1, (3, 12)) + np.linspace(0, 8 - 0.5 * i, 12) ** 2 / 4, axis=1),
+        weights=weights / weights.sum(axis=1, keepdims=True),
+        dim=5000,
+    )
+
+
+def sharpness(i: int) -> Sharpness:
+    per_shard = np.random.default_rng(i).gamma(4, 0.01 / (1 + i), 9)
+    return Sharpness(
+        value=per_shard.mean(),
+        stderr=per_shard.std(ddof=1) / 3,
+        per_shard=per_shard,
+        shard_sizes=np.full(9, 32),
+        microbatch_size=32,
+    )
+
+
+def line(i: int) -> LineSlice:
+    at = np.linspace(-1, 1, 21)
+    return LineSlice(coordinates=at, losses=0.1 + (1 + i) * at**2, length=3.0)
+
+
+def plane(i: int) -> PlaneSlice:
+    x, y = np.linspace(-1, 1, 7), np.linspace(-1, 1, 5)
+    losses = 0.1 + (1 + i) * x[None, :] ** 2 + 0.2 * y[:, None] ** 2
+    return PlaneSlice(x=x, y=y, losses=losses, lengths=np.array([3.0, 3.0]), cosine=0.0)
+
+
+KINDS = {
+    "eigenvalues": eigenpairs,
+    "trace": trace_estimate,
+    "density": density,
+    "sharpness": sharpness,
+    "line": line,
+    "plane": plane,
+}
+
+
+def run_table(groups: Sequence[str], counts: Sequence[int], *, seeds: int = 2) -> RunTable:
+    """``seeds`` runs of each group."""
+    n = len(groups) * seeds
+    random = np.random.default_rng(0)
+    centre = np.array([0.95, 0.03, 0.05, 0.2, 12.0, 140.0, 0.012])
+    return RunTable(
+        names=np.array([f"run-{i + 1:02d}" for i in range(n)]),
+        groups=np.repeat(groups, seeds),
+        seeds=np.tile(np.arange(seeds), len(groups)),
+        num_microbatches=np.repeat(counts, seeds),
+        measures=np.array(list(MEASURES)),
+        values=centre * random.uniform(0.8, 1.0, (n, len(centre))),
+        errors=centre * random.uniform(0.01, 0.03, (n, len(centre))),
+        converged=np.full(n, True),
+        manifest={},
+    )
+
+
+def results_of(kind: str, labels: Sequence[str]) -> dict:
+    """Results of a kind by label; for a table, one that is told apart by micro-batches or by its groups."""
+    if kind == "micro-batches":
+        return {"": run_table(labels, [0, *(2**i for i in range(len(labels) - 1))])}
+    if kind == "groups":
+        return {"": run_table(labels, [4] * len(labels))}
+    return {label: KINDS[kind](i) for i, label in enumerate(labels)}
+
+
+def drawn_texts(figure: Figure, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, np.ndarray]]:
+    """Every text of a rendered figure, with its box (left, bottom, right, top) in pixels of the page at 100 dpi."""
+    seen = {}
+    original = Text.draw
+
+    def draw(text, renderer, *args, **kwargs):
+        if text.get_visible() and text.get_text().strip():
+            seen[text] = (text.get_text(), text.get_window_extent(renderer).extents * 100 / figure.dpi)
+        return original(text, renderer, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Text, "draw", draw)
+        render(figure, "png")
+    return list(seen.values())
+
+
+@pytest.fixture
+def make():
+    """(kind, labels) -> results by label."""
+    return results_of
+
+
+@pytest.fixture
+def table():
+    """(groups, counts, seeds) -> a table of runs."""
+    return run_table
+
+
+@pytest.fixture
+def texts(monkeypatch):
+    """figure -> the texts drawn in it, with their boxes."""
+    return lambda figure: drawn_texts(figure, monkeypatch)

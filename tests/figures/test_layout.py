@@ -1,0 +1,93 @@
+"""No text of any figure touches another, or the edge of the page."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from figures import draw
+
+KINDS = ("eigenvalues", "trace", "density", "sharpness", "line", "plane", "groups", "micro-batches")
+LABELS = {
+    "one": ["SGD"],
+    "two": ["SGD", "mSAM, 16 micro-batches"],
+    "six": ["SGD", "SAM", *(f"mSAM, {count} micro-batches" for count in (2, 4, 8, 16))],
+    "nine": ["SGD", "SAM", *(f"mSAM, {2**i} micro-batches" for i in range(1, 8))],
+    "long": [
+        f"mASAM, {count} micro-batches, lr 0.05, momentum 0.95, rho 0.05, weight_decay 0.0005" for count in (8, 16)
+    ],
+}
+PANELS = ("largest Hessian eigenvalue", "Hessian trace", "m-sharpness", "test accuracy (%)")
+AXES = {
+    "eigenvalues": ("rank", "Hessian eigenvalue λ (bars: residual"),
+    "trace": ("probes", "Hessian trace, mean so far (band: final ± 2 standard errors)"),
+    "density": ("Hessian eigenvalue λ (smoothed", "spectral density"),
+    "sharpness": ("rise in loss per shard of 32 examples",),
+    "line": ("coordinate along a filter-normalised random direction", "loss"),
+    "plane": ("first filter-normalised direction", "second filter-normalised direction", "loss"),
+    "micro-batches": ("number of micro-batches per batch at training", *PANELS),
+    "groups": PANELS,
+}
+CASES = [
+    *itertools.product(KINDS[:-1], ["one", "six", "nine", "long"]),
+    *itertools.product(["micro-batches"], ["two", "six", "nine"]),
+]
+WITH_LEGEND = ("eigenvalues", "trace", "line")
+
+
+@pytest.mark.parametrize(("kind", "labels"), CASES)
+def test_no_two_texts_overlap_and_none_is_cut_off(kind, labels, make, texts):
+    figure = draw(make(kind, LABELS[labels]))
+    width, height = figure.bbox.size
+    boxes = texts(figure)
+    assert len(boxes) > 5
+    for text, (left, bottom, right, top) in boxes:
+        assert left >= 0, text
+        assert bottom >= 0, text
+        assert right <= width, text
+        assert top <= height, text
+    for (first, a), (second, b) in itertools.combinations(boxes, 2):
+        apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+        assert apart, f"{first!r} and {second!r} overlap"
+
+
+@pytest.mark.parametrize(("kind", "labels"), [case for case in CASES if case[1] in ("one", "six")])
+def test_every_axis_is_labelled_in_words(kind, labels, make, texts):
+    shown = [" ".join(text.split()) for text, _ in texts(draw(make(kind, LABELS[labels])))]
+    for phrase in AXES[kind]:
+        assert any(text.startswith(phrase) for text in shown), phrase
+
+
+@pytest.mark.parametrize("labels", ["two", "six", "nine", "long"])
+@pytest.mark.parametrize("kind", WITH_LEGEND)
+def test_the_legend_lists_exactly_the_labels(kind, labels, make):
+    figure = draw(make(kind, LABELS[labels]))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == LABELS[labels]
+    assert all(ax.get_legend() is None for ax in figure.axes)
+
+
+@pytest.mark.parametrize("kind", WITH_LEGEND)
+def test_a_single_label_needs_no_legend(kind, make):
+    assert draw(make(kind, ["SGD"])).legends == []
+
+
+@pytest.mark.parametrize("kind", ["density", "sharpness", "plane", "groups"])
+def test_a_figure_without_a_legend_names_every_label(kind, make, texts):
+    shown = [" ".join(text.split()) for text, _ in texts(draw(make(kind, LABELS["six"])))]
+    assert all(label in shown for label in LABELS["six"])
+
+
+def test_the_axis_of_flatness_against_micro_batches_says_so_in_words(make, texts):
+    shown = [text for text, _ in texts(draw(make("micro-batches", LABELS["six"])))]
+    assert shown.count("number of micro-batches per batch at training") == 2
+    for tick in ("none\nbase", "1\nSAM", "2", "16"):
+        assert tick in shown
+
+
+def test_one_micro_batch_is_named_by_the_method_of_the_runs(make, texts):
+    groups = ["SGD", "ASAM", "mASAM, 2 micro-batches"]
+    shown = [text for text, _ in texts(draw(make("micro-batches", groups)))]
+    assert "1\nASAM" in shown
+    assert "1\nSAM" not in shown
