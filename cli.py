@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +75,7 @@ _TRAINING: tuple[tuple[str, Any, Any, str], ...] = (
     ("--momentum", float, 0.9, "Of sgd."),
     ("--weight-decay", float, 0.0, "Of the base optimizer."),
     ("--schedule", str, "cosine", "cosine or constant."),
+    ("--execution", str, "one-by-one", "Of the micro-batches: one-by-one, or layerwise (faster where it applies)."),
     ("--checkpoint-every", int, 0, "Keep the weights of every so many epochs; 0: the last only."),
 )
 _PROTOCOL: dict[str, tuple[str, type, str]] = {
@@ -127,6 +130,9 @@ def protocol_options(*names: str) -> Callable[[Command], Command]:
 @click.version_option(package_name="msam-landscape")
 def main() -> None:
     """Train with mSAM, measure the loss landscape, and put flatness next to generalization."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ± gets a question mark, not an error
 
 
 def _config(*, settings: Sequence[str], model: str | None, **entries: Any) -> TrainConfig:

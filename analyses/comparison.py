@@ -91,7 +91,8 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
     """The entries that act and that the method does not say; the radius of no perturbation does not act."""
     entries = config.to_dict()
     settings: Mapping[str, Any] = entries.pop("settings")
-    entries.pop("checkpoint_every")
+    for name in ("checkpoint_every", "execution"):  # they change no result
+        entries.pop(name)
     if _unperturbed(config):
         entries.pop("rho")
         entries.pop("optimizer")

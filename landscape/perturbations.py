@@ -76,7 +76,11 @@ class GradientAscent(Perturbation):
     def ascent(self, weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         """ρ g / ‖g‖₂, block by block."""
         del weights
-        return list(torch._foreach_mul(gradients, _over(self.rho, norm(gradients))))
+        return list(torch._foreach_mul(gradients, self.factor(norm(gradients))))
+
+    def factor(self, length: Tensor) -> Tensor:
+        """What the gradient is multiplied by when its norm is ``length``, elementwise."""
+        return _over(self.rho, length)
 
     @property
     def is_zero(self) -> bool:

@@ -5,6 +5,8 @@
 
 from msam.config import TrainConfig
 from msam.evaluation import Evaluation, evaluate
+from msam.execution import OneByOne
+from msam.layerwise import Layerwise
 from msam.microbatches import microbatches
 from msam.optimizer import mSAM
 from msam.run import Run
@@ -13,6 +15,8 @@ from msam.training import TrainingDivergedError, train
 
 __all__ = [
     "mSAM",
+    "OneByOne",
+    "Layerwise",
     "microbatches",
     "Task",
     "load_task",

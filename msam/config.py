@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from landscape.perturbations import AdaptiveAscent, GradientAscent, Perturbation
+from msam.execution import Execution, OneByOne
+from msam.layerwise import Layerwise
 from msam.tasks import Task, load_task
 
 PERTURBATIONS: dict[str, Callable[[float], Perturbation]] = {"sam": GradientAscent, "asam": AdaptiveAscent}
@@ -20,6 +22,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda elapsed: 0.5 * (1 + math.cos(math.pi * elapsed)),
 }
 OPTIMIZERS = ("sgd", "adamw")
+EXECUTIONS: dict[str, Callable[[], Execution]] = {"one-by-one": OneByOne, "layerwise": Layerwise}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,7 @@ class TrainConfig:
         weight_decay: of the base optimizer.
         schedule: of the learning rate, ``"cosine"`` to zero over all steps, or ``"constant"``.
         seed: of the initial weights, the order of the data and the model's own randomness.
+        execution: of the micro-batches, ``"one-by-one"`` or ``"layerwise"``; the same results within rounding.
         checkpoint_every: keep the weights of every so many epochs, the initial ones too; 0 keeps the last only.
     """
 
@@ -57,6 +61,7 @@ class TrainConfig:
     schedule: str = "cosine"
     seed: int = 0
     checkpoint_every: int = 0
+    execution: str = "one-by-one"
 
     def __post_init__(self) -> None:
         kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str}
@@ -70,6 +75,7 @@ class TrainConfig:
             ("perturbation", ("none", *PERTURBATIONS)),
             ("optimizer", OPTIMIZERS),
             ("schedule", tuple(SCHEDULES)),
+            ("execution", tuple(EXECUTIONS)),
         ):
             if getattr(self, name) not in options:
                 raise ValueError(f"there is no {name} {getattr(self, name)!r}; there are: {', '.join(options)}")

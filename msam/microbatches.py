@@ -19,11 +19,19 @@ def microbatches(batch: Batch, number: int) -> list[Batch]:
     >>> [part.tolist() for part in microbatches(torch.arange(5), 3)]
     [[0, 1], [2, 3], [4]]
     """
-    size = num_examples(batch)
+    return split(batch, sizes(num_examples(batch), number))
+
+
+def sizes(size: int, number: int) -> list[int]:
+    """The numbers of examples of ``number`` micro-batches of a batch of ``size``.
+
+    Raises:
+        ValueError: if there are fewer examples than micro-batches.
+    """
     if not 1 <= number <= size:
         raise ValueError(
             f"a batch of {size} examples cannot be split into {number} micro-batches; "
             f"choose between 1 and {size}, or larger batches"
         )
     small, larger = divmod(size, number)
-    return split(batch, [small + 1] * larger + [small] * (number - larger))
+    return [small + 1] * larger + [small] * (number - larger)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,10 +9,8 @@ from torch import Tensor, nn
 
 from landscape.batches import Batch, num_examples
 from landscape.perturbations import Perturbation
-from msam.microbatches import microbatches
-from msam.replay import RandomState, buffers_kept, copy_into, weights_kept
-
-Closure = Callable[[Batch], Tensor]
+from msam.execution import Closure, Execution, OneByOne, Step
+from msam.microbatches import sizes
 
 
 class mSAM(torch.optim.Optimizer):
@@ -37,6 +34,7 @@ class mSAM(torch.optim.Optimizer):
         perturbation: (weights, gradients) -> ε, such as ``GradientAscent(rho=0.05)``, or None.
         num_microbatches: m ≥ 1. It counts micro-batches; the m of Foret et al. counts the examples of one.
         module: the model, for its buffers. Leave it out only when it has none.
+        execution: how micro-batches are carried out, ``OneByOne()`` when left out; the same result within rounding.
 
     Raises:
         TypeError: if an argument is of another kind.
@@ -57,6 +55,7 @@ class mSAM(torch.optim.Optimizer):
         *,
         num_microbatches: int = 1,
         module: nn.Module | None = None,
+        execution: Execution | None = None,
     ) -> None:
         if not isinstance(base_optimizer, torch.optim.Optimizer):
             raise TypeError(f"base_optimizer must be a torch optimizer; got {type(base_optimizer).__name__}")
@@ -75,6 +74,7 @@ class mSAM(torch.optim.Optimizer):
         self.perturbation = perturbation
         self.num_microbatches = num_microbatches
         self.module = module
+        self.execution = OneByOne() if execution is None else execution
         # Not Optimizer.__init__, which would make groups and a state of its own beside the base optimizer's.
         super().__setstate__({"defaults": base_optimizer.defaults})
 
@@ -106,41 +106,15 @@ class mSAM(torch.optim.Optimizer):
         parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         if not parameters:
             raise ValueError("all parameters of the optimizer are frozen; set requires_grad on those to be trained")
-        total = num_examples(batch)
-        gradient: list[Tensor | None] = [None] * len(parameters)
-        losses: list[Tensor] = []
-        with weights_kept(parameters) as originals:
-            for part in microbatches(batch, self.num_microbatches):
-                share = num_examples(part) / total
-                loss, slopes = self._gradients_at_perturbed_weights(closure, part, parameters, originals)
-                losses.append(loss * share)
-                gradient = [_add(so_far, slope, share) for so_far, slope in zip(gradient, slopes, strict=True)]
+        parts = sizes(num_examples(batch), self.num_microbatches)
+        loss, gradient = self.execution.gradients(
+            Step(closure, batch, parts, parameters, self.perturbation, self.module)
+        )
         self.zero_grad()  # a weight frozen since the last step keeps no old gradient to move along
         for parameter, slope in zip(parameters, gradient, strict=True):
             parameter.grad = slope
         self.base_optimizer.step()
-        return torch.stack(losses).sum()
-
-    def _gradients_at_perturbed_weights(
-        self, closure: Closure, part: Batch, parameters: list[Tensor], originals: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """The loss of one micro-batch at w, and its gradient at w + ε; leaves the weights at w."""
-        if self.perturbation is None or self.perturbation.is_zero:
-            return _loss_and_gradients(closure, part, parameters)
-        random_state = RandomState(parameters[0].device)
-        loss, slopes = _loss_and_gradients(closure, part, parameters)
-        used = [i for i, slope in enumerate(slopes) if slope is not None]
-        if not used:
-            return loss, slopes
-        weights = [parameters[i] for i in used]
-        epsilon = self.perturbation([w.detach() for w in weights], [slopes[i] for i in used])  # type: ignore[misc]
-        with torch.no_grad():
-            torch._foreach_add_(weights, epsilon)
-        random_state.restore()
-        with buffers_kept(self.module):
-            _, perturbed = _loss_and_gradients(closure, part, parameters)
-        copy_into(weights, [originals[i] for i in used])
-        return loss, perturbed
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the base optimizer, which is all there is."""
@@ -155,28 +129,8 @@ class mSAM(torch.optim.Optimizer):
         self.base_optimizer.add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("base_optimizer", "perturbation", "num_microbatches", "module", "defaults")
+        names = ("base_optimizer", "perturbation", "num_microbatches", "module", "execution", "defaults")
         return {name: self.__dict__[name] for name in names}
 
     def __repr__(self) -> str:
         return f"mSAM({self.base_optimizer!r}, {self.perturbation!r}, num_microbatches={self.num_microbatches})"
-
-
-def _loss_and_gradients(closure: Closure, part: Batch, parameters: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
-    with torch.enable_grad():
-        loss = closure(part)
-        if not isinstance(loss, Tensor) or loss.ndim != 0:
-            found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"the closure must return the mean loss of its micro-batch, a scalar tensor; got {found}")
-        if not loss.requires_grad:
-            raise ValueError(
-                "the loss that the closure returned has no graph; do not detach it, call .item() or no_grad() inside"
-            )
-        slopes = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return loss.detach(), list(slopes)
-
-
-def _add(so_far: Tensor | None, slope: Tensor | None, share: float) -> Tensor | None:
-    if slope is None:
-        return so_far
-    return slope * share if so_far is None else so_far.add_(slope, alpha=share)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from landscape.progress import Progress, silent
 from msam.checkpoints import load_weights, read_state, save_state, save_weights
-from msam.config import SCHEDULES, TrainConfig
+from msam.config import EXECUTIONS, SCHEDULES, TrainConfig
 from msam.data import shuffled
 from msam.evaluation import evaluate
 from msam.optimizer import mSAM
@@ -82,6 +82,7 @@ class _Trainer:
             config.ascent(),
             num_microbatches=config.num_microbatches,
             module=self.model,
+            execution=EXECUTIONS[config.execution](),
         )
         steps = config.epochs * math.ceil(len(self.train) / config.batch_size)
         curve = SCHEDULES[config.schedule]

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import cli
 from landscape import Result
 from msam import Run
+from msam.checkpoints import read_weights
 
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = "--set hidden=8 --set train_examples=60 --batch-size 25 --epochs 2"
 FEW = "--probes 4 --steps 5 --points 5 --plane-points 3 -k 2 --microbatch-size 16"
 
@@ -174,3 +180,21 @@ def test_overwrite_replaces_a_run(tmp_path):
     assert msam(f"train {SMALL} --seed 1 --out {tmp_path}/run").exit_code == 0
     assert msam(f"train {SMALL} --seed 2 --out {tmp_path}/run --overwrite").exit_code == 0
     assert Run.open(tmp_path / "run").config.seed == 2
+
+
+def test_a_terminal_that_knows_ascii_only_gets_question_marks_and_all_numbers(folder):
+    code = f"import cli; cli.main(['sharpness', '{folder}/a'])"
+    settings = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=settings, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"m-sharpness" in done.stdout
+    assert b"?" in done.stdout
+    assert done.stdout.isascii()
+
+
+def test_training_layer_by_layer_ends_where_one_after_another_does(tmp_path):
+    for execution in ("one-by-one", "layerwise"):
+        done = msam(f"train {SMALL} --micro-batches 5 --execution {execution} --out {tmp_path}/{execution}")
+        assert done.exit_code == 0, done.stderr
+    first, second = (read_weights(Run.open(tmp_path / name).checkpoint) for name in ("one-by-one", "layerwise"))
+    assert all(torch.allclose(first[name], second[name], rtol=1e-4, atol=1e-5) for name in first)
