@@ -51,6 +51,7 @@ def write_report(
             [name, table.groups[i], str(table.seeds[i]), *words.run_cells(table, i)]
             for i, name in enumerate(table.names.tolist())
         ],
+        same_steps=len({(s.run.config.epochs, s.run.config.batch_size) for s in subjects}) == 1,
         training=training_settings([subject.run for subject in subjects]),
         protocol=_protocol_rows(protocol, table),
         machine=table.manifest["machine"],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from html.parser import HTMLParser
@@ -185,3 +186,17 @@ def test_a_report_that_cannot_be_rendered_writes_nothing(write, tmp_path, monkey
     with pytest.raises(ZeroDivisionError):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_claims_the_same_number_of_steps_only_where_that_is_so(write, subjects):
+    same, other = "take the same number of\nsteps", "They differ in epochs or batch size"
+    page = Page(write()).text
+    assert same in page
+    assert other not in page
+    run = copy.copy(subjects[0].run)
+    run.config = dataclasses.replace(run.config, epochs=run.config.epochs + 1)
+    longer = copy.copy(subjects[0])
+    longer.run = run
+    page = Page(write(subjects=[longer, *subjects[1:]])).text
+    assert other in page
+    assert same not in page
