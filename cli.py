@@ -8,6 +8,7 @@ import functools
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,10 @@ class Sentences(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; MSAM_TRACEBACK=1 lets errors through as they are."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("always", message="micro-batches are not computed")
+                warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit):
             raise
         except KeyboardInterrupt:
@@ -164,10 +168,12 @@ def train(
 ) -> None:
     """Train one model and write a run directory: config, metrics and checkpoints."""
     from msam.run import Run
+    from msam.training import choose_device
 
     going_on = resume and (out / "config.json").is_file()
     with _usage():
         config = _config(**options)
+        choose_device(device)
         if resume and overwrite:
             raise ValueError("choose one of --resume and --overwrite")
         if not going_on:
@@ -241,6 +247,7 @@ def sweep(
 ) -> None:
     """Train all combinations of some settings. The same command again goes on where it stopped."""
     from msam.sweep import Sweep, grid
+    from msam.training import choose_device
 
     with _usage():
         axes = {
@@ -250,6 +257,7 @@ def sweep(
             "seed": list(range(seeds)),
         }
         configs = grid(_config(**options), axes)
+        choose_device(device)
         for config in configs:
             config.load_task()
         made = Sweep.create(out, configs)
@@ -361,6 +369,8 @@ def compare(paths: Sequence[Path], out: Path, note: str, protocol: Protocol, as_
     from analyses.report import write_report
     from figures.report import pictures
 
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise click.UsageError(f"the report is an HTML file; give --out a name ending in .html, not {out.name}")
     subjects, table = _study(paths, protocol, device)
     first = {group: subjects[table.groups.tolist().index(group)] for group in table.group_names}
     drawn = pictures(

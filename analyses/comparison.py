@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ def compare(subjects: Sequence[Subject]) -> RunTable:
     if not subjects:
         raise ValueError("there is nothing to compare; name at least one run")
     _require_once([subject.run.checkpoint for subject in subjects])
+    groups = _groups(subjects)
     names = _names(subjects)
     require_comparable({name: {"data": subject.data} for name, subject in zip(names, subjects, strict=True)})
     rows = [_row(subject) for subject in subjects]
@@ -38,7 +38,7 @@ def compare(subjects: Sequence[Subject]) -> RunTable:
     configs = [subject.run.config for subject in subjects]
     return RunTable(
         names=np.array(names),
-        groups=np.array(group_names(configs)),
+        groups=np.array(groups),
         seeds=np.array([config.seed for config in configs]),
         num_microbatches=np.array([0 if _unperturbed(config) else config.num_microbatches for config in configs]),
         measures=np.array(list(MEASURES)),
@@ -75,6 +75,27 @@ def _require_once(checkpoints: Sequence[Path]) -> None:
             raise ValueError(f"{path} is named twice; name each run once")
 
 
+def _groups(subjects: Sequence[Subject]) -> list[str]:
+    """The name of each subject's group, with the epoch where several epochs are compared.
+
+    Raises:
+        ValueError: if two subjects are of one group and one seed; they would look like two seeds.
+    """
+    groups = group_names([subject.run.config for subject in subjects])
+    checkpoints = [subject.run.checkpoint.stem for subject in subjects]
+    if len(set(checkpoints)) > 1 and len({subject.run.config.epochs for subject in subjects}) == 1:
+        groups = [f"{group}, {checkpoint}" for group, checkpoint in zip(groups, checkpoints, strict=True)]
+    seen: dict[tuple[str, int], Subject] = {}
+    for group, subject in zip(groups, subjects, strict=True):
+        other = seen.setdefault((group, subject.run.config.seed), subject)
+        if other is not subject:
+            raise ValueError(
+                f"{other.run.checkpoint} and {subject.run.checkpoint} are of one way of training ({group}) and one "
+                f"seed ({subject.run.config.seed}); two of them are not two seeds. Name one of them."
+            )
+    return groups
+
+
 def _names(subjects: Sequence[Subject]) -> list[str]:
     """What the table calls the runs: with their folder where two of them have one name."""
     names = [subject.run.name for subject in subjects]
@@ -105,7 +126,7 @@ def _row(subject: Subject) -> dict[str, tuple[float, float]]:
     train, test = subject.train, subject.test
     return {
         "test_accuracy": (test.accuracy, test.accuracy_stderr),
-        "gap": (train.accuracy - test.accuracy, math.hypot(train.accuracy_stderr, test.accuracy_stderr)),
+        "gap": (train.accuracy - test.accuracy, test.accuracy_stderr),  # training accuracy is exact
         "train_loss": (train.loss, 0.0),
         "test_loss": (test.loss, 0.0),
         "largest_eigenvalue": (float(top.eigenvalues[0]), float(top.residuals[0])),

@@ -46,7 +46,7 @@ def write_report(
         shows=words.what_it_shows(table),
         limits=words.what_it_does_not_show(table),
         measures=MEASURES,
-        groups=words.cells(table)[1] if table.num_seeds > 1 else [],
+        groups=words.cells(table)[1] if table.has_repeats else [],
         rows=[
             [name, table.groups[i], str(table.seeds[i]), *words.run_cells(table, i)]
             for i, name in enumerate(table.names.tolist())
@@ -88,8 +88,8 @@ def _protocol_rows(protocol: Protocol, table: RunTable) -> dict[str, str]:
         "trace": f"Hutchinson, {protocol.trace_probes} random sign vectors",
         "spectral density": f"stochastic Lanczos quadrature, {protocol.density_probes} probes of "
         f"{protocol.density_steps} steps",
-        "m-sharpness": f"mean rise of the loss over shards of {protocol.microbatch_size} examples, each after its own "
-        f"gradient ascent step of length {protocol.rho:g}",
+        "m-sharpness": f"mean rise of the loss over shards of {table.manifest['sharpness']['microbatch_size']} "
+        f"examples, each after its own gradient ascent step of length {protocol.rho:g}",
         "slices": f"filter-normalised random directions, from {-protocol.reach:g} to {protocol.reach:g}; "
         "the same random numbers for every run",
         "seed": str(protocol.seed),

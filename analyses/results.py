@@ -33,7 +33,7 @@ class Measure:
 
 MEASURES: dict[str, Measure] = {
     "test_accuracy": Measure("test accuracy (%)", "binomial standard error", 1, scale=100),
-    "gap": Measure("generalization gap (points)", "standard error", 1, scale=100),
+    "gap": Measure("generalization gap (points)", "that of the test accuracy", 1, scale=100),
     "train_loss": Measure("training loss", "", 3),
     "test_loss": Measure("test loss", "", 3),
     "largest_eigenvalue": Measure("largest Hessian eigenvalue", "residual ‖Hv − λv‖", 3, flatness=True),
@@ -90,8 +90,18 @@ class RunTable(Result):
 
     @property
     def num_seeds(self) -> int:
-        """The number of runs in the smallest group."""
-        return min(int(self.of_group(group).sum()) for group in self.group_names)
+        """The number of distinct seeds of the group that has the fewest."""
+        return min(self.seeds_of_groups)
+
+    @property
+    def seeds_of_groups(self) -> list[int]:
+        """The number of distinct seeds of each group, in the order of the groups."""
+        return [len(set(self.seeds[self.of_group(group)].tolist())) for group in self.group_names]
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether any group has more than one run."""
+        return len(self.names) > len(self.group_names)
 
     @property
     def varies_in_microbatches_alone(self) -> bool:

@@ -11,6 +11,7 @@ from analyses.results import MEASURES, RunTable
 from landscape.results import Array
 
 HEADLINES = ("test_accuracy", "gap", "largest_eigenvalue", "trace", "sharpness")
+LIKE_LOSSES = 1.5  # mean training losses within this factor pass as equal
 FLATNESS = [name for name, measure in MEASURES.items() if measure.flatness]
 
 
@@ -46,7 +47,7 @@ def over_seeds(measure: str, values: Array) -> str:
 def cells(table: RunTable, measures: Sequence[str] = tuple(MEASURES)) -> tuple[list[str], list[list[str]]]:
     """The table as headings and cells: groups with means over seeds, or runs with their uncertainties."""
     headings = ["training", *(MEASURES[name].label for name in measures)]
-    if table.num_seeds > 1:
+    if table.has_repeats:
         rows = [
             [group, *(over_seeds(name, table.column(name)[table.of_group(group)]) for name in measures)]
             for group in table.group_names
@@ -72,25 +73,32 @@ def what_it_shows(table: RunTable) -> list[str]:
     """Sentences on flatness, on accuracy, and on how the two go together in this table."""
     if len(table.group_names) < 2:
         return ["There is one way of training in this table, so nothing is compared."]
-    return [_flattest(table), _most_accurate(table), _together(table)]
+    sentences = [_flattest(table), _most_accurate(table)]
+    if len(table.group_names) > 2:  # any two points lie in perfect order
+        sentences.append(_together(table))
+    return sentences
 
 
 def what_it_does_not_show(table: RunTable) -> list[str]:
     """Sentences on the limits of this very table."""
-    seeds = table.num_seeds
     sentences = [
-        f"Each way of training was run with {_count(seeds, 'seed')}. "
-        + (
-            "With one run each, differences between seeds cannot be told from differences between methods."
-            if seeds == 1
-            else "The ranges are the lowest and the highest of them, not confidence intervals."
-        ),
-        "All runs share one training set, one test set and one architecture; nothing here speaks of others.",
+        _seeds(table),
+        ("All runs share" if len(table.names) > 1 else "The run has")
+        + " one training set, one test set and one architecture; nothing here speaks of others.",
         "The largest eigenvalue, the trace and m-sharpness change when a network is rescaled into another that "
         "computes the same function (Dinh et al. 2017); lower values are evidence of flatness between like networks.",
-        "A correlation in this table is along the settings that were varied, which may drive both sides; "
-        "it does not show that flatness causes generalization.",
     ]
+    if len(table.group_names) > 1:
+        sentences.append(
+            "A correlation in this table is along the settings that were varied, which may drive both sides; "
+            "it does not show that flatness causes generalization."
+        )
+    losses = _means(table, "train_loss").values()
+    if max(losses) > LIKE_LOSSES * min(losses):
+        sentences.append(
+            f"Training losses differ, from {min(losses):.3g} to {max(losses):.3g}: flatness at unequal training loss "
+            "compares points at different depths, and a network that was hardly trained is flat, too."
+        )
     if not table.converged.all():
         late = ", ".join(table.names[~table.converged].tolist())
         sentences.append(f"The largest eigenvalue did not converge for {late}; its residual bounds its error.")
@@ -100,6 +108,22 @@ def what_it_does_not_show(table: RunTable) -> list[str]:
             "as when some of the training labels are wrong; it is then no measure of overfitting."
         )
     return sentences
+
+
+def _seeds(table: RunTable) -> str:
+    if len(table.names) == 1:
+        return "There is one run; another seed would give other numbers."
+    fewest, most = min(table.seeds_of_groups), max(table.seeds_of_groups)
+    count = _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    sentences = [f"Each way of training was run with {count}."]
+    if fewest == 1 and len(table.group_names) > 1:
+        sentences.append(
+            f"With one seed{' each' if most == 1 else ''}, differences between seeds cannot be told from differences "
+            "between methods."
+        )
+    if table.has_repeats:
+        sentences.append("The ranges are the lowest and the highest of the runs, not confidence intervals.")
+    return " ".join(sentences)
 
 
 def _flattest(table: RunTable) -> str:
@@ -130,11 +154,19 @@ def _most_accurate(table: RunTable) -> str:
         if difference > noise
         else "less than"
     )
+    number_of_groups = len(means)
+    chosen = (
+        f" The best and the worst of {number_of_groups}, chosen after the fact, differ by more than two fixed ones "
+        "would."
+        if number_of_groups > 2
+        else ""
+    )
     return (
         f"Test accuracy: highest for {best}, {over_seeds('test_accuracy', column[table.of_group(best)])} %, and lowest "
         f"for {worst}, {over_seeds('test_accuracy', column[table.of_group(worst)])} %. The difference, "
         f"{difference:.1f} points, is {verdict} the {noise:.1f} points by which two accuracies on "
         f"independent test sets of this size differ by chance (one standard error; here both are on the same images)."
+        f"{chosen}"
     )
 
 

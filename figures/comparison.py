@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
 from analyses.results import MEASURES, RunTable
 from figures.style import INK, SOFT, new_figure, theme, wrapped
+from landscape.results import Array
 
 PANELS = ("largest_eigenvalue", "trace", "sharpness", "test_accuracy")
 
@@ -38,8 +40,10 @@ def draw_measures(table: RunTable) -> Figure:
             scale = MEASURES[measure].scale
             for row, group in enumerate(groups):
                 mask = table.of_group(group)
-                values = table.column(measure)[mask] * scale
-                errors = table.error(measure)[mask] * scale
+                values, errors = _finite(table.column(measure)[mask] * scale, table.error(measure)[mask] * scale)
+                if np.isnan(values).all():
+                    ax.text(0.02, row, "not finite", transform=ax.get_yaxis_transform(), va="center", fontsize=8)
+                    continue
                 ax.errorbar(
                     values,
                     np.full(len(values), row),
@@ -55,6 +59,7 @@ def draw_measures(table: RunTable) -> Figure:
             ax.set_yticks(range(len(groups)), names)
             ax.set_ylim(len(groups) - 0.5, -0.5)
             ax.xaxis.set_major_locator(MaxNLocator(4))
+            _plain_numbers(ax.xaxis)
             ax.set_xlabel(MEASURES[measure].label)
         for ax in axes[1::2]:
             ax.tick_params(labelleft=False)
@@ -64,7 +69,9 @@ def draw_measures(table: RunTable) -> Figure:
 def _panel(ax: Axes, table: RunTable, measure: str, position: dict[int, int]) -> None:
     scale = MEASURES[measure].scale
     places = np.array([position[count] for count in table.num_microbatches.tolist()])
-    values, errors = table.column(measure) * scale, table.error(measure) * scale
+    values, errors = _finite(table.column(measure) * scale, table.error(measure) * scale)
+    if np.isnan(values).all():
+        ax.text(0.5, 0.5, "not finite", transform=ax.transAxes, ha="center", va="center", fontsize=8)
     seeds = sorted(set(table.seeds.tolist()))
     for i, seed in enumerate(seeds):
         mask = table.seeds == seed
@@ -94,3 +101,24 @@ def _panel(ax: Axes, table: RunTable, measure: str, position: dict[int, int]) ->
     ax.set_title(MEASURES[measure].label)
     if MEASURES[measure].flatness:
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+    _plain_numbers(ax.yaxis)
+
+
+def _finite(values: Array, errors: Array) -> tuple[Array, Array]:
+    """Values and errors with NaN, which is not drawn, for what is not finite."""
+    return np.where(np.isfinite(values), values, np.nan), np.where(np.isfinite(errors), errors, np.nan)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Every tick a number that stands for itself, and a range in which ticks of few digits differ."""
+    low, high = axis.get_view_interval()
+    size = max(abs(low), abs(high))
+    if high - low < 1e-3 * size:
+        middle = (low + high) / 2
+        axis.set_view_interval(middle - 5e-4 * size, middle + 5e-4 * size, ignore=True)
+    if 1e-3 <= size < 1e6:
+        formatter = ScalarFormatter(useOffset=False)
+        formatter.set_scientific(False)
+        axis.set_major_formatter(formatter)
+    else:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}".replace("-", "−")))

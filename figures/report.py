@@ -30,24 +30,29 @@ def pictures(
         lines: see above.
         planes: see above.
     """
-    dots = "Small dots are single runs with the uncertainty of the measurement; diamonds are means over seeds"
+    dots = (
+        "Small dots are single runs with the uncertainty of the measurement; diamonds are means over seeds."
+        if table.has_repeats
+        else "Each diamond is a single run; bars are the uncertainty of the measurement."
+    )
+    lower = "In the first three panels lower is flatter."
     if table.varies_in_microbatches_alone:
         found = [
             Picture(
                 "Flatness against the number of micro-batches",
-                f"{dots}. The dashed line is the base optimizer, without perturbation. Lower is flatter.",
+                f"{dots} The dashed line is the base optimizer, without perturbation. {lower}",
                 render(draw_flatness_vs_m(table), "svg"),
             )
         ]
     else:
-        found = [Picture("Flatness and accuracy", f"{dots}. Lower is flatter.", render(draw_measures(table), "svg"))]
+        found = [Picture("Flatness and accuracy", f"{dots} {lower}", render(draw_measures(table), "svg"))]
     seed = f"One run of each way of training, seed {min(table.seeds.tolist())}."
     cut = "" if len(densities) <= MOST else f" The first {MOST} of {len(densities)} are drawn."
     found += [
         Picture(
             "Spectra of the Hessian",
             f"{seed}{cut} Density of the eigenvalues, averaged over random probes, on a log scale: nearly all lie "
-            "close to zero, and each small hump to the right is one large eigenvalue, or a few.",
+            "close to zero. Isolated humps to the right are single large eigenvalues, or a few close together.",
             render(draw_density(_first(densities)), "svg"),
         ),
         Picture(

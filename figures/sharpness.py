@@ -20,6 +20,9 @@ def draw_sharpness(results: Mapping[str, Sharpness]) -> Figure:
         for row, (label, result) in enumerate(results.items()):
             # Spread sideways by a fixed pattern, so that shards of like rise can be told apart.
             offset = 0.24 * np.sin(2.4 * np.arange(len(result.per_shard)))
+            if not (np.isfinite(result.value) or np.isfinite(result.per_shard).any()):
+                ax.text(0.02, row, "not finite", transform=ax.get_yaxis_transform(), va="center", fontsize=8.5)
+                continue
             ax.plot(result.per_shard, row + offset, ".", color=SOFT, alpha=0.55, markersize=5)
             ax.errorbar(
                 result.value,

@@ -23,8 +23,12 @@ def draw_lines(results: Mapping[str, LineSlice]) -> Figure:
             order = np.argsort(result.coordinates)
             at, losses = result.coordinates[order], result.losses[order]
             colour, dash = styles[label]["color"], styles[label]["linestyle"]
-            ax.plot(at, np.where(np.isfinite(losses), losses, np.nan), color=colour, linestyle=dash, label=label)
             lost = ~np.isfinite(losses)
+            padded = np.pad(lost, 1, constant_values=True)
+            alone = np.flatnonzero(~lost & padded[:-2] & padded[2:]).tolist()  # no line leads to these
+            (curve,) = ax.plot(at, np.where(lost, np.nan, losses), color=colour, linestyle=dash, label=label)
+            if alone:
+                curve.set(marker="o", markevery=alone)
             if lost.any():
                 ax.plot(at[lost], np.full(lost.sum(), 0.02), "x", color=colour, transform=ax.get_xaxis_transform())
         ax.set(xlabel="coordinate along a filter-normalised random direction", ylabel="loss")
@@ -58,11 +62,20 @@ def draw_planes(results: Mapping[str, PlaneSlice]) -> Figure:
         if image is not None:
             bar = figure.colorbar(image, ax=axes[: len(results)], shrink=0.9, pad=0.02)
             bar.set_label("loss" + (" (log scale)" if isinstance(norm, mpl.colors.LogNorm) else ""))
-            bar.set_ticks(list(levels[::4]), labels=[f"{level:.3g}" for level in levels[::4]])
+            bar.set_ticks(list(levels[::4]), labels=_told_apart(levels[::4]))
             bar.ax.minorticks_off()
         figure.supxlabel("first filter-normalised direction", fontsize=9)
         figure.supylabel("second filter-normalised direction", fontsize=9)
     return figure
+
+
+def _told_apart(levels: Array) -> list[str]:
+    """Numbers with three digits, or with as many as it takes until no two read the same."""
+    for digits in range(3, 17):
+        labels = [f"{level:.{digits}g}" for level in levels]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
 
 
 def _grid(label: str, result: PlaneSlice) -> tuple[Array, Array, Array]:

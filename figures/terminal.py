@@ -6,11 +6,14 @@ import contextlib
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -18,10 +21,17 @@ from landscape.results import Result
 
 
 def show(*tables: Table | str) -> None:
-    """Print tables and lines on standard output; without a terminal they are not cut to its width."""
+    """Print tables and lines on standard output; without a terminal they are not cut to its width.
+
+    A table that is wider than the terminal has its headings broken into lines; if that is not enough, each of its
+    rows becomes a block of lines. No number is ever cut.
+    """
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
     for table in tables:
-        console.print(table)
+        if isinstance(table, Table):
+            _print_table(console, table)
+        else:
+            console.print(table)
 
 
 def result_table(results: Sequence[Result]) -> Table:
@@ -32,7 +42,7 @@ def result_table(results: Sequence[Result]) -> Table:
         for line in result.lines()
     ]
     made = table(["quantity", "value", "± uncertainty", ""], rows)
-    made.columns[-1].justify = "left"
+    made.columns[-1].justify, made.columns[-1].no_wrap, made.columns[-1].min_width = "left", False, None
     return made
 
 
@@ -40,10 +50,40 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int =
     """A table of ready cells; the first ``words`` columns are text, the others numbers, set to the right."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i < words else "right", overflow="fold")
+        if i < words:
+            made.add_column(column, overflow="fold")
+        else:
+            width = max(map(cell_len, [*column.splitlines(), *(row[i] for row in rows)]), default=0)
+            made.add_column(column, justify="right", overflow="fold", no_wrap=True, min_width=width)
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def _print_table(console: Console, made: Table) -> None:
+    columns = made.columns
+    headings = [str(column.header) for column in columns]
+    rows = list(zip(*([str(cell) for cell in column.cells] for column in columns), strict=True))
+    words = max(1, next((i for i, column in enumerate(columns) if column.no_wrap), len(columns)))
+    if _least_width(console, made) > console.width:
+        for column, heading in zip(columns[words:], headings[words:], strict=True):
+            wide = max(map(cell_len, [*heading.split(), *map(str, column.cells)]), default=1)
+            column.header = textwrap.fill(heading, max(1, wide), break_on_hyphens=False)
+            column.min_width = wide if column.no_wrap else None
+    if _least_width(console, made) <= console.width:
+        console.print(made)
+        return
+    most = max(map(cell_len, headings[words:]), default=0)
+    for row in rows:
+        console.print("  ".join(row[:words]), soft_wrap=True)
+        for heading, cell in zip(headings[words:], row[words:], strict=True):
+            if cell:
+                console.print(f"  {heading.ljust(most)}  {cell}", soft_wrap=True)
+
+
+def _least_width(console: Console, made: Table) -> int:
+    """The columns that a table needs with its words broken into lines and its numbers whole."""
+    return Measurement.get(console, console.options.update_width(10_000), made).minimum
 
 
 def number(value: float) -> str:

@@ -31,7 +31,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         else:
             seen[key] = name
             stored[name] = tensor.detach().cpu().contiguous()
-    raw = safetensors.torch.save(stored, metadata={"format": "pt", "tied": json.dumps(tied)})
+    raw = safetensors.torch.save(stored, metadata={"tied": json.dumps(tied)})
     with atomic_write(path) as stream:
         stream.write(raw)
 
@@ -51,13 +51,22 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             with safetensors.safe_open(path, framework="pt") as archive:
                 weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
                 tied = json.loads((archive.metadata() or {}).get("tied", "{}"))
-        except (safetensors.SafetensorError, OSError, ValueError) as error:
+            return weights | {name: weights[first] for name, first in tied.items()}
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}); train again, or use another") from None
-        return weights | {name: weights[first] for name, first in tied.items()}
     loaded = read_state(path)
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError(f"{path} is not a mapping of names to tensors; save model.state_dict() alone")
     return dict(loaded)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a safetensors file is there and of the length its header promises."""
+    try:
+        with safetensors.safe_open(path, framework="pt"):
+            return True
+    except (safetensors.SafetensorError, OSError):
+        return False
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:

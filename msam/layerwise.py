@@ -24,9 +24,9 @@ class Layerwise(Execution):
     micro-batches: five thirds of a step of the base optimizer for any number of micro-batches, below the two of SAM.
 
     It serves ``GradientAscent`` on models whose weights all lie in linear, embedding, layer-norm and group-norm layers
-    that are called once per pass with one row per example, and losses that are means over examples. On the first step
-    it is held against the other execution. Where it cannot be used, or disagrees, one warning says why, and the other
-    execution is used from then on.
+    that are called once per pass with one row per example, and losses that are means over examples: on every batch, not
+    only where no target is ignored. On the first step it is held against the other execution. Where it cannot be used,
+    or disagrees, one warning says why, and the other execution is used from then on.
 
     Args:
         otherwise: the execution to fall back on and to be held against, ``OneByOne()`` when left out.
@@ -90,7 +90,9 @@ class Layerwise(Execution):
             rule.shards = shards
         random_state = RandomState(step.parameters[0].device)
         with _in_place_of_forward({rule.layer: rule.first for rule in rules}):
-            loss = loss_of(step.closure, step.batch)
+            loss, denominator = loss_of(step.closure, step.batch)
+        if denominator is not None:
+            raise UnsupportedError("the closure reports a denominator, which need not be the same for every example")
         outputs = [rule.output for rule in rules]
         if None in outputs:
             raise UnsupportedError(f"{rules[outputs.index(None)].name} is not called")
@@ -102,7 +104,7 @@ class Layerwise(Execution):
             rule.factors = factors
         random_state.restore()
         with buffers_kept(module), _in_place_of_forward({rule.layer: rule.second for rule in rules}):
-            perturbed = loss_of(step.closure, step.batch)
+            perturbed, _ = loss_of(step.closure, step.batch)
         return loss.detach(), list(torch.autograd.grad(perturbed, step.parameters, allow_unused=True))
 
 

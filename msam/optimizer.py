@@ -93,7 +93,8 @@ class mSAM(torch.optim.Optimizer):
 
         Args:
             closure: micro-batch -> mean loss over it, with its graph. It is called twice per micro-batch and must
-                not call ``backward``.
+                not call ``backward``. Where the mean is not over examples (tokens that are not ignored, class
+                weights), it returns (mean loss, what it was divided by), and micro-batches are weighted by that.
             batch: a tensor, or tuples, lists and mappings of tensors that share their first dimension.
 
         Returns:

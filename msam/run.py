@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,9 +16,14 @@ from torch import nn
 
 from landscape.files import atomic_write
 from landscape.manifest import versions
-from msam.checkpoints import load_weights, read_weights
+from msam.checkpoints import is_whole, load_weights, read_weights
 from msam.config import TrainConfig
 from msam.tasks import Task
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two trainings in one folder are not told apart
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1
 
@@ -48,7 +55,8 @@ class Run:
                 raise FileExistsError(f"{path} exists and is not a run; choose another folder")
             if not overwrite:
                 raise FileExistsError(f"{path} holds a run already; continue it with --resume, or --overwrite it")
-            shutil.rmtree(path)
+            with cls(path, config).locked():
+                shutil.rmtree(path.resolve())
         run = cls(path, config)
         run._write_json("config.json", {"format": FORMAT, "config": config.to_dict(), "versions": versions()})
         return run
@@ -73,6 +81,8 @@ class Run:
         try:
             written = json.loads(file.read_text(encoding="utf-8"))
             config = TrainConfig.from_dict(written["config"])
+            if written["format"] > FORMAT:
+                raise ValueError(f"it was written by a newer version (format {written['format']})")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} is not the config of a run: {error}") from None
         return cls(path, config, chosen=chosen)
@@ -91,7 +101,27 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """Whether the weights after the last epoch have been written."""
-        return self.weights_path(self.config.epochs).is_file() and len(self.metrics()) == self.config.epochs
+        return is_whole(self.weights_path(self.config.epochs)) and len(self.metrics()) == self.config.epochs
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this directory.
+
+        Raises:
+            ValueError: if one does already.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise ValueError(
+                        f"another process is training in {self.path}; wait for it, or choose another folder"
+                    ) from None
+            yield
+        finally:
+            os.close(descriptor)
 
     def weights_path(self, epoch: int) -> Path:
         """Where the weights after an epoch are."""
@@ -134,8 +164,11 @@ class Run:
         file = self.path / "metrics.csv"
         if not file.is_file():
             return []
-        with file.open(newline="", encoding="utf-8") as stream:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+        try:
+            with file.open(newline="", encoding="utf-8") as stream:
+                return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise ValueError(f"{file} is damaged ({error}); put it back, or train anew with --overwrite") from None
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Replace ``metrics.csv``."""

@@ -29,7 +29,9 @@ def grid(base: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> list[TrainConf
     found: list[TrainConfig] = []
     for values in itertools.product(*axes.values()):
         entries = dict(zip(axes, values, strict=True))
-        if entries.get("perturbation", base.perturbation) == "none":
+        unperturbed = entries.get("perturbation", base.perturbation) == "none" or entries.get("rho", base.rho) == 0
+        if unperturbed:
+            entries["perturbation"] = "none"
             entries |= {"rho": 0.0, "num_microbatches": 1}
         config = dataclasses.replace(base, **entries)
         if config not in found:
@@ -96,7 +98,7 @@ class Sweep:
         """Every run, its directory made where it is missing."""
         for index, config in enumerate(self.configs):
             path = self.run_path(index)
-            yield Run.open(path) if (path / "config.json").is_file() else Run.create(path, config)
+            yield self._own(path, config) if (path / "config.json").is_file() else Run.create(path, config)
 
     def finished(self) -> list[Run]:
         """All runs.
@@ -111,7 +113,16 @@ class Sweep:
                 f"the sweep {self.path} is not finished ({', '.join(missing[:5])}); "
                 "give the same msam sweep command again"
             )
-        return [Run.open(path) for path in paths]
+        return [self._own(path, config) for path, config in zip(paths, self.configs, strict=True)]
+
+    def _own(self, path: Path, config: TrainConfig) -> Run:
+        run = Run.open(path)
+        if run.config != config:
+            raise ValueError(
+                f"{path} was trained with other settings than the sweep {self.path}; move it away, and give the same "
+                "msam sweep command again"
+            )
+        return run
 
 
 def _is_complete(path: Path) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from landscape.manifest import hash_of_settings
 from landscape.progress import Progress, silent
-from msam.checkpoints import load_weights, read_state, save_state, save_weights
+from msam.checkpoints import is_whole, load_weights, read_state, save_state, save_weights
 from msam.config import EXECUTIONS, SCHEDULES, TrainConfig
 from msam.data import shuffled
 from msam.evaluation import evaluate
@@ -33,8 +35,8 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"there is no device {name!r} here ({str(error).splitlines()[0]}); try 'cpu'") from None
     return torch.device(name)
 
@@ -57,11 +59,11 @@ def train(task: Task, config: TrainConfig, run: Run, *, device: str = "cpu", pro
 
     Raises:
         TrainingDivergedError: if a loss or a weight is not finite; the last good checkpoint is kept.
-        ValueError: if the training state is damaged.
+        ValueError: if the training state is damaged, missing or of other settings, or another process trains in it.
         OSError: if the run cannot be written.
     """
     place = choose_device(device)
-    with torch.random.fork_rng([place] if place.type != "cpu" else [], device_type=place.type):
+    with run.locked(), torch.random.fork_rng([place] if place.type != "cpu" else [], device_type=place.type):
         trainer = _Trainer(task, config, run, place)
         progress(trainer.epoch, config.epochs)
         while trainer.epoch < config.epochs:
@@ -92,6 +94,11 @@ class _Trainer:
         RandomState.seed(config.seed, device)
         if run.state_path.is_file():
             self._resume()
+        elif any(_epoch_of(path) > 1 for path in run.checkpoints()):
+            raise ValueError(
+                f"{run.state_path} is gone, so training cannot go on after {run.checkpoints()[-1]}; "
+                "put it back, or train anew with --overwrite"
+            )
         elif config.checkpoint_every:
             save_weights(self.model, run.weights_path(0))
 
@@ -146,6 +153,7 @@ class _Trainer:
         save_state(
             {
                 "epoch": self.epoch,
+                "config": hash_of_settings(self.config.to_dict()),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
@@ -158,13 +166,17 @@ class _Trainer:
     def _discard_old_weights(self) -> None:
         every = self.config.checkpoint_every
         for path in self.run.checkpoints():
-            epoch = int(path.stem.removeprefix("epoch-"))
+            epoch = _epoch_of(path)
             if epoch < self.epoch and not (every and epoch % every == 0):
                 path.unlink()
 
     def _resume(self) -> None:
         state: dict[str, Any] = read_state(self.run.state_path)
         try:
+            if state["config"] != hash_of_settings(self.config.to_dict()):
+                raise ValueError(f"{self.run.state_path} is of a run with other settings; train anew with --overwrite")
+            if type(state["epoch"]) is not int or not 0 < state["epoch"] <= self.config.epochs:
+                raise KeyError(f"epoch {state['epoch']!r}")
             load_weights(self.model, state["model"], source=str(self.run.state_path))
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
@@ -172,7 +184,7 @@ class _Trainer:
             random_state.states = state["random"]
             random_state.restore()
             self.epoch = state["epoch"]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
             raise ValueError(f"{self.run.state_path} is not the training state of this run ({error})") from None
         rows = self.run.metrics()[: self.epoch]
         if len(rows) < self.epoch:
@@ -181,7 +193,13 @@ class _Trainer:
                 "put the file back, or train anew with --overwrite"
             )
         self.rows = [row | {"epoch": epoch} for epoch, row in enumerate(rows, start=1)]
+        if not is_whole(self.run.weights_path(self.epoch)):
+            save_weights(self.model, self.run.weights_path(self.epoch))
         self._discard_old_weights()  # it may have been stopped before it did
+
+
+def _epoch_of(path: Path) -> int:
+    return int(path.stem.removeprefix("epoch-"))
 
 
 def _all_weights(model: nn.Module) -> Tensor:

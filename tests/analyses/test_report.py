@@ -200,3 +200,14 @@ def test_it_claims_the_same_number_of_steps_only_where_that_is_so(write, subject
     page = Page(write(subjects=[longer, *subjects[1:]])).text
     assert other in page
     assert same not in page
+
+
+def test_the_shards_are_stated_as_large_as_they_were_and_not_as_they_were_asked_for(write, protocol):
+    text = Page(write(protocol=dataclasses.replace(protocol, microbatch_size=10_000))).text
+    assert "shards of 16 examples" in text
+    assert "10000" not in text
+
+
+def test_means_are_shown_where_only_one_group_has_several_runs(write, make_table, table, subjects):
+    mixed = make_table({"SGD": {"trace": [1.0]}, "SAM": {"trace": [2.0, 3.0]}})
+    assert "Means over seeds" in write(table=dataclasses.replace(mixed, manifest=table.manifest), subjects=subjects[:3])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 
 import numpy as np
 import pytest
@@ -99,3 +100,11 @@ def test_a_picture_is_its_own_data_uri():
     head, content = Picture("title", "caption", b"<svg/>").uri.split(",")
     assert head == "data:image/svg+xml;base64"
     assert base64.b64decode(content) == b"<svg/>"
+
+
+def test_a_seed_that_was_run_twice_counts_once(make_table):
+    table = make_table({"z": {"gap": [1, 2, 3]}, "a": {"gap": [3, 4]}})
+    table = dataclasses.replace(table, seeds=np.array([0, 1, 1, 5, 5]))
+    assert table.seeds_of_groups == [2, 1]
+    assert table.num_seeds == 1
+    assert table.has_repeats

@@ -114,7 +114,7 @@ def test_the_rank_correlation_is_over_the_means_of_the_groups(make_table):
 
 
 def test_a_correlation_with_a_constant_is_undefined(make_table):
-    table = make_table({"A": {"test_accuracy": [0.9]}, "B": {"test_accuracy": [0.8]}})
+    table = make_table({group: {"test_accuracy": [0.9]} for group in "ABC"})
     assert words.what_it_shows(table)[2].count("undefined for") == len(FLAT)
 
 
@@ -151,3 +151,38 @@ def test_the_limits_of_flatness_and_correlation_are_always_stated(table):
     assert "rescaled" in text
     assert "does not show that flatness causes generalization" in text
     assert "one training set" in text
+
+
+def test_groups_of_different_size_are_said_to_be_so_and_written_as_means(make_table):
+    table = make_table({"A": {"trace": [1.0]}, "B": {"trace": [1.0, 3.0]}})
+    limits = words.what_it_does_not_show(table)[0]
+    assert "run with 1 to 2 seeds." in limits
+    assert "cannot be told" in limits
+    assert "not confidence intervals" in limits
+    assert words.cells(table, ["trace"])[1] == [["A", "1.00"], ["B", "2.00 (1.00–3.00)"]]
+
+
+def test_a_single_run_is_not_said_to_be_compared(make_table):
+    table = make_table({"A": {"trace": [1.0]}})
+    text = " ".join(words.what_it_does_not_show(table))
+    assert "one run" in text
+    for phrase in ("differences between methods", "orrelation", "All runs"):
+        assert phrase not in text
+
+
+@pytest.mark.parametrize(("losses", "differ"), [([0.4, 0.6], False), ([0.4, 0.61], True), ([0.0, 0.0], False)])
+def test_unequal_training_losses_are_stated_with_what_they_mean(losses, differ, make_table):
+    table = make_table({"A": {"train_loss": losses[:1]}, "B": {"train_loss": losses[1:]}})
+    found = [sentence for sentence in words.what_it_does_not_show(table) if "Training losses differ" in sentence]
+    assert len(found) == differ
+    if differ:
+        assert "from 0.4 to 0.61: flatness at unequal training loss" in found[0]
+
+
+@pytest.mark.parametrize("groups", ["AB", "ABC"])
+def test_what_takes_more_than_two_groups_is_said_of_more_than_two_only(groups, make_table):
+    table = make_table({group: {"test_accuracy": [0.9 + 0.01 * i]} for i, group in enumerate(groups)})
+    shown = " ".join(words.what_it_shows(table))
+    assert ("The best and the worst of 3, chosen after the fact, differ" in shown) is (groups == "ABC")
+    assert ("chosen after the fact" in shown) is (groups == "ABC")
+    assert ("Kendall" in shown) is (groups == "ABC")

@@ -43,3 +43,24 @@ def test_a_caption_says_when_not_all_are_drawn(drawn):
 
 def test_a_caption_says_nothing_of_a_choice_where_all_are_drawn(drawn):
     assert not any("The first" in picture.caption for picture in drawn("groups", LABELS))
+
+
+@pytest.mark.parametrize("kind", ["groups", "micro-batches"])
+def test_lower_is_called_flatter_in_the_panels_of_flatness_alone(kind, drawn):
+    caption = drawn(kind, LABELS)[0].caption
+    assert "diamonds are means over seeds." in caption
+    assert "In the first three panels lower is flatter." in caption
+    assert "Lower is flatter" not in caption
+
+
+def test_a_hump_is_not_said_to_be_one_eigenvalue(drawn):
+    caption = drawn("groups", LABELS)[1].caption
+    assert "Isolated humps to the right are single large eigenvalues, or a few close together." in caption
+
+
+@pytest.mark.parametrize("labels", [LABELS[:1], LABELS])
+def test_a_table_of_single_runs_is_not_said_to_have_means_over_seeds(labels, make, table):
+    runs = table(labels, [4] * len(labels), seeds=1)
+    caption = pictures(runs, *(make(question, labels) for question in ("density", "line", "plane")))[0].caption
+    assert "means over seeds" not in caption
+    assert "single run" in caption

@@ -133,3 +133,23 @@ def test_a_cross_marks_each_point_of_a_line_where_the_loss_is_not_finite():
 
 def test_a_line_that_is_finite_has_no_crosses():
     assert len(draw_lines({"a": line([1.0, 2.0])}).axes[0].lines) == 1
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.0001])
+def test_the_labels_of_the_colour_bar_are_told_apart(factor):
+    losses = np.linspace(2.4, 2.4 + 1e-5 * factor, 12).reshape(3, 4)
+    bar = draw_planes({"a": plane(losses)}).axes[-1]
+    labels = [text.get_text() for text in bar.get_yticklabels()]
+    assert len(labels) == len(set(labels)) == 5
+
+
+def test_a_point_that_no_line_leads_to_is_marked():
+    ax = draw_lines({"a": line([np.nan, 1.0, np.nan, 2.0, 3.0])}).axes[0]
+    assert ax.lines[0].get_marker() == "o"
+    assert ax.lines[0].get_markevery() == [1]
+    whole = draw_lines({"a": line([1.0, 2.0, np.nan])}).axes[0].lines[0]
+    assert whole.get_marker() in ("None", None)
+
+
+def test_a_line_of_a_single_point_is_marked():
+    assert draw_lines({"a": line([1.0], at=[0.0])}).axes[0].lines[0].get_marker() == "o"

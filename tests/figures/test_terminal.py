@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,23 @@ def test_without_a_terminal_progress_is_a_line_for_each_stage_on_standard_error(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.split() == ["first", "second"]
+
+
+WIDE_HEADINGS = ["training", "test accuracy (%)", "largest Hessian eigenvalue", "Hessian trace", "m-sharpness", "gap"]
+WIDE_ROWS = [[f"mSAM, {2**i} micro-batches", *(f"{i}.{j}53 (2.{i}56–2.{j}36)" for j in range(5))] for i in range(6)]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_no_number_is_cut_however_narrow_the_terminal(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("LINES", "25")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    terminal.show(terminal.table(WIDE_HEADINGS, WIDE_ROWS))
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= width
+    for row in WIDE_ROWS:
+        for cell in row[1:]:
+            assert any(cell in line for line in lines), cell
+    in_blocks = any(line.split() == [WIDE_HEADINGS[-1], *WIDE_ROWS[0][-1].split()] for line in lines)
+    assert in_blocks is (width < 120)
+    assert len(lines) == (36 if in_blocks else len(lines))
