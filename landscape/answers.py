@@ -159,9 +159,9 @@ class Sharpness(Result):
     """The mean rise in loss over shards of the data, each perturbed on its own.
 
     Attributes:
-        value: mean over shards, weighted by their examples.
+        value: mean over shards, weighted by what the loss of each is divided by (its examples, for a plain mean).
         stderr: its standard error over shards; NaN for a single shard, which gives no estimate of it.
-        per_shard: ``(num_shards,)``, rise in loss of each shard.
+        per_shard: ``(num_shards,)``, rise in loss of each shard that has anything to count.
         shard_sizes: ``(num_shards,)``, examples in each.
         microbatch_size: examples per shard asked for.
     """

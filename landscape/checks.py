@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from landscape.batches import Batch, Fingerprint, num_examples, split
+from landscape.batches import Batch, Fingerprint, concatenate, map_tensors, num_examples, split, take
 
 if TYPE_CHECKING:
     from landscape.objective import Objective
+
+HEAD = 2  # examples of each batch that are put together; models that squeeze do not take one
 
 
 def require_module(model: object) -> None:
@@ -79,42 +82,95 @@ def require_scalar(loss: Any) -> None:
         raise ValueError(f"the loss must return a scalar tensor, the mean over the batch; got {found}")
 
 
-def require_deterministic(objective: Objective, batch: Batch) -> None:
-    """The same weights must give the same loss and gradient, whatever the random state."""
-    probe = objective.part([batch])
-    loss, gradient = probe.loss_and_gradient(objective.weights)
-    if not torch.isfinite(loss):
+def require_deterministic(objective: Objective) -> list[float]:
+    """The same weights must give the same finite loss, whatever the random state; the loss of each batch.
+
+    A batch without anything to count has no loss and does not matter; its entry is NaN or meaningless.
+    """
+    w = objective.weights
+    parts = [objective.part([batch]) for batch in objective.batches]
+    first, gradient = parts[0].loss_and_gradient(w)
+    losses = [first.item(), *(part.loss_and_gradient(w)[0].item() for part in parts[1:])]
+    loss = _mean(losses, [part.weight for part in parts])
+    if not math.isfinite(loss):
         raise ValueError(
-            f"the loss at the model's weights is {loss.item()}; a landscape is measured around a finite loss. "
+            f"the loss at the model's weights is {loss}; a landscape is measured around a finite loss. "
             "Check the inputs, the targets and the weights."
         )
-    with random_state_kept(objective.weights.device):
-        probe.loss(objective.weights)  # a model that draws random numbers moves the state on
-        other_loss, other_gradient = probe.loss_and_gradient(objective.weights)
-    moved = max((loss - other_loss).abs().item(), (gradient - other_gradient).abs().max().item())
-    scale = max(1.0, loss.abs().item(), gradient.abs().max().item())
-    if moved > _tolerance(loss) * scale:
+    # A model that draws random numbers has moved the state on. One gradient is enough for noise that hides from losses.
+    again, other_gradient = parts[0].loss_and_gradient(w)
+    others = [again.item(), *(part.loss(w).item() for part in parts[1:])]
+    if parts[0].weight != 0:
+        _require_same(losses[0], others[0], gradient, other_gradient)
+    for one, other, part in zip(losses, others, parts, strict=True):
+        if part.weight != 0:
+            _require_same(one, other, w[:0], w[:0])
+    return losses
+
+
+def require_additive(objective: Objective, losses: Sequence[float]) -> None:
+    """The mean over examples put together must be the weighted mean over their parts, in each batch and across them.
+
+    Args:
+        objective: what is checked.
+        losses: of its batches, one by one.
+    """
+    for batch, whole in zip(objective.batches, losses, strict=True):
+        size = num_examples(batch)
+        if size >= 2:
+            cut = max(1, (size - 1) // 2)  # unequal, so that the weights matter
+            _require_mean(whole, objective.part(split(batch, [cut, size - cut])))
+    for heads in _groups_of_heads(objective.batches):  # batches of one example, or of one class, agree with any weights
+        together = objective.part([concatenate(heads)])
+        _require_mean(together.loss(objective.weights).item(), objective.part(heads))
+
+
+def _require_same(loss: float, other: float, gradient: Tensor, other_gradient: Tensor) -> None:
+    moved, scale = abs(loss - other), max(1.0, abs(loss))
+    if gradient.numel():
+        moved = max(moved, (gradient - other_gradient).abs().max().item())
+        scale = max(scale, gradient.abs().max().item())
+    if not moved <= _tolerance(gradient) * scale:  # also when it is NaN
         raise ValueError(
-            f"the objective is not deterministic: the same weights and data gave loss {loss.item():.8g} and then "
-            f"{other_loss.item():.8g} (loss or gradient moved by {moved:.2g}). Turn off dropout and noise."
+            f"the objective is not deterministic: the same weights and data gave loss {loss:.8g} and then "
+            f"{other:.8g} (loss or gradient moved by {moved:.2g}). Turn off dropout and noise."
         )
 
 
-def require_additive(objective: Objective, batch: Batch) -> None:
-    """The mean over a batch must be the weighted mean over two parts, unequal so that the weights matter."""
-    size = num_examples(batch)
-    if size < 2:
+def _require_mean(whole: float, parts: Objective) -> None:
+    together = parts.loss(parts.weights).item()
+    if parts.weight == 0:
         return
-    cut = max(1, (size - 1) // 2)
-    whole = objective.part([batch]).loss(objective.weights)
-    together = objective.part(split(batch, [cut, size - cut])).loss(objective.weights)
-    if not (whole - together).abs() <= _tolerance(whole) * max(1.0, whole.abs().item()):  # also when it is NaN
+    if not abs(whole - together) <= _tolerance(parts.weights) * max(1.0, abs(whole)):  # also when it is NaN
         raise ValueError(
-            f"the loss of a batch ({whole.item():.8g}) is not the weighted mean over its parts "
-            f"({together.item():.8g}), so batches cannot be put together. The loss must be a mean over what "
+            f"the loss of a batch ({whole:.8g}) is not the weighted mean over its parts "
+            f"({together:.8g}), so batches cannot be put together. The loss must be a mean over what "
             "`denominator` counts (examples, unless the loss says otherwise), and the model must treat examples "
             "one by one; pass denominator=lambda outputs, targets: ... for what your loss divides by."
         )
+
+
+def _groups_of_heads(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
+    """The first two examples of each batch, in groups that can be put together and are no larger than a batch."""
+    alike: dict[str, list[Batch]] = {}
+    for batch in batches:
+        head = take(batch, 0, HEAD)
+        alike.setdefault(_shape(head), []).append(head)
+    number = max(2, max(num_examples(batch) for batch in batches) // HEAD)
+    for heads in alike.values():
+        for start in range(0, len(heads) - 1, number - 1):  # neighbours overlap in one batch
+            yield heads[start : start + number]
+
+
+def _shape(batch: Batch) -> str:
+    """What two batches must agree in to be put together: shapes of examples, and all that is not per example."""
+    return repr(map_tensors(lambda t: (t.dtype, *t.shape[1:]) if t.ndim else t.item(), batch))
+
+
+def _mean(losses: Sequence[float], weights: Sequence[float]) -> float:
+    counted = [(loss, weight) for loss, weight in zip(losses, weights, strict=True) if weight != 0]
+    total = sum(weight for _, weight in counted)
+    return sum(loss * weight for loss, weight in counted) / total if total else math.nan
 
 
 def random_state_kept(device: torch.device) -> AbstractContextManager[None]:

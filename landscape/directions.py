@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from landscape.arguments import integer
 from landscape.objective import Objective
 
 
 def random_direction(objective: Objective, *, seed: int) -> Tensor:
     """A standard normal vector, ``(dim,)``, the same on every device."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(integer(seed, "seed"))
     return torch.randn(objective.space.dim, generator=generator, dtype=torch.float64).to(objective.weights)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape import checks
+from landscape.arguments import integer
 from landscape.batches import Batch, Fingerprint, map_tensors, num_examples, regroup
 from landscape.denominators import Denominator, denominator_of, name_of
 from landscape.forward import Forward, Seam, supervised
@@ -76,15 +77,23 @@ class Objective:
         self._definition = Definition(seam, loss, denominator or denominator_of(loss), self.space)
         self._pattern = parameters
         self._split = split
+        self._weight: Tensor | float | None = None  # Σ_b d_b at the weights, once they have been evaluated
         with checks.random_state_kept(self.weights.device):  # a DataLoader draws from it at each pass
             self._batches, self._fingerprint = self._read(data)  # (list of batches, what they contain)
-            checks.require_deterministic(self, self._batches[0])
-            checks.require_additive(self, self._batches[0])
+            losses = checks.require_deterministic(self)
+            checks.require_additive(self, losses)
 
     @property
     def num_examples(self) -> int:
         """The number of examples in the data set."""
         return sum(num_examples(batch) for batch in self._batches)
+
+    @property
+    def weight(self) -> float:
+        """Σ_b d_b, what the mean is divided by at the objective's weights: the examples, for a plain mean."""
+        if self._weight is None:
+            self.loss(self.weights)
+        return float(self._weight or 0)
 
     @property
     def batches(self) -> tuple[Batch, ...]:
@@ -117,7 +126,7 @@ class Objective:
         """L(w), a scalar tensor in the dtype of the weights; not finite where the loss is not."""
         self._require_weights(w)
         with torch.no_grad():  # not inference mode: what a model caches there could not be differentiated later
-            return self._mean(lambda term: term.loss(w))
+            return self._mean(lambda term: term.loss(w), remember=w is self.weights)
 
     def differentiable_loss(self, w: Tensor) -> Tensor:
         """L(w) with its autograd graph over all the data at once, for small problems and other tools."""
@@ -140,6 +149,8 @@ class Objective:
                 slope = slope_of(value, leaf)
             loss.add(value.detach(), term.count)
             gradient.add(slope, term.count)
+        if w is self.weights:
+            self._weight = loss.weight
         return loss.value.to(w.dtype), gradient.value
 
     def hvp(self, w: Tensor, V: Tensor) -> Tensor:
@@ -179,6 +190,7 @@ class Objective:
         part = copy.copy(self)
         part._batches = list(batches)
         part._fingerprint = None
+        part._weight = None
         return part
 
     def shards(self, size: int) -> Iterator[Objective]:
@@ -187,10 +199,10 @@ class Objective:
         The last shard has what is left.
 
         Raises:
+            TypeError: if the size is not an integer.
             ValueError: if the size is not between 1 and the number of examples.
         """
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"the size of a shard must be an integer; got {size!r}")
+        size = integer(size, "the size of a shard")
         if not 1 <= size <= self.num_examples:
             raise ValueError(f"a shard must have 1 to {self.num_examples} examples, all there are; got {size}")
         return (self.part([batch]) for batch in regroup(self._batches, size))
@@ -227,11 +239,13 @@ class Objective:
     def _terms(self) -> Iterator[Term]:
         return (Term(self._definition, batch) for batch in self._batches)
 
-    def _mean(self, of_term: Callable[[Term], Tensor]) -> Tensor:
+    def _mean(self, of_term: Callable[[Term], Tensor], *, remember: bool = False) -> Tensor:
         mean = Mean()
         for term in self._terms():
             value = of_term(term)  # before the count, which it sets
             mean.add(value, term.count)
+        if remember:
+            self._weight = mean.weight
         return mean.value.to(self.weights.dtype)
 
     def _columns(self, V: Tensor) -> Tensor:

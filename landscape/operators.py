@@ -92,6 +92,14 @@ class GGNOperator(CurvatureOperator):
         return self.objective.ggn_product(self.weights, V)
 
 
+def require_operator(value: object) -> None:
+    """What is measured by its products must be an operator."""
+    if not isinstance(value, CurvatureOperator):
+        wrapped = "HessianOperator(objective)" if isinstance(value, Objective) else "a HessianOperator or a GGNOperator"
+        advice = f"Wrap it in {wrapped}." if isinstance(value, Objective) else f"Pass {wrapped}."
+        raise TypeError(f"operator must be a curvature operator; got {type(value).__name__}. {advice}")
+
+
 def _numpy_dtype(weights: Tensor) -> np.dtype[Any]:
     if weights.dtype == torch.float64:
         return np.dtype(np.float64)

@@ -13,6 +13,8 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from landscape.arguments import real
+
 
 class Perturbation(ABC):
     """A rule that turns weights and the gradients there into a perturbation ε of the same shapes.
@@ -141,8 +143,7 @@ def _over(rho: float, length: Tensor) -> Tensor:
 
 
 def _radius(value: float, *, name: str = "rho") -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number; got {value!r}")
+    value = real(value, name)
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be a finite number, zero or more; got {value}")
-    return float(value)
+    return value

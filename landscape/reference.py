@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.answers import Eigenpairs
+from landscape.arguments import integer, real
 from landscape.objective import Objective
 
 
@@ -60,6 +61,8 @@ def pyhessian_eigenvalues(
 
     if objective.weights.device.type != "cpu":
         raise ValueError(f"PyHessian is asked on the CPU only; the objective is on {objective.weights.device}")
+    k, max_iterations = integer(k, "k"), integer(max_iterations, "max_iterations")
+    tol, seed = real(tol, "tol"), integer(seed, "seed")
     model = _LossAsModel(objective)
     token = torch.zeros(1)
     with torch.random.fork_rng([]), torch.enable_grad(), warnings.catch_warnings():

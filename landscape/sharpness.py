@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from landscape.answers import Sharpness
+from landscape.arguments import integer
 from landscape.objective import Objective
 from landscape.perturbations import Perturbation
 from landscape.progress import Progress, silent
@@ -16,7 +17,10 @@ from landscape.results import Array
 def m_sharpness(
     objective: Objective, perturbation: Perturbation, *, microbatch_size: int, progress: Progress = silent
 ) -> Sharpness:
-    """Σ_i |S_i|/n [L_{S_i}(w + ε_i) − L_{S_i}(w)] over disjoint shards S_i of the data, ε_i found on S_i alone.
+    """Σ_i d_i/Σd [L_{S_i}(w + ε_i) − L_{S_i}(w)] over disjoint shards S_i of the data, ε_i found on S_i alone.
+
+    d_i is what the mean over the shard is divided by: its examples for a plain mean, its tokens that are not ignored
+    or their class weights where the loss counts those. A shard with nothing to count (d_i = 0) is left out.
 
     With :class:`GradientAscent` this is the m-sharpness of Foret et al. 2021 (arXiv 2010.01412) in its one-step
     approximation: a lower bound on the maximum over the ball. Their m is ``microbatch_size``, in examples.
@@ -31,7 +35,8 @@ def m_sharpness(
         Value, standard error over shards, and the rise of each shard, in units of the loss.
 
     Raises:
-        ValueError: if the size is not between 1 and the number of examples.
+        TypeError: if the size is not an integer.
+        ValueError: if the size is not between 1 and the number of examples, or if no shard has anything to count.
 
     >>> import torch
     >>> from landscape.perturbations import GradientAscent
@@ -43,19 +48,24 @@ def m_sharpness(
     >>> result.value, result.per_shard.tolist()
     (1.25, [1.25, 1.25])
     """
+    microbatch_size = integer(microbatch_size, "the size of a shard")
     w, space = objective.weights, objective.space
     shards = objective.shards(microbatch_size)
     number = math.ceil(objective.num_examples / microbatch_size)
-    rises, sizes = [], []
-    for shard in shards:
+    rises, sizes, weights = [], [], []
+    for done, shard in enumerate(shards, start=1):
         loss, gradient = shard.loss_and_gradient(w)
-        epsilon = perturbation(space.split(w), space.split(gradient))
-        perturbed = space.flatten(dict(zip(space.names, epsilon, strict=True))).add_(w)
-        rises.append(shard.loss(perturbed).item() - loss.item())
-        sizes.append(shard.num_examples)
-        progress(len(rises), number)
+        if shard.weight != 0:
+            epsilon = perturbation(space.split(w), space.split(gradient))
+            perturbed = space.flatten(dict(zip(space.names, epsilon, strict=True))).add_(w)
+            rises.append(shard.loss(perturbed).item() - loss.item())
+            sizes.append(shard.num_examples)
+            weights.append(shard.weight)
+        progress(done, number)
+    if not rises:
+        raise ValueError("no shard has anything that the loss counts: all targets are ignored or have no weight")
     per_shard, shard_sizes = np.array(rises), np.array(sizes)
-    value, stderr = _weighted_mean(per_shard, shard_sizes)
+    value, stderr = _weighted_mean(per_shard, np.array(weights))
     settings = {"name": "m_sharpness", "microbatch_size": microbatch_size, **perturbation.settings()}
     return Sharpness(
         value=value,

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from landscape.answers import Eigenpairs, SpectralDensity
+from landscape.arguments import integer, real
 from landscape.lanczos import Krylov
-from landscape.operators import CurvatureOperator
+from landscape.operators import CurvatureOperator, require_operator
 from landscape.progress import Progress, silent
 
 Which = Literal["LA", "SA", "LM"]
@@ -48,6 +49,7 @@ def top_eigenvalues(
         residuals say how far they may be off.
 
     Raises:
+        TypeError: if the operator is none, or a number is not of its kind.
         ValueError: if k is not between 1 and the dimension, or an argument makes no sense.
 
     Source: Lanczos 1950; Parlett, The Symmetric Eigenvalue Problem, 1998.
@@ -60,6 +62,8 @@ def top_eigenvalues(
     >>> np.round(top_eigenvalues(hessian, k=2).eigenvalues, 9).tolist()
     [9.0, 1.0]
     """
+    require_operator(operator)
+    k, tol, seed = integer(k, "k"), real(tol, "tol"), integer(seed, "seed")
     dim = operator.dim
     if not 1 <= k <= dim:
         raise ValueError(f"k must be between 1 and {dim}, the number of weights; got {k}")
@@ -67,7 +71,8 @@ def top_eigenvalues(
         raise ValueError(f"which must be 'LA' (largest), 'SA' (smallest) or 'LM' (largest magnitude); got {which!r}")
     if not tol > 0:
         raise ValueError(f"tol must be positive; got {tol}")
-    budget = min(dim, max_products if max_products is not None else max(200, 20 * k))
+    limit = max(200, 20 * k) if max_products is None else integer(max_products, "max_products")
+    budget = min(dim, limit)
     if budget < k:
         raise ValueError(f"max_products must be at least k = {k}; got {max_products}")
     search = _Search(operator, k, which, tol, budget, torch.Generator().manual_seed(seed), progress)
@@ -167,6 +172,7 @@ def spectral_density(
         progress: called with the probes done and their number.
 
     Raises:
+        TypeError: if the operator is none, or a number is not an integer.
         ValueError: if a number is not positive.
 
     >>> from landscape.objective import Objective
@@ -177,6 +183,9 @@ def spectral_density(
     >>> np.allclose(spectral_density(hessian, 5, num_probes=1).nodes[0, 0], 1.0)
     True
     """
+    require_operator(operator)
+    num_steps, num_probes = integer(num_steps, "num_steps"), integer(num_probes, "num_probes")
+    seed = integer(seed, "seed")
     if num_steps < 1 or num_probes < 1:
         raise ValueError(f"num_steps and num_probes must be at least 1; got {num_steps} and {num_probes}")
     steps = min(num_steps, operator.dim)

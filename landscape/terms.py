@@ -61,21 +61,23 @@ class Mean:
 
     def __init__(self) -> None:
         self._total: Tensor | None = None
-        self._weight: Tensor | float = 0.0
+        self.weight: Tensor | float = 0
 
     def add(self, value: Tensor, count: Tensor | int) -> None:
         """Take in the value of one batch. Scalars are summed in double precision."""
         if isinstance(count, Tensor):
             value = torch.where(count == 0, torch.zeros_like(value), value)  # a mean over nothing is NaN
+        elif count == 0:
+            value = torch.zeros_like(value)
         if value.ndim == 0 and value.device.type != "mps":
             value = value.double()
         share = value * count
         self._total = share if self._total is None else self._total.add_(share)
-        self._weight = self._weight + count
+        self.weight = self.weight + count
 
     @property
     def value(self) -> Tensor:
         """The mean so far."""
         if self._total is None:
             raise ValueError("a mean over no batch is not defined")
-        return self._total / self._weight
+        return self._total / self.weight

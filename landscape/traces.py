@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from landscape.answers import TraceEstimate
-from landscape.operators import CurvatureOperator
+from landscape.arguments import integer
+from landscape.operators import CurvatureOperator, require_operator
 from landscape.progress import Progress, silent
 
 BLOCK = 10  # probes that share one gradient graph
@@ -24,6 +25,7 @@ def trace(
         progress: called with the probes done and their number.
 
     Raises:
+        TypeError: if the operator is none, or a number is not an integer.
         ValueError: if there are fewer than two probes, which leave no standard error.
 
     >>> from landscape.objective import Objective
@@ -34,6 +36,8 @@ def trace(
     >>> trace(hessian, num_probes=2).estimate
     10.0
     """
+    require_operator(operator)
+    num_probes, seed = integer(num_probes, "num_probes"), integer(seed, "seed")
     if num_probes < 2:
         raise ValueError(f"num_probes must be at least 2, to give a standard error; got {num_probes}")
     generator = torch.Generator().manual_seed(seed)

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from problems import ZOO, N, normal, problem, quadratic, symmetric
+from problems import ZOO, N, classes, normal, problem, quadratic, ragged, symmetric
+from torch import nn
 
-from landscape import AdaptiveAscent, GradientAscent, m_sharpness
+from landscape import AdaptiveAscent, GradientAscent, Objective, m_sharpness
 
 A = symmetric(torch.linspace(-1, 3, 6).double())
 SLOPES = normal(N, 6, seed=1)
@@ -153,3 +154,59 @@ def test_a_shard_size_that_is_no_number_of_examples_is_refused(size):
 def test_a_shard_size_that_is_not_an_integer_is_refused():
     with pytest.raises(TypeError, match=r"the size of a shard must be an integer; got 2\.5"):
         m_sharpness(problem("tanh_mlp").objective(), GradientAscent(rho=0.1), microbatch_size=2.5)
+
+
+def weighed(model, loss, x, y, size):
+    """Rises and denominators of the shards that have any, by the textbook."""
+    rises, weights = [], []
+    for a, b in zip(x.split(size), y.split(size), strict=True):
+        kept = b != loss.ignore_index
+        d = kept.sum().item() if loss.weight is None else loss.weight[b[kept]].sum().item()
+        if d:
+            one = Objective(model, loss, [(a, b)])
+            w = one.weights
+            rises.append((one.loss(w + RHO * one.gradient(w) / one.gradient(w).norm()) - one.loss(w)).item())
+            weights.append(d)
+    return np.array(rises), np.array(weights)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 4.0, 0.5], dtype=torch.float64)),
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 4.0, 0.0], dtype=torch.float64)),
+    ],
+    ids=["ignored", "class weights", "a class without weight"],
+)
+def test_shards_are_weighed_by_what_their_loss_is_divided_by_and_empty_ones_are_left_out(loss):
+    model, x, y = nn.Linear(3, 3).double(), normal(N, 3), classes(N, 3)
+    y[[0, 5]] = -100
+    y[8:12] = -100  # the third shard of four
+    objective = Objective(model, loss, ragged(x, y))
+    done = []
+    result = m_sharpness(objective, GradientAscent(RHO), microbatch_size=4, progress=lambda i, n: done.append((i, n)))
+    rises, weights = weighed(model, loss, x, y, 4)
+    assert result.shard_sizes.tolist() == [4, 4, 1][: len(rises)]
+    assert np.allclose(result.per_shard, rises, rtol=1e-9)
+    assert result.value == pytest.approx(np.average(rises, weights=weights), rel=1e-9)
+    assert result.value != pytest.approx(np.average(rises, weights=result.shard_sizes), rel=1e-6)
+    variance = weights @ (rises - result.value) ** 2 / (len(rises) - 1)
+    assert result.stderr == pytest.approx(math.sqrt(variance / weights.sum()), rel=1e-9)
+    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert objective.weight == pytest.approx(weights.sum(), rel=1e-12)
+
+
+def test_data_without_anything_to_count_have_no_sharpness():
+    x, y = normal(N, 3), classes(N, 3)
+    objective = Objective(nn.Linear(3, 3).double(), nn.CrossEntropyLoss(), ragged(x, y))
+    ignored = objective.part([(x, torch.full_like(y, -100))])
+    assert ignored.weight == 0
+    with pytest.raises(ValueError, match="no shard has anything that the loss counts"):
+        m_sharpness(ignored, GradientAscent(RHO), microbatch_size=4)
+
+
+def test_the_weight_of_a_plain_mean_is_the_number_of_examples_of_each_shard():
+    objective = problem("tanh_mlp").objective()
+    assert objective.weight == N
+    assert [shard.weight for shard in objective.shards(4)] == [4, 4, 4, 1]
