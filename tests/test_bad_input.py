@@ -277,7 +277,7 @@ def test_ctrl_c_is_a_sentence_and_the_run_can_be_resumed(tmp_path):
         [sys.executable, "-c", "import cli; cli.main()", *line.split()], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while not (out / "metrics.csv").is_file() and time.monotonic() < deadline:
+    while not (out / "checkpoints" / "state.pt").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
