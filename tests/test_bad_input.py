@@ -272,7 +272,7 @@ def test_an_unknown_figure_format_is_refused(run, tmp_path):
 
 def test_ctrl_c_is_a_sentence_and_the_run_can_be_resumed(tmp_path):
     out = tmp_path / "run"
-    # Long epochs, so that it is interrupted between two writes; interrupts in the middle of a write have a test of their own.
+    # Long epochs, so that it is interrupted between two writes; interrupts within a write have a test of their own.
     line = f"train --set hidden=8 --batch-size 1 --epochs 1000 --out {out}"
     process = subprocess.Popen(
         [sys.executable, "-c", "import cli; cli.main()", *line.split()], cwd=ROOT, stderr=subprocess.PIPE, text=True
