@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from landscape.arguments import integer
 from landscape.batches import Batch, num_examples
 from landscape.perturbations import Perturbation
 from msam.execution import Closure, Execution, OneByOne, Step
@@ -64,8 +65,7 @@ class mSAM(torch.optim.Optimizer):
             raise ValueError(f"{name} evaluates its own closure and cannot be wrapped; use SGD, AdamW or the like")
         if perturbation is not None and not isinstance(perturbation, Perturbation):
             raise TypeError(f"perturbation must be a Perturbation or None; got {type(perturbation).__name__}")
-        if isinstance(num_microbatches, bool) or not isinstance(num_microbatches, int):
-            raise TypeError(f"num_microbatches must be an integer; got {num_microbatches!r}")
+        num_microbatches = integer(num_microbatches, "num_microbatches")
         if num_microbatches < 1:
             raise ValueError(f"num_microbatches must be at least 1; got {num_microbatches}")
         if module is not None and not isinstance(module, nn.Module):
