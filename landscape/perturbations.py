@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from landscape.arguments import real
+
+Slopes = Callable[[list[Tensor] | None], list[Tensor]]
 
 
 class Perturbation(ABC):
@@ -45,10 +47,52 @@ class Perturbation(ABC):
     def ascent(self, weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         """ε, one tensor per block."""
 
+    def search(self, weights: list[Tensor], slopes: Slopes, *, key: tuple[int, ...] = ()) -> list[Tensor]:
+        """ε, with as many looks at gradients as it takes.
+
+        Args:
+            weights: w, one tensor per block, detached.
+            slopes: ε -> the gradient at w + ε, one tensor per block; None stands for ε = 0.
+            key: names the data that the gradients are of; what is drawn at random is drawn anew for each key.
+        """
+        del key
+        return self(weights, slopes(None))
+
     @property
     def is_zero(self) -> bool:
         """Whether ε is zero whatever the gradients, so that a second pass would repeat the first."""
         return False
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether ε depends on the gradient at w."""
+        return True
+
+    @property
+    def draws(self) -> bool:
+        """Whether ε depends on the key of :meth:`search`."""
+        return False
+
+    @property
+    def learns(self) -> bool:
+        """Whether ε depends on what :meth:`learn` was told."""
+        return False
+
+    def learn(self, gradients: list[Tensor]) -> None:  # noqa: B027  most have nothing to learn
+        """Take in the mean gradient of a step at w; mSAM calls this once per step, after it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been learnt, of tensors and numbers."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what was learnt.
+
+        Raises:
+            ValueError: if the state is that of another perturbation.
+        """
+        if state:
+            raise ValueError(f"{self!r} has no state, but the state dict holds one: {', '.join(state)}")
 
     def __repr__(self) -> str:
         name, *rest = self.settings().items()
@@ -59,7 +103,36 @@ class Perturbation(ABC):
         """Name and parameters, for a manifest."""
 
 
-class GradientAscent(Perturbation):
+class InBall(Perturbation):
+    """A perturbation of a given length.
+
+    Args:
+        rho: radius ρ ≥ 0.
+
+    Raises:
+        ValueError: if rho is negative or not finite.
+    """
+
+    def __init__(self, rho: float) -> None:
+        self.rho = rho
+
+    @property
+    def rho(self) -> float:
+        """The radius ρ; schedules change it."""
+        return self._rho
+
+    @rho.setter
+    def rho(self, value: float) -> None:
+        """Change it."""
+        self._rho = _radius(value)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the radius is zero."""
+        return self.rho == 0
+
+
+class GradientAscent(InBall):
     """ε = ρ g / ‖g‖₂, the ascent of SAM (Foret et al. 2021, arXiv 2010.01412); zero where the gradient is zero.
 
     Args:
@@ -72,9 +145,6 @@ class GradientAscent(Perturbation):
     tensor([0.3000, 0.4000])
     """
 
-    def __init__(self, rho: float) -> None:
-        self.rho = _radius(rho)
-
     def ascent(self, weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         """ρ g / ‖g‖₂, block by block."""
         del weights
@@ -84,17 +154,12 @@ class GradientAscent(Perturbation):
         """What the gradient is multiplied by when its norm is ``length``, elementwise."""
         return _over(self.rho, length)
 
-    @property
-    def is_zero(self) -> bool:
-        """Whether the radius is zero."""
-        return self.rho == 0
-
     def settings(self) -> dict[str, float | str]:
         """Name and radius."""
         return {"perturbation": type(self).__name__, "rho": self.rho}
 
 
-class AdaptiveAscent(Perturbation):
+class AdaptiveAscent(InBall):
     """ε = ρ T²g / ‖T g‖₂, the ascent of ASAM (Kwon et al. 2021, arXiv 2102.11600).
 
     T = |w| + η on tensors of two or more dimensions, the weights proper, and the identity on vectors (biases and the
@@ -112,7 +177,7 @@ class AdaptiveAscent(Perturbation):
     """
 
     def __init__(self, rho: float, *, eta: float = 0.01) -> None:
-        self.rho = _radius(rho)
+        super().__init__(rho)
         self.eta = _radius(eta, name="eta")
 
     def ascent(self, weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
@@ -121,11 +186,6 @@ class AdaptiveAscent(Perturbation):
         scaled = torch._foreach_mul(gradients, scales)
         torch._foreach_mul_(scales, _over(self.rho, norm(list(scaled))))
         return list(torch._foreach_mul(scaled, scales))
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether the radius is zero."""
-        return self.rho == 0
 
     def settings(self) -> dict[str, float | str]:
         """Name, radius and η."""

@@ -2,133 +2,184 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from landscape.batches import Batch, split
-from landscape.perturbations import Perturbation
+from landscape.arguments import integer
+from landscape.batches import Batch, num_examples, split
+from msam.averages import all_finite, averaged, weighted_mean
+from msam.descents import Shift, chosen
+from msam.diagnostics import Observer
 from msam.replay import RandomState, buffers_kept, copy_into, weights_kept
-
-Closure = Callable[[Batch], Tensor | tuple[Tensor, Tensor | float]]
-Gradient = list[Tensor | None]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of mSAM before it is taken.
-
-    Attributes:
-        closure: micro-batch -> mean loss over it, or (mean loss, what it was divided by).
-        batch: all examples.
-        sizes: the number of examples of each micro-batch, in the order of the batch.
-        parameters: the weights that are perturbed and stepped, ``requires_grad`` all of them.
-        perturbation: (weights, gradients) -> ε; None for none.
-        module: the model, for its buffers and its layers.
-    """
-
-    closure: Closure
-    batch: Batch
-    sizes: Sequence[int]
-    parameters: list[Tensor]
-    perturbation: Perturbation | None
-    module: nn.Module | None
-
-    @property
-    def perturbs(self) -> bool:
-        """Whether a second pass differs from the first."""
-        return self.perturbation is not None and not self.perturbation.is_zero
+from msam.step import Gradient, Outcome, Step
 
 
 class Execution(ABC):
     """A way of computing Σ_i |S_i|/b ∇L_{S_i}(w + ε_i)."""
 
     @abstractmethod
-    def gradients(self, step: Step) -> tuple[Tensor, Gradient]:
-        """The mean loss over the batch at w, detached, and the averaged gradient, one entry per parameter.
-
-        An entry is None where no micro-batch used the parameter. The weights are afterwards what they were.
-        """
+    def outcome(self, step: Step) -> Outcome:
+        """What the step's own micro-batches come to. The weights are afterwards what they were."""
 
 
 class OneByOne(Execution):
-    """One micro-batch after another, with the weights perturbed in place: for every model, in the memory of SAM."""
+    """One micro-batch after another, with the weights perturbed in place: for every model, in the memory of SAM.
 
-    def gradients(self, step: Step) -> tuple[Tensor, Gradient]:
-        """See :class:`Execution`."""
-        gradient: Gradient = [None] * len(step.parameters)
-        losses: list[Tensor] = []
-        shares: list[float] = []
-        examples = sum(step.sizes)
-        reported = False
-        with weights_kept(step.parameters) as originals:
-            for part, size in zip(split(step.batch, step.sizes), step.sizes, strict=True):
-                loss, slopes, denominator = _at_perturbed_weights(step, part, originals)
-                reported = denominator is not None
-                share = size / examples if denominator is None else denominator
-                if share == 0:  # a mean over nothing, as where every target is ignored
-                    continue
-                shares.append(share)
-                losses.append(loss * share)
-                gradient = [_add(so_far, slope, share) for so_far, slope in zip(gradient, slopes, strict=True)]
-        if not losses:
-            raise ValueError("the closure reported a denominator of zero for every micro-batch; there is no loss")
-        total = torch.stack(losses).sum()
-        if not reported:
-            return total, gradient
-        return total / sum(shares), [slope if slope is None else slope.div_(sum(shares)) for slope in gradient]
-
-
-def _at_perturbed_weights(step: Step, part: Batch, originals: list[Tensor]) -> tuple[Tensor, Gradient, float | None]:
-    """The loss of one micro-batch at w, its gradient at w + ε, and its denominator; leaves the weights at w."""
-    random_state = RandomState(step.parameters[0].device) if step.perturbs else None
-    loss, denominator = loss_of(step.closure, part)
-    if denominator == 0:
-        return loss.detach(), [None] * len(step.parameters), denominator
-    slopes: Gradient = list(torch.autograd.grad(loss, step.parameters, allow_unused=True))
-    used = [i for i, slope in enumerate(slopes) if slope is not None]
-    if random_state is None or step.perturbation is None or not used:
-        return loss.detach(), slopes, denominator
-    weights = [step.parameters[i] for i in used]
-    epsilon = step.perturbation([w.detach() for w in weights], [slopes[i] for i in used])  # type: ignore[misc]
-    with torch.no_grad():
-        torch._foreach_add_(weights, epsilon)
-    random_state.restore()
-    with buffers_kept(step.module):
-        again, _ = loss_of(step.closure, part)
-        perturbed: Gradient = list(torch.autograd.grad(again, step.parameters, allow_unused=True))
-    copy_into(weights, [originals[i] for i in used])
-    return loss.detach(), perturbed, denominator
-
-
-def loss_of(closure: Closure, batch: Batch) -> tuple[Tensor, float | None]:
-    """The closure's loss, with its graph, and the denominator of its mean where the closure reports one.
+    Args:
+        device_batch_size: the most examples that go through the model together, to save memory; a larger micro-batch
+            is taken in parts, and its perturbation and gradient are still those of the whole, weighted by examples
+            or by what the closure reports. None for no limit. Batch norm then normalises each part on its own.
 
     Raises:
-        ValueError: if the loss is not a scalar tensor with a graph, or the denominator is negative or not finite.
+        ValueError: if the size is below one.
     """
-    with torch.enable_grad():
-        returned = closure(batch)
-    loss, denominator = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
-    if not isinstance(loss, Tensor) or loss.ndim != 0:
-        found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"the closure must return the mean loss of its micro-batch, a scalar tensor; got {found}")
-    if not loss.requires_grad:
-        raise ValueError(
-            "the loss that the closure returned has no graph; do not detach it, call .item() or no_grad() inside"
-        )
-    if denominator is not None:
-        denominator = float(denominator)
-        if not (math.isfinite(denominator) and denominator >= 0):
-            raise ValueError(f"the denominator that the closure reports must be zero or more; got {denominator}")
-    return loss, denominator
+
+    def __init__(self, *, device_batch_size: int | None = None) -> None:
+        if device_batch_size is not None and integer(device_batch_size, "device_batch_size") < 1:
+            raise ValueError(f"device_batch_size must be at least 1; got {device_batch_size}")
+        self.device_batch_size = device_batch_size
+
+    def outcome(self, step: Step) -> Outcome:
+        """See :class:`Execution`."""
+        sums = _Sums(step)
+        observer = Observer() if step.observes else None
+        sizes = [step.sizes[i] for i in step.own]
+        with weights_kept(step.parameters) as originals:
+            for number, part in zip(step.own, split(step.own_batch, sizes), strict=True):
+                with step.stream(number):
+                    shard = _MicroBatch(step, part, originals, self.device_batch_size)
+                    if shard.denominator == 0:  # a mean over nothing, as where every target is ignored
+                        if observer is not None:
+                            observer.skip(number, step.sizes[number], shard.loss)
+                        continue
+                    slopes = shard.direction(number)
+                    sums.add(shard, slopes, step.sizes[number])
+                    if observer is not None:
+                        gradient = chosen(shard.slopes, step.perturbed)
+                        observer.add(number, step.sizes[number], shard.loss, shard.last_loss, gradient)
+        outcome = sums.outcome()
+        outcome.per_shard = None if observer is None else observer.report
+        return outcome
+
+    def __repr__(self) -> str:
+        limit = "" if self.device_batch_size is None else f"device_batch_size={self.device_batch_size}"
+        return f"OneByOne({limit})"
 
 
-def _add(so_far: Tensor | None, slope: Tensor | None, share: float) -> Tensor | None:
-    if slope is None:
-        return so_far
-    return slope * share if so_far is None else so_far.add_(slope, alpha=share)
+class _MicroBatch:
+    """One micro-batch: its loss and gradient at w, and wherever it is probed; leaves the weights at w."""
+
+    def __init__(self, step: Step, batch: Batch, originals: list[Tensor], limit: int | None) -> None:
+        self.step = step
+        self.originals = originals
+        self.device = step.parameters[0].device
+        size = num_examples(batch)
+        at_most = size if limit is None else limit
+        self.sizes = [min(at_most, size - start) for start in range(0, size, at_most)]
+        self.parts = split(batch, self.sizes)
+        self.random_state = RandomState(self.device) if step.perturbs else None
+        self.last_loss: Tensor | None = None  # the last one at perturbed weights
+        self.used = [False] * len(step.parameters)  # by the passes that the direction is made of
+        needs = step.descent is None or not step.perturbs or step.descent.needs_gradient or step.learns or step.observes
+        self.loss, slopes, self.denominator = self._pass(with_gradient=needs)
+        self.clean = self._filled(slopes) if needs else None
+
+    def direction(self, number: int) -> Gradient:
+        """What the weights step along on this micro-batch, times the scale."""
+        descent = self.step.descent
+        if descent is None or not self.step.perturbs:
+            slopes = self.slopes
+        else:
+            weights = [parameter.detach() for parameter in self.step.parameters]
+            key = (self.step.number, number)
+            slopes = descent.direction(weights, self._probe, perturbed=self.step.perturbed, key=key)
+        scale = self.step.scale
+        scaled = slopes if scale is None else list(torch._foreach_mul(slopes, scale))
+        return [slope if used else None for slope, used in zip(scaled, self.used, strict=True)]
+
+    @property
+    def slopes(self) -> list[Tensor]:
+        """The gradient at w, unscaled, of zeros where unused; there when it is needed."""
+        assert self.clean is not None
+        return self.clean
+
+    def _probe(self, shift: Shift) -> tuple[Tensor, list[Tensor]]:
+        """Loss and gradient at w + ε, both unscaled."""
+        if shift is None:
+            return self.loss, self.slopes
+        assert self.random_state is not None
+        moved = [i for i, epsilon in enumerate(shift) if epsilon is not None]
+        weights = [self.step.parameters[i] for i in moved]
+        with torch.no_grad():
+            torch._foreach_add_(weights, [epsilon for epsilon in shift if epsilon is not None])
+        torch.clear_autocast_cache()  # where the caller's autocast is open, it would keep the weights of the first pass
+        self.random_state.restore()
+        with buffers_kept(self.step.module):
+            self.last_loss, slopes, _ = self._pass(with_gradient=True)
+        copy_into(weights, [self.originals[i] for i in moved])
+        torch.clear_autocast_cache()
+        return self.last_loss, self._filled(slopes)
+
+    def _filled(self, slopes: Gradient) -> list[Tensor]:
+        self.used = [used or slope is not None for used, slope in zip(self.used, slopes, strict=True)]
+        pairs = zip(slopes, self.step.parameters, strict=True)
+        return [torch.zeros_like(p) if slope is None else slope for slope, p in pairs]
+
+    def _pass(self, *, with_gradient: bool) -> tuple[Tensor, Gradient, float | None]:
+        """Mean loss where the weights are, its gradient, and the denominator that was reported."""
+        gradient: Gradient = [None] * len(self.step.parameters)
+        losses: list[Tensor] = []
+        shares: list[float] = []
+        reported: float | None = None
+        for part, size in zip(self.parts, self.sizes, strict=True):
+            loss, scaled, reported = self.step.loss(part)
+            if reported == 0:
+                continue
+            shares.append(float(size) if reported is None else reported)
+            losses.append(loss)
+            if with_gradient:
+                gradient = averaged(gradient, self._gradient(scaled), shares)
+        if not losses:
+            return loss, gradient, 0.0
+        return weighted_mean(losses, shares), gradient, None if reported is None else sum(shares)
+
+    def _gradient(self, scaled: Tensor) -> Gradient:
+        slopes: Gradient = list(torch.autograd.grad(scaled, self.step.parameters, allow_unused=True))
+        scale = self.step.scale
+        return slopes if scale is None else [None if slope is None else slope / scale for slope in slopes]
+
+
+class _Sums:
+    """The weighted means of what micro-batches come to, as they come."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.gradient: Gradient = [None] * len(step.parameters)
+        self.clean: Gradient = [None] * len(step.parameters)
+        self.losses: list[Tensor] = []
+        self.shares: list[float] = []
+        self.reported = False
+        self.finite: Tensor | None = None
+
+    def add(self, shard: _MicroBatch, slopes: Gradient, size: int) -> None:
+        """Take in one micro-batch."""
+        self.reported = shard.denominator is not None
+        self.shares.append(float(size) if shard.denominator is None else shard.denominator)
+        self.losses.append(shard.loss)
+        self.gradient = averaged(self.gradient, slopes, self.shares)
+        if self.step.learns:
+            self.clean = averaged(self.clean, list(shard.slopes), self.shares)
+        if self.step.scale is not None:
+            finite = all_finite(slopes) & all_finite(shard.clean or [])
+            self.finite = finite if self.finite is None else self.finite & finite
+
+    def outcome(self) -> Outcome:
+        """The means."""
+        if not self.losses:
+            raise ValueError("the closure reported a denominator of zero for every micro-batch; there is no loss")
+        finite = torch.ones((), dtype=torch.bool) if self.finite is None else self.finite
+        clean = [entry for entry in self.clean if entry is not None] if self.step.learns else None
+        loss = weighted_mean(self.losses, self.shares)
+        return Outcome(loss, self.gradient, sum(self.shares), self.reported, finite, clean)

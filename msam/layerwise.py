@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.perturbations import GradientAscent
-from msam.execution import Execution, Gradient, OneByOne, Step, loss_of
+from msam.averages import all_finite
+from msam.descents import AtPerturbation
+from msam.execution import Execution, OneByOne
 from msam.layers import Rule, UnsupportedError, rule_for
 from msam.replay import RandomState, buffers_kept
 from msam.shards import Shards
+from msam.step import Gradient, Outcome, Step
 
 
 class Layerwise(Execution):
@@ -37,10 +40,10 @@ class Layerwise(Execution):
         self.reason: str | None = None  # why it is not used
         self._checked = False
 
-    def gradients(self, step: Step) -> tuple[Tensor, Gradient]:
+    def outcome(self, step: Step) -> Outcome:
         """See :class:`Execution`."""
-        if not step.perturbs or self.reason is not None:
-            return self.otherwise.gradients(step)
+        if not step.perturbs or self.reason is not None or step.observes:
+            return self.otherwise.outcome(step)
         try:
             if not self._checked:
                 self._check(step)
@@ -52,7 +55,7 @@ class Layerwise(Execution):
             f"micro-batches are not computed layer by layer, but by {type(self.otherwise).__name__}: {self.reason}",
             stacklevel=4,
         )
-        return self.otherwise.gradients(step)
+        return self.otherwise.outcome(step)
 
     def _check(self, step: Step) -> None:
         """Both executions must give one gradient on this batch; in evaluation mode, without masks."""
@@ -64,8 +67,8 @@ class Layerwise(Execution):
         module.eval()
         try:
             with buffers_kept(module):
-                _, ours = self._all_at_once(step)
-                _, theirs = self.otherwise.gradients(step)
+                ours = self._all_at_once(step).gradient
+                theirs = self.otherwise.outcome(step).gradient
         finally:
             for part, training in modes:
                 part.training = training
@@ -81,39 +84,53 @@ class Layerwise(Execution):
                 "mean over examples, or a weight is used outside its layer"
             )
 
-    def _all_at_once(self, step: Step) -> tuple[Tensor, Gradient]:
+    def _all_at_once(self, step: Step) -> Outcome:
         module = _module_of(step)
-        assert isinstance(step.perturbation, GradientAscent)
-        rules = _rules(module, step.parameters)
-        shards = Shards.of(step.sizes)
+        perturbation = _perturbation_of(step)
+        rules = _rules(
+            module, [p for p, is_perturbed in zip(step.parameters, step.perturbed, strict=True) if is_perturbed]
+        )
+        shards = Shards.of([step.sizes[i] for i in step.own])
         for rule in rules:
             rule.shards = shards
         random_state = RandomState(step.parameters[0].device)
         with _in_place_of_forward({rule.layer: rule.first for rule in rules}):
-            loss, denominator = loss_of(step.closure, step.batch)
+            loss, scaled, denominator = step.loss(step.own_batch)
         if denominator is not None:
             raise UnsupportedError("the closure reports a denominator, which need not be the same for every example")
+        if step.seed is not None and not random_state.is_current:
+            raise UnsupportedError("the model draws random numbers, and with a seed each micro-batch has its own")
         outputs = [rule.output for rule in rules]
         if None in outputs:
             raise UnsupportedError(f"{rules[outputs.index(None)].name} is not called")
-        slopes = torch.autograd.grad(loss, outputs, materialize_grads=True)  # type: ignore[arg-type]
+        slopes = torch.autograd.grad(scaled, outputs, materialize_grads=True)  # type: ignore[arg-type]
+        if step.scale is not None:
+            slopes = torch._foreach_div(slopes, step.scale)
         with torch.no_grad():
-            squares = [rule.learn(slope) for rule, slope in zip(rules, slopes, strict=True)]
-            factors = step.perturbation.factor(torch.stack(squares).sum(0).sqrt())
+            squares = torch.stack([rule.learn(slope) for rule, slope in zip(rules, slopes, strict=True)]).sum(0)
+            factors = perturbation.factor(squares.sqrt())
         for rule in rules:
             rule.factors = factors
         random_state.restore()
         with buffers_kept(module), _in_place_of_forward({rule.layer: rule.second for rule in rules}):
-            perturbed, _ = loss_of(step.closure, step.batch)
-        return loss.detach(), list(torch.autograd.grad(perturbed, step.parameters, allow_unused=True))
+            _, perturbed, _ = step.loss(step.own_batch)
+        gradient: Gradient = list(torch.autograd.grad(perturbed, step.parameters, allow_unused=True))
+        finite = torch.ones((), dtype=torch.bool)
+        if step.scale is not None:
+            finite = torch.isfinite(squares).all() & all_finite(gradient)
+        return Outcome(loss, gradient, float(step.num_own_examples), False, finite)
 
 
 def _module_of(step: Step) -> nn.Module:
     if step.module is None:
         raise UnsupportedError("mSAM was not given the module")
-    if type(step.perturbation) is not GradientAscent:
-        raise UnsupportedError(f"{step.perturbation!r} is not a multiple of the gradient")
     return step.module
+
+
+def _perturbation_of(step: Step) -> GradientAscent:
+    if isinstance(step.descent, AtPerturbation) and type(step.descent.perturbation) is GradientAscent:
+        return step.descent.perturbation
+    raise UnsupportedError(f"{step.descent!r} is not a multiple of the gradient")
 
 
 def _rules(module: nn.Module, parameters: list[Tensor]) -> list[Rule]:

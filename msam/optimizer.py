@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from landscape.arguments import integer
+from landscape.arguments import integer, real
 from landscape.batches import Batch, num_examples
 from landscape.perturbations import Perturbation
-from msam.execution import Closure, Execution, OneByOne, Step
+from msam.averages import mean_of, not_shared
+from msam.batchnorm import BatchNormPolicy, ShardStatistics
+from msam.descents import AtPerturbation, Descent
+from msam.diagnostics import PerShard
+from msam.execution import Execution, OneByOne
+from msam.holdings import chosen_parameters, require_state_of, require_weights_of
 from msam.microbatches import sizes
+from msam.processes import OneProcess, Processes
+from msam.replay import buffers_kept_on_error
+from msam.step import Closure, Outcome, Step
+
+_KEPT = (
+    *("base_optimizer", "descent", "num_microbatches", "module", "perturbed", "execution", "batch_norm", "processes"),
+    *("scaler", "max_grad_norm", "seed", "observes", "per_shard", "steps", "skipped_steps", "_batches", "_waiting"),
+    "defaults",
+)
 
 
 class mSAM(torch.optim.Optimizer):
@@ -27,19 +42,35 @@ class mSAM(torch.optim.Optimizer):
     Weight decay, momentum and the like stay in the base optimizer and out of ε.
 
     Both passes of a micro-batch draw the same random numbers (dropout masks). Buffers of ``module`` change in the
-    clean pass only, so that running batch-norm statistics are those of the unperturbed weights; each micro-batch is
-    normalised by its own statistics. Weights are put back from a copy, also after an error.
+    clean pass only, so that running batch-norm statistics are those of the unperturbed weights. Weights are put back
+    from a copy, also after an error; buffers are then what they were before the step.
 
     Args:
         base_optimizer: any optimizer that steps without a closure; it holds the weights.
-        perturbation: (weights, gradients) -> ε, such as ``GradientAscent(rho=0.05)``, or None.
+        perturbation: (weights, gradients) -> ε, such as ``GradientAscent(rho=0.05)``; or a :class:`Descent`, which
+            looks at losses and gradients near w as it likes; or None.
         num_microbatches: m ≥ 1. It counts micro-batches; the m of Foret et al. counts the examples of one.
-        module: the model, for its buffers. Leave it out only when it has none.
+        module: the model, for its buffers and layers. Leave it out only when it has no buffers.
+        perturbed: the parameters that are perturbed, over which norms are taken; all when left out.
         execution: how micro-batches are carried out, ``OneByOne()`` when left out; the same result within rounding.
+        batch_norm: which statistics a micro-batch is normalised by, ``ShardStatistics()`` when left out: its own.
+        processes: those that share the work, such as ``Distributed()``; only this one when left out.
+        scaler: of the loss, for float16 autocast. A step in which a gradient overflows, at w or at w + ε, is skipped,
+            and the scaler is told; do not call its ``step`` and ``update`` yourself.
+        max_grad_norm: the averaged gradient is shortened to this L2 norm where it is longer.
+        seed: gives each micro-batch of each step a stream of random numbers of its own, which depends on neither the
+            execution nor the number of processes; None to draw from torch's global state.
+        observes: report on every micro-batch in ``per_shard``, after each step.
+
+    Attributes:
+        per_shard: the report on the last step, when ``observes``; with several processes, on this one's micro-batches.
+        steps: the number of steps taken, skipped ones included.
+        skipped_steps: the number of those that were skipped.
 
     Raises:
         TypeError: if an argument is of another kind.
-        ValueError: if ``num_microbatches`` is below one, or the base optimizer needs a closure.
+        ValueError: if ``num_microbatches`` is below one, the base optimizer needs a closure, or it holds weights that
+            are not the module's.
 
     >>> from landscape.perturbations import GradientAscent
     >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -52,31 +83,58 @@ class mSAM(torch.optim.Optimizer):
     def __init__(
         self,
         base_optimizer: torch.optim.Optimizer,
-        perturbation: Perturbation | None,
+        perturbation: Perturbation | Descent | None,
         *,
         num_microbatches: int = 1,
         module: nn.Module | None = None,
+        perturbed: Iterable[Tensor] | None = None,
         execution: Execution | None = None,
+        batch_norm: BatchNormPolicy | None = None,
+        processes: Processes | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        max_grad_norm: float | None = None,
+        seed: int | None = None,
+        observes: bool = False,
     ) -> None:
         if not isinstance(base_optimizer, torch.optim.Optimizer):
             raise TypeError(f"base_optimizer must be a torch optimizer; got {type(base_optimizer).__name__}")
         if isinstance(base_optimizer, torch.optim.LBFGS | mSAM):
             name = type(base_optimizer).__name__
             raise ValueError(f"{name} evaluates its own closure and cannot be wrapped; use SGD, AdamW or the like")
-        if perturbation is not None and not isinstance(perturbation, Perturbation):
+        if perturbation is not None and not isinstance(perturbation, Perturbation | Descent):
             raise TypeError(f"perturbation must be a Perturbation or None; got {type(perturbation).__name__}")
         num_microbatches = integer(num_microbatches, "num_microbatches")
         if num_microbatches < 1:
             raise ValueError(f"num_microbatches must be at least 1; got {num_microbatches}")
         if module is not None and not isinstance(module, nn.Module):
             raise TypeError(f"module must be a torch.nn.Module or None; got {type(module).__name__}")
+        if max_grad_norm is not None and not real(max_grad_norm, "max_grad_norm") > 0:
+            raise ValueError(f"max_grad_norm must be positive; got {max_grad_norm}")
+        require_weights_of(module, base_optimizer)
         self.base_optimizer = base_optimizer
-        self.perturbation = perturbation
+        self.descent = AtPerturbation(perturbation) if isinstance(perturbation, Perturbation) else perturbation
         self.num_microbatches = num_microbatches
         self.module = module
+        self.perturbed = None if perturbed is None else chosen_parameters(perturbed, base_optimizer)
         self.execution = OneByOne() if execution is None else execution
+        self.batch_norm = ShardStatistics() if batch_norm is None else batch_norm
+        self.processes = OneProcess() if processes is None else processes
+        self.scaler = scaler
+        self.max_grad_norm = max_grad_norm
+        self.seed = None if seed is None else integer(seed, "seed")
+        self.observes = observes
+        self.per_shard: PerShard | None = None
+        self.steps = 0
+        self.skipped_steps = 0
+        self._batches = 0
+        self._waiting: list[Outcome] = []
         # Not Optimizer.__init__, which would make groups and a state of its own beside the base optimizer's.
         super().__setstate__({"defaults": base_optimizer.defaults})
+
+    @property
+    def perturbation(self) -> Perturbation | Descent | None:
+        """What was given as the perturbation."""
+        return self.descent.perturbation if isinstance(self.descent, AtPerturbation) else self.descent
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -89,13 +147,14 @@ class mSAM(torch.optim.Optimizer):
         return self.base_optimizer.state
 
     def step(self, closure: Closure, batch: Batch) -> Tensor:  # type: ignore[override]
-        """One step on a batch.
+        """One step on a batch, and on those accumulated before it.
 
         Args:
             closure: micro-batch -> mean loss over it, with its graph. It is called twice per micro-batch and must
                 not call ``backward``. Where the mean is not over examples (tokens that are not ignored, class
                 weights), it returns (mean loss, what it was divided by), and micro-batches are weighted by that.
-            batch: a tensor, or tuples, lists and mappings of tensors that share their first dimension.
+            batch: a tensor, or tuples, lists and mappings of tensors that share their first dimension. With several
+                processes each is given the same batch, and carries out its share of the micro-batches.
 
         Returns:
             The mean loss over the batch at the weights before the step, a detached scalar tensor.
@@ -104,34 +163,118 @@ class mSAM(torch.optim.Optimizer):
             ValueError: if the batch has fewer examples than micro-batches, or the closure does not return a scalar
                 with a graph, or all weights are frozen. The weights are then what they were.
         """
-        parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        self.accumulate(closure, batch)
+        waiting, self._waiting = self._waiting, []
+        outcome = waiting[0] if len(waiting) == 1 else mean_of(waiting)
+        self.zero_grad()  # a weight frozen since the last step keeps no old gradient to move along
+        for parameter, slope in zip(self._parameters(), not_shared(outcome.gradient), strict=True):
+            parameter.grad = slope
+        self._step_base(outcome)
+        self.steps += 1
+        if self.descent is not None and outcome.clean is not None and bool(outcome.finite):
+            self.descent.learn(outcome.clean)
+        return outcome.loss
+
+    def accumulate(self, closure: Closure, batch: Batch) -> Tensor:
+        """Take in one more batch, split into ``num_microbatches`` of its own, for the next step.
+
+        Accumulated batches are so many more micro-batches of one step, weighted by their denominators.
+
+        Args:
+            closure: as for :meth:`step`.
+            batch: as for :meth:`step`.
+
+        Returns:
+            The mean loss over this batch, a detached scalar tensor.
+
+        Raises:
+            ValueError: as :meth:`step`.
+        """
+        parameters = self._parameters()
         if not parameters:
             raise ValueError("all parameters of the optimizer are frozen; set requires_grad on those to be trained")
         parts = sizes(num_examples(batch), self.num_microbatches)
-        loss, gradient = self.execution.gradients(
-            Step(closure, batch, parts, parameters, self.perturbation, self.module)
+        perturbed = [self.perturbed is None or id(p) in self.perturbed for p in parameters]
+        step = Step(
+            closure=closure,
+            batch=batch,
+            sizes=parts,
+            own=self.processes.own(len(parts)),
+            parameters=parameters,
+            perturbed=perturbed,
+            descent=self.descent,
+            module=self.module,
+            number=self._batches,
+            seed=self.seed,
+            scale=None if self.scaler is None else self.scaler.get_scale(),
+            observes=self.observes,
         )
-        self.zero_grad()  # a weight frozen since the last step keeps no old gradient to move along
-        for parameter, slope in zip(parameters, gradient, strict=True):
-            parameter.grad = slope
-        self.base_optimizer.step()
-        return loss
+        with buffers_kept_on_error(self.module), self.batch_norm.during(step):
+            outcome = self.processes.outcome(step, self.execution)
+        self._batches += 1
+        self.per_shard = outcome.per_shard
+        self._waiting.append(outcome)
+        return outcome.loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the base optimizer, which is all there is."""
-        return self.base_optimizer.state_dict()
+        """The state of the base optimizer, and under ``"msam"`` what else the next steps depend on, if anything.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of the base optimizer."""
-        self.base_optimizer.load_state_dict(state_dict)
+        That is what the perturbation has learnt, and the counts that random numbers go by. The state of the scaler is
+        its own, as in any loop.
+        """
+        plain = self.descent is None or not (self.descent.learns or self.descent.draws)
+        if plain and self.seed is None and self.scaler is None:
+            return self.base_optimizer.state_dict()
+        counted = {"steps": self.steps, "skipped_steps": self.skipped_steps, "batches": self._batches}
+        learnt = {} if self.descent is None else self.descent.state_dict()
+        return self.base_optimizer.state_dict() | {"msam": {"counted": counted, "learnt": learnt}}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned, or the state of a base optimizer alone.
+
+        Raises:
+            ValueError: if it is that of another optimizer or of other weights; nothing is then changed.
+        """
+        require_state_of(self.base_optimizer, state_dict)
+        base = {key: value for key, value in state_dict.items() if key != "msam"}
+        own: Mapping[str, Any] = state_dict.get("msam", {})
+        if self.descent is not None:
+            self.descent.load_state_dict(own.get("learnt", {}))
+        counted = own.get("counted", {})
+        self.base_optimizer.load_state_dict(base)
+        self.steps = counted.get("steps", 0)
+        self.skipped_steps = counted.get("skipped_steps", 0)
+        self._batches = counted.get("batches", 0)
+        self._waiting = []
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base optimizer."""
         self.base_optimizer.add_param_group(param_group)
 
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+
+    def _step_base(self, outcome: Outcome) -> None:
+        """Clip and step, or skip the step where a gradient overflowed and lower the scale."""
+        if self.scaler is None:
+            self._clip()
+            self.base_optimizer.step()
+            return
+        if not bool(outcome.finite):
+            self.skipped_steps += 1
+            overflowed = next(p.grad for p in self._parameters() if p.grad is not None)
+            overflowed.fill_(float("inf"))  # it may have been at w only: the scaler looks here
+        self.scaler.unscale_(self.base_optimizer)
+        self._clip()
+        self.scaler.step(self.base_optimizer)
+        self.scaler.update()
+
+    def _clip(self) -> None:
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters(), self.max_grad_norm)
+
     def __getstate__(self) -> dict[str, Any]:
-        names = ("base_optimizer", "perturbation", "num_microbatches", "module", "execution", "defaults")
-        return {name: self.__dict__[name] for name in names}
+        return {name: value for name, value in self.__dict__.items() if name in _KEPT}
 
     def __repr__(self) -> str:
-        return f"mSAM({self.base_optimizer!r}, {self.perturbation!r}, num_microbatches={self.num_microbatches})"
+        return f"mSAM({self.base_optimizer!r}, {self.descent!r}, num_microbatches={self.num_microbatches})"

@@ -16,16 +16,38 @@ def buffers_kept(module: nn.Module | None) -> Iterator[None]:
     Running batch-norm statistics are then those of the clean pass alone; a module that is None has no buffers.
     A buffer that is replaced by another tensor, as in ``self.average = ...``, is put back just as well.
     """
-    owners = [] if module is None else list(module.modules())
-    buffers = [
-        (m._buffers, name, b, b.detach().clone()) for m in owners for name, b in m._buffers.items() if b is not None
-    ]
+    kept = _copies_of_buffers(module)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for registry, name, buffer, kept in buffers:
-                registry[name] = buffer.copy_(kept)
+        _put_back(kept)
+
+
+@contextlib.contextmanager
+def buffers_kept_on_error(module: nn.Module | None) -> Iterator[None]:
+    """Put all buffers of a module back if an error leaves this block, and only then."""
+    kept = _copies_of_buffers(module)
+    try:
+        yield
+    except BaseException:
+        _put_back(kept)
+        raise
+
+
+Copies = list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]]
+
+
+def _copies_of_buffers(module: nn.Module | None) -> Copies:
+    owners = [] if module is None else list(module.modules())
+    return [
+        (m._buffers, name, b, b.detach().clone()) for m in owners for name, b in m._buffers.items() if b is not None
+    ]
+
+
+def _put_back(kept: Copies) -> None:
+    with torch.no_grad():
+        for registry, name, buffer, copy in kept:
+            registry[name] = buffer.copy_(copy)
 
 
 class RandomState:
@@ -43,6 +65,12 @@ class RandomState:
         torch.default_generator.manual_seed(seed)
         if device.type != "cpu":
             torch.get_device_module(device).manual_seed(seed)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no number has been drawn since."""
+        now = RandomState(self.device).states
+        return all(torch.equal(state, now[name]) for name, state in self.states.items())
 
     def restore(self) -> None:
         """Go back to this state."""

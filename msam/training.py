@@ -178,7 +178,7 @@ class _Trainer:
             if type(state["epoch"]) is not int or not 0 < state["epoch"] <= self.config.epochs:
                 raise KeyError(f"epoch {state['epoch']!r}")
             load_weights(self.model, state["model"], source=str(self.run.state_path))
-            self.optimizer.load_state_dict(state["optimizer"])
+            self._load_optimizer(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             random_state = RandomState(self.device)
             random_state.states = state["random"]
@@ -196,6 +196,12 @@ class _Trainer:
         if not is_whole(self.run.weights_path(self.epoch)):
             save_weights(self.model, self.run.weights_path(self.epoch))
         self._discard_old_weights()  # it may have been stopped before it did
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        try:
+            self.optimizer.load_state_dict(state)
+        except ValueError as error:
+            raise KeyError(str(error)) from None
 
 
 def _epoch_of(path: Path) -> int:

@@ -1,0 +1,75 @@
+"""Means of gradients and losses, weighted by what each was divided by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from msam.step import Gradient, Outcome
+
+
+def weighted_mean(values: list[Tensor], shares: list[float]) -> Tensor:
+    """Σ share · value / Σ share, a scalar."""
+    weights = torch.tensor(shares, dtype=torch.float64) / sum(shares)
+    return (torch.stack(values) * weights.to(values[0])).sum()
+
+
+def all_finite(gradient: Gradient | list[Tensor]) -> Tensor:
+    """Whether all entries of all tensors are finite, a boolean scalar."""
+    entries = [slope for slope in gradient if slope is not None]
+    if not entries:
+        return torch.ones((), dtype=torch.bool)
+    return torch.isfinite(torch.stack(list(torch._foreach_norm(entries)))).all()
+
+
+def averaged(mean: Gradient, slopes: Gradient, shares: list[float]) -> Gradient:
+    """The mean of gradients, weighted by shares, after one more; ``shares`` ends with that of ``slopes``.
+
+    A parameter that only some use has a gradient of zero from the others. After the second it works in place; the first
+    is not written into, since autograd may give one tensor for two parameters.
+    """
+    if len(shares) == 1:
+        return slopes
+    part = shares[-1] / sum(shares)
+    if None not in mean and None not in slopes:
+        if len(shares) == 2:
+            return list(torch._foreach_lerp(mean, slopes, part))  # type: ignore[arg-type]
+        torch._foreach_lerp_(mean, slopes, part)  # type: ignore[arg-type]
+        return mean
+    return [_between(before, slope, part) for before, slope in zip(mean, slopes, strict=True)]
+
+
+def _between(before: Tensor | None, slope: Tensor | None, part: float) -> Tensor | None:
+    if before is None or slope is None:
+        return slope * part if slope is not None else None if before is None else before * (1 - part)
+    return before.lerp(slope, part)
+
+
+def not_shared(gradient: Iterable[Tensor | None]) -> list[Tensor | None]:
+    """Gradients that may be written into: autograd may return one tensor for two parameters, or an expanded one."""
+    seen: set[int] = set()
+    own: list[Tensor | None] = []
+    for slope in gradient:
+        if slope is not None and (slope.data_ptr() in seen or 0 in slope.stride()):
+            slope = slope.clone(memory_format=torch.contiguous_format)
+        if slope is not None:
+            seen.add(slope.data_ptr())
+        own.append(slope)
+    return own
+
+
+def mean_of(outcomes: list[Outcome]) -> Outcome:
+    """Several accumulated batches as one."""
+    shares: list[float] = []
+    gradient, clean = outcomes[0].gradient, outcomes[0].clean
+    finite = outcomes[0].finite
+    for outcome in outcomes:
+        shares.append(outcome.denominator)
+        gradient = averaged(gradient, outcome.gradient, shares)
+        finite = finite & outcome.finite
+        if clean is not None and outcome.clean is not None:
+            clean = [part for part in averaged(list(clean), list(outcome.clean), shares) if part is not None]
+    loss = weighted_mean([outcome.loss for outcome in outcomes], shares)
+    return Outcome(loss, gradient, sum(shares), outcomes[0].reported, finite, clean, outcomes[-1].per_shard)

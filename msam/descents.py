@@ -1,0 +1,157 @@
+"""What the weights step along on one micro-batch: (w, losses and gradients near w) -> a direction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
+from typing import Any
+
+from torch import Tensor
+
+from landscape.perturbations import Perturbation
+
+Shift = list[Tensor | None] | None
+Probe = Callable[[Shift], tuple[Tensor, list[Tensor]]]
+
+
+class Descent(ABC):
+    """A rule that turns the losses and gradients of a micro-batch, at w and near it, into the direction of a step."""
+
+    @abstractmethod
+    def direction(
+        self, weights: list[Tensor], probe: Probe, *, perturbed: Sequence[bool], key: tuple[int, ...]
+    ) -> list[Tensor]:
+        """The direction, one tensor per block of weights.
+
+        Args:
+            weights: w, detached.
+            probe: ε -> loss and gradient of the micro-batch at w + ε, for all blocks. None stands for ε = 0, in place
+                of one block or of all. Blocks that the loss does not depend on have gradients of zero.
+            perturbed: which blocks may be perturbed.
+            key: names the micro-batch, (step, its number), for what is drawn at random.
+        """
+
+    rho: float  # the radius ρ, which schedules change
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the direction is the gradient at w whatever the loss, so that the base optimizer is left as it is."""
+        return False
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the gradient at w is asked for."""
+        return True
+
+    @property
+    def draws(self) -> bool:
+        """Whether the direction depends on the key."""
+        return False
+
+    @property
+    def learns(self) -> bool:
+        """Whether it goes by the gradients of earlier steps."""
+        return False
+
+    def learn(self, gradient: list[Tensor]) -> None:  # noqa: B027  most have nothing to learn
+        """Take in the mean gradient of a batch at w, once per step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learnt, of tensors and numbers."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what another has learnt."""
+        if state:
+            raise ValueError(f"{self!r} has no state, but the state dict holds one: {', '.join(state)}")
+
+    @abstractmethod
+    def settings(self) -> dict[str, float | str]:
+        """Name and parameters, for a manifest."""
+
+
+class AtPerturbation(Descent):
+    """The gradient at w + ε: SAM and its relatives.
+
+    Args:
+        perturbation: finds ε.
+    """
+
+    def __init__(self, perturbation: Perturbation) -> None:
+        self.perturbation = perturbation
+
+    def direction(
+        self, weights: list[Tensor], probe: Probe, *, perturbed: Sequence[bool], key: tuple[int, ...]
+    ) -> list[Tensor]:
+        """∇L(w + ε)."""
+
+        def slopes(epsilon: list[Tensor] | None) -> list[Tensor]:
+            return chosen(probe(None if epsilon is None else spread(epsilon, perturbed))[1], perturbed)
+
+        epsilon = self.perturbation.search(chosen(weights, perturbed), slopes, key=key)
+        return probe(spread(epsilon, perturbed))[1]
+
+    @property
+    def rho(self) -> float:
+        """The radius of the perturbation.
+
+        Raises:
+            AttributeError: if it has none.
+        """
+        return self.perturbation.rho  # type: ignore[attr-defined,no-any-return]
+
+    @rho.setter
+    def rho(self, value: float) -> None:
+        """Change it."""
+        self.perturbation.rho = value  # type: ignore[attr-defined]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the radius is zero."""
+        return self.perturbation.is_zero
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the perturbation does."""
+        return self.perturbation.needs_gradient
+
+    @property
+    def draws(self) -> bool:
+        """Whether the perturbation does."""
+        return self.perturbation.draws
+
+    @property
+    def learns(self) -> bool:
+        """Whether the perturbation does."""
+        return self.perturbation.learns
+
+    def learn(self, gradient: list[Tensor]) -> None:
+        """Pass on to the perturbation."""
+        self.perturbation.learn(gradient)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the perturbation has learnt."""
+        return self.perturbation.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Pass on to the perturbation."""
+        self.perturbation.load_state_dict(state)
+
+    def settings(self) -> dict[str, float | str]:
+        """Those of the perturbation."""
+        return self.perturbation.settings()
+
+    def __repr__(self) -> str:
+        return repr(self.perturbation)
+
+
+def chosen(blocks: Sequence[Tensor], perturbed: Sequence[bool]) -> list[Tensor]:
+    """The blocks that may be perturbed."""
+    return list(compress(blocks, perturbed))
+
+
+def spread(epsilon: Sequence[Tensor], perturbed: Sequence[bool]) -> list[Tensor | None]:
+    """The reverse of :func:`chosen`, None elsewhere."""
+    values = iter(epsilon)
+    return [next(values) if is_perturbed else None for is_perturbed in perturbed]

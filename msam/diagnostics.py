@@ -1,0 +1,70 @@
+"""A report on the micro-batches of one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PerShard:
+    """What the micro-batches of one step looked like, each on its own, in the order of the batch.
+
+    Attributes:
+        sizes: numbers of examples, ``(m,)``.
+        losses: L_{S_i}(w), ``(m,)``; NaN where there was nothing to average.
+        rises: L_{S_i}(w + ε_i) − L_{S_i}(w), ``(m,)``; NaN where nothing was perturbed.
+        gradient_norms: ‖∇L_{S_i}(w)‖₂ over the perturbed weights, ``(m,)``.
+        mean_cosine: of the angles between the gradients of two micro-batches at w, over all pairs; NaN for fewer than
+            two. It is 1 where all agree, and near 0 where they have nothing in common.
+    """
+
+    sizes: Tensor
+    losses: Tensor
+    rises: Tensor
+    gradient_norms: Tensor
+    mean_cosine: float
+
+
+class Observer:
+    """Collects a :class:`PerShard`, in the memory of one more gradient.
+
+    The mean cosine over pairs follows from the sum of the m unit vectors: ‖Σ u_i‖² = m + 2 Σ_{i<j} cos(i, j).
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[int, tuple[int, Tensor, Tensor, Tensor]] = {}
+        self.direction: list[Tensor] | None = None  # Σ u_i
+        self.directions = 0
+
+    def add(self, number: int, size: int, loss: Tensor, perturbed_loss: Tensor | None, gradient: list[Tensor]) -> None:
+        """Take in one micro-batch."""
+        length = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(gradient))))
+        rise = torch.full_like(loss, float("nan")) if perturbed_loss is None else perturbed_loss - loss
+        self.rows[number] = (size, loss, rise, length)
+        if not length > 0:
+            return
+        unit = list(torch._foreach_div(gradient, length))
+        self.directions += 1
+        if self.direction is None:
+            self.direction = unit
+        else:
+            torch._foreach_add_(self.direction, unit)
+
+    def skip(self, number: int, size: int, like: Tensor) -> None:
+        """Take in one micro-batch that has nothing to average."""
+        nothing = torch.full_like(like, float("nan"))
+        self.rows[number] = (size, nothing, nothing, nothing)
+
+    @property
+    def report(self) -> PerShard:
+        """The report on what was taken in."""
+        rows = [self.rows[number] for number in sorted(self.rows)]
+        sizes, losses, rises, lengths = zip(*rows, strict=True)
+        cosine = float("nan")
+        if self.directions > 1 and self.direction is not None:
+            square = float(torch.stack([part.double().square().sum() for part in self.direction]).sum())
+            cosine = (square - self.directions) / (self.directions * (self.directions - 1))
+        return PerShard(torch.tensor(sizes), torch.stack(losses), torch.stack(rises), torch.stack(lengths), cosine)

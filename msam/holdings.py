@@ -1,0 +1,77 @@
+"""What an optimizer holds: which weights, and a state that is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LIKE_THE_WEIGHTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg")
+
+
+def require_state_of(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:
+    """Torch loads the state of one optimizer into another without a word; this does not.
+
+    Raises:
+        ValueError: if the state dict is that of another optimizer, or of weights of other numbers or shapes.
+    """
+    name = type(optimizer).__name__
+    groups, state = state_dict.get("param_groups"), state_dict.get("state")
+    if not isinstance(groups, list) or not isinstance(state, Mapping):
+        raise ValueError("this is not the state dict of an optimizer: it lacks param_groups or state")
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
+        held = [len(group["params"]) for group in optimizer.param_groups]
+        raise ValueError(
+            f"the state dict is of groups of {[len(group['params']) for group in groups]} parameters, "
+            f"and this {name} has groups of {held}; build it as it was when the state was saved"
+        )
+    lacking = set(optimizer.defaults) - {key for group in groups for key in group}
+    if lacking and len(lacking) >= len(optimizer.defaults) / 4:  # a newer torch may know an option more
+        raise ValueError(
+            f"the state dict is of another optimizer than this {name}: it lacks {', '.join(sorted(lacking))}"
+        )
+    indices = [index for group in groups for index in group["params"]]
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, weight in zip(indices, weights, strict=True):
+        for key, value in state.get(index, {}).items():
+            if key in LIKE_THE_WEIGHTS and isinstance(value, Tensor) and value.shape != weight.shape:
+                raise ValueError(
+                    f"the state dict is of other weights: {key} has shape {tuple(value.shape)}, "
+                    f"the weights {tuple(weight.shape)}"
+                )
+
+
+def chosen_parameters(perturbed: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> frozenset[int]:
+    """The identities of the parameters that are to be perturbed.
+
+    Raises:
+        ValueError: if there are none, or the optimizer does not hold them all.
+    """
+    own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    chosen = frozenset(id(parameter) for parameter in perturbed)
+    if not chosen:
+        raise ValueError("perturbed has no parameters in it; leave it out to perturb all, or give no perturbation")
+    if not chosen <= own:
+        raise ValueError(f"{len(chosen - own)} of the parameters in perturbed are not held by the base optimizer")
+    return chosen
+
+
+def require_weights_of(module: nn.Module | None, optimizer: torch.optim.Optimizer) -> None:
+    """An optimizer must hold weights, and where there is a module, none but its.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    if not held:
+        raise ValueError("the base optimizer holds no parameters; build it from module.parameters()")
+    own = set() if module is None else {id(p) for p in module.parameters()}
+    foreign = sum(id(p) not in own for p in held)
+    if module is not None and foreign:
+        raise ValueError(
+            f"{foreign} of the {len(held)} parameters that the base optimizer holds are not parameters of module; "
+            "build it from module.parameters() after the module has its final parameters, "
+            "or pass an nn.ModuleList of all modules that are trained"
+        )

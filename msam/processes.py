@@ -1,0 +1,32 @@
+"""Who carries out the micro-batches of a step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from msam.execution import Execution
+from msam.step import Outcome, Step
+
+
+class Processes(ABC):
+    """The processes that share the micro-batches of every step, by their position in the batch."""
+
+    @abstractmethod
+    def own(self, number: int) -> range:
+        """Which of ``number`` micro-batches this process carries out."""
+
+    @abstractmethod
+    def outcome(self, step: Step, execution: Execution) -> Outcome:
+        """What the micro-batches of all processes come to; the same on each of them."""
+
+
+class OneProcess(Processes):
+    """This process alone."""
+
+    def own(self, number: int) -> range:
+        """All of them."""
+        return range(number)
+
+    def outcome(self, step: Step, execution: Execution) -> Outcome:
+        """See :class:`Processes`."""
+        return execution.outcome(step)

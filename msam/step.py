@@ -1,0 +1,150 @@
+"""One step of mSAM before it is taken, and what comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from landscape.batches import Batch, take
+from msam.descents import Descent
+from msam.diagnostics import PerShard
+from msam.replay import RandomState
+
+Closure = Callable[[Batch], Tensor | tuple[Tensor, Tensor | float]]
+Gradient = list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of mSAM before it is taken.
+
+    Attributes:
+        closure: micro-batch -> mean loss over it, or (mean loss, what it was divided by).
+        batch: all examples.
+        sizes: the number of examples of each micro-batch, in the order of the batch.
+        own: the numbers of the consecutive micro-batches that are carried out here: all, or those of one process.
+        parameters: the weights that are stepped, ``requires_grad`` all of them.
+        perturbed: which of them are perturbed, one entry per parameter.
+        descent: what the weights step along; None for the gradient.
+        module: the model, for its buffers and its layers.
+        number: the batches taken before this one.
+        seed: of the random numbers that the closure draws, a stream for each micro-batch; None to draw from the
+            random state of the process.
+        scale: what losses are multiplied by before they are differentiated; None where overflow is not looked for.
+        observes: whether the micro-batches are to be reported on, one by one.
+    """
+
+    closure: Closure
+    batch: Batch
+    sizes: Sequence[int]
+    own: range
+    parameters: list[Tensor]
+    perturbed: Sequence[bool]
+    descent: Descent | None
+    module: nn.Module | None
+    number: int = 0
+    seed: int | None = None
+    scale: float | None = None
+    observes: bool = False
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether a second pass differs from the first."""
+        return self.descent is not None and not self.descent.is_plain and any(self.perturbed)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the mean gradient at w is wanted."""
+        return self.descent is not None and self.descent.learns
+
+    @property
+    def num_own_examples(self) -> int:
+        """The number of examples that are carried out here."""
+        return sum(self.sizes[i] for i in self.own)
+
+    @property
+    def own_batch(self) -> Batch:
+        """The examples that are carried out here."""
+        start = sum(self.sizes[: self.own.start])
+        return take(self.batch, start, start + self.num_own_examples)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor, float | None]:
+        """The closure's loss, detached, the same scaled and with its graph, and the denominator it reports, if any.
+
+        Raises:
+            ValueError: if the loss is not a scalar tensor with a graph, or the denominator is negative or not finite.
+        """
+        with torch.enable_grad():
+            returned = self.closure(batch)
+            loss, denominator = _checked(returned)
+            scaled = loss if self.scale is None else loss * self.scale
+        return loss.detach(), scaled, denominator
+
+    @contextlib.contextmanager
+    def stream(self, number: int) -> Iterator[None]:
+        """Let a micro-batch draw its random numbers from its own stream, where there are such."""
+        if self.seed is None:
+            yield
+            return
+        device = self.parameters[0].device
+        before = RandomState(device)
+        RandomState.seed(_mixed(self.seed, self.number, number), device)
+        try:
+            yield
+        finally:
+            before.restore()
+
+
+@dataclass
+class Outcome:
+    """What micro-batches come to: means weighted by their denominators.
+
+    Attributes:
+        loss: mean loss at w, detached, a scalar.
+        gradient: mean of the directions, times the scale; one entry per parameter, None where no micro-batch used it.
+        denominator: what the means were divided by: examples, or the sum of what the closure reported.
+        reported: whether the closure reported it.
+        finite: whether all gradients were, those at w included; a boolean scalar.
+        clean: mean gradient at w (of zeros where unused), when the descent learns from it.
+        per_shard: a report on each micro-batch, when it was asked for.
+    """
+
+    loss: Tensor
+    gradient: Gradient
+    denominator: float
+    reported: bool
+    finite: Tensor
+    clean: list[Tensor] | None = None
+    per_shard: PerShard | None = field(default=None, repr=False)
+
+
+def _checked(returned: object) -> tuple[Tensor, float | None]:
+    loss, denominator = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"the closure must return the mean loss of its micro-batch, a scalar tensor; got {found}")
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss that the closure returned has no graph; do not detach it, call .item() or no_grad() inside"
+        )
+    if denominator is not None:
+        denominator = float(denominator)
+        if not (math.isfinite(denominator) and denominator >= 0):
+            raise ValueError(f"the denominator that the closure reports must be zero or more; got {denominator}")
+    return loss, denominator
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed out of several numbers, far from that of any other few (SplitMix64)."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 31
+    return mixed >> 1
