@@ -12,8 +12,11 @@ import torch
 from torch import nn
 
 from landscape.perturbations import AdaptiveAscent, GradientAscent, Perturbation
+from msam.batchnorm import BatchNormPolicy, RunningStatistics, ShardStatistics
 from msam.execution import Execution, OneByOne
 from msam.layerwise import Layerwise
+from msam.optimizer import mSAM
+from msam.processes import Processes
 from msam.tasks import Task, load_task
 
 PERTURBATIONS: dict[str, Callable[[float], Perturbation]] = {"sam": GradientAscent, "asam": AdaptiveAscent}
@@ -22,7 +25,12 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda elapsed: 0.5 * (1 + math.cos(math.pi * elapsed)),
 }
 OPTIMIZERS = ("sgd", "adamw")
-EXECUTIONS: dict[str, Callable[[], Execution]] = {"one-by-one": OneByOne, "layerwise": Layerwise}
+EXECUTIONS: dict[str, Callable[[OneByOne], Execution]] = {
+    "one-by-one": lambda one_by_one: one_by_one,
+    "layerwise": lambda one_by_one: Layerwise(otherwise=one_by_one),
+}
+BATCH_NORMS: dict[str, Callable[[], BatchNormPolicy]] = {"shard": ShardStatistics, "running": RunningStatistics}
+PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,13 @@ class TrainConfig:
         schedule: of the learning rate, ``"cosine"`` to zero over all steps, or ``"constant"``.
         seed: of the initial weights, the order of the data and the model's own randomness.
         execution: of the micro-batches, ``"one-by-one"`` or ``"layerwise"``; the same results within rounding.
+        device_batch_size: the most examples that go through the model together when micro-batches are taken one by
+            one; 0 for no limit. The same results within rounding, but for batch norm, which sees the parts.
+        batch_norm: what a micro-batch is normalised by in training: the statistics of the ``"shard"``, its own, or
+            ``"running"`` ones, which then stay as they are at the start.
+        precision: of the passes: ``"float32"``, or automatic mixed precision with ``"bf16"`` or ``"fp16"``; the latter
+            scales the loss, and skips steps in which a gradient overflows.
+        max_grad_norm: the averaged gradient is shortened to this L2 norm where it is longer; 0 for no limit.
         checkpoint_every: keep the weights of every so many epochs, the initial ones too; 0 keeps the last only.
     """
 
@@ -62,6 +77,10 @@ class TrainConfig:
     seed: int = 0
     checkpoint_every: int = 0
     execution: str = "one-by-one"
+    device_batch_size: int = 0
+    batch_norm: str = "shard"
+    precision: str = "float32"
+    max_grad_norm: float = 0.0
 
     def __post_init__(self) -> None:
         kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str}
@@ -76,16 +95,19 @@ class TrainConfig:
             ("optimizer", OPTIMIZERS),
             ("schedule", tuple(SCHEDULES)),
             ("execution", tuple(EXECUTIONS)),
+            ("batch_norm", tuple(BATCH_NORMS)),
+            ("precision", tuple(PRECISIONS)),
         ):
             if getattr(self, name) not in options:
                 raise ValueError(f"there is no {name} {getattr(self, name)!r}; there are: {', '.join(options)}")
         for name in ("num_microbatches", "epochs", "batch_size"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("rho", "lr", "momentum", "weight_decay"):
+        for name in ("rho", "lr", "momentum", "weight_decay", "max_grad_norm"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, f"{name} must be a finite number, zero or more; got {value}")
         _require(0 <= self.seed < 2**63, f"seed must be an integer from 0 on; got {self.seed}")
-        _require(self.checkpoint_every >= 0, f"checkpoint_every must be 0 or more; got {self.checkpoint_every}")
+        for name in ("checkpoint_every", "device_batch_size"):
+            _require(getattr(self, name) >= 0, f"{name} must be 0 or more; got {getattr(self, name)}")
         _require(
             self.num_microbatches <= self.batch_size,
             f"a batch of {self.batch_size} examples cannot be split into {self.num_microbatches} micro-batches",
@@ -130,6 +152,23 @@ class TrainConfig:
         if self.optimizer == "adamw":
             return torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         return torch.optim.SGD(model.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+    def optimizer_for(
+        self, model: nn.Module, *, processes: Processes | None = None, scaler: torch.amp.GradScaler | None = None
+    ) -> mSAM:
+        """The optimizer of the run, around a base optimizer of the model's weights."""
+        return mSAM(
+            self.base_optimizer(model),
+            self.ascent(),
+            num_microbatches=self.num_microbatches,
+            module=model,
+            execution=EXECUTIONS[self.execution](OneByOne(device_batch_size=self.device_batch_size or None)),
+            batch_norm=BATCH_NORMS[self.batch_norm](),
+            processes=processes,
+            scaler=scaler,
+            max_grad_norm=self.max_grad_norm or None,
+            seed=self.seed,
+        )
 
     @property
     def method(self) -> str:

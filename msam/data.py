@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 class Examples:
     """Inputs ``(n, ...)`` and class labels ``(n,)``."""
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tensor = field(repr=False)
+    targets: Tensor = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -177,9 +177,8 @@ class _Sums:
 
     def outcome(self) -> Outcome:
         """The means."""
-        if not self.losses:
-            raise ValueError("the closure reported a denominator of zero for every micro-batch; there is no loss")
         finite = torch.ones((), dtype=torch.bool) if self.finite is None else self.finite
         clean = [entry for entry in self.clean if entry is not None] if self.step.learns else None
-        loss = weighted_mean(self.losses, self.shares)
+        nothing = torch.zeros((), device=self.step.parameters[0].device)
+        loss = weighted_mean(self.losses, self.shares) if self.losses else nothing
         return Outcome(loss, self.gradient, sum(self.shares), self.reported, finite, clean)

@@ -206,11 +206,13 @@ class mSAM(torch.optim.Optimizer):
             module=self.module,
             number=self._batches,
             seed=self.seed,
-            scale=None if self.scaler is None else self.scaler.get_scale(),
+            scale=self._scale(parameters[0]),
             observes=self.observes,
         )
         with buffers_kept_on_error(self.module), self.batch_norm.during(step):
             outcome = self.processes.outcome(step, self.execution)
+            if outcome.denominator == 0:
+                raise ValueError("the closure reported a denominator of zero for every micro-batch; there is no loss")
         self._batches += 1
         self.per_shard = outcome.per_shard
         self._waiting.append(outcome)
@@ -253,6 +255,12 @@ class mSAM(torch.optim.Optimizer):
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+
+    def _scale(self, like: Tensor) -> float | None:
+        if self.scaler is None:
+            return None
+        self.scaler.scale(like.new_zeros(()))  # it makes its own tensors when it is first used
+        return self.scaler.get_scale()
 
     def _step_base(self, outcome: Outcome) -> None:
         """Clip and step, or skip the step where a gradient overflowed and lower the scale."""

@@ -11,6 +11,14 @@ from msam.step import Outcome, Step
 class Processes(ABC):
     """The processes that share the micro-batches of every step, by their position in the batch."""
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files and prints."""
+        return True
+
+    def wait(self) -> None:  # noqa: B027  one process has nobody to wait for
+        """Go on when all processes have come here."""
+
     @abstractmethod
     def own(self, number: int) -> range:
         """Which of ``number`` micro-batches this process carries out."""

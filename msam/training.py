@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from landscape.manifest import hash_of_settings
 from landscape.progress import Progress, silent
 from msam.checkpoints import is_whole, load_weights, read_state, save_state, save_weights
-from msam.config import EXECUTIONS, SCHEDULES, TrainConfig
+from msam.config import PRECISIONS, SCHEDULES, TrainConfig
 from msam.data import shuffled
+from msam.distributed import Distributed
 from msam.evaluation import evaluate
-from msam.optimizer import mSAM
+from msam.processes import OneProcess, Processes
 from msam.replay import RandomState
 from msam.run import Run
 from msam.tasks import Task
@@ -41,30 +46,71 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def train(task: Task, config: TrainConfig, run: Run, *, device: str = "cpu", progress: Progress = silent) -> Run:
+MOST_SKIPPED = 32  # steps in a row; by then the loss is divided by 2¹⁶, from a scale of 2¹⁶
+
+
+@contextlib.contextmanager
+def launched(device: str) -> Iterator[tuple[Processes, str]]:
+    """The processes that torchrun started, this one among them, and the device of this one.
+
+    Without torchrun it is this process alone. NCCL joins GPUs, Gloo the rest.
+
+    Raises:
+        ValueError: if the device does not exist here.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield OneProcess(), device
+        return
+    place = choose_device(device)
+    if place.type == "cuda" and place.index is None:
+        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        torch.cuda.set_device(place)
+    torch.distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Distributed(), str(place)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def train(
+    task: Task,
+    config: TrainConfig,
+    run: Run,
+    *,
+    device: str = "cpu",
+    processes: Processes | None = None,
+    progress: Progress = silent,
+) -> Run:
     """Train a model, or go on where an interrupted run stopped, and write everything into the run.
 
     On one kind of machine a run that was stopped at any moment and resumed ends with the very same weights as one
-    that was not. The caller's random state is left as it was.
+    that was not; on another number of processes with the same weights within rounding. The caller's random state is
+    left as it was.
 
     Args:
         task: model, loss and data; as the config says, or the caller's own.
         config: settings.
         run: where to write. When it holds a training state, training goes on from there.
         device: ``"auto"``, ``"cpu"`` or another torch device.
+        processes: those that share the micro-batches, all of which call this function with the same arguments, and
+            see the same files; the first of them writes. Only this one when left out.
         progress: called with the epochs done and their number.
 
     Returns:
         The run.
 
     Raises:
-        TrainingDivergedError: if a loss or a weight is not finite; the last good checkpoint is kept.
+        TrainingDivergedError: if a loss or a weight is not finite, or gradients overflow in step after step; the last
+            good checkpoint is kept.
+        ProcessLostError: if another process has died; likewise.
         ValueError: if the training state is damaged, missing or of other settings, or another process trains in it.
         OSError: if the run cannot be written.
     """
     place = choose_device(device)
-    with run.locked(), torch.random.fork_rng([place] if place.type != "cpu" else [], device_type=place.type):
-        trainer = _Trainer(task, config, run, place)
+    sharing = OneProcess() if processes is None else processes
+    lock = run.locked() if sharing.is_first else contextlib.nullcontext()
+    with lock, torch.random.fork_rng([place] if place.type != "cpu" else [], device_type=place.type):
+        trainer = _Trainer(task, config, run, place, sharing)
         progress(trainer.epoch, config.epochs)
         while trainer.epoch < config.epochs:
             trainer.train_epoch()
@@ -75,21 +121,17 @@ def train(task: Task, config: TrainConfig, run: Run, *, device: str = "cpu", pro
 class _Trainer:
     """A model in training: everything that an epoch changes."""
 
-    def __init__(self, task: Task, config: TrainConfig, run: Run, device: torch.device) -> None:
-        self.task, self.config, self.run, self.device = task, config, run, device
+    def __init__(self, task: Task, config: TrainConfig, run: Run, device: torch.device, processes: Processes) -> None:
+        self.task, self.config, self.run, self.device, self.processes = task, config, run, device, processes
         self.train, self.test = task.train.to(device), task.test.to(device)
         self.model = task.model(seed=config.seed).to(device)
-        self.optimizer = mSAM(
-            config.base_optimizer(self.model),
-            config.ascent(),
-            num_microbatches=config.num_microbatches,
-            module=self.model,
-            execution=EXECUTIONS[config.execution](),
-        )
+        self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
+        self.optimizer = config.optimizer_for(self.model, processes=processes, scaler=self.scaler)
         steps = config.epochs * math.ceil(len(self.train) / config.batch_size)
         curve = SCHEDULES[config.schedule]
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: curve(step / steps))
         self.epoch = 0
+        self.skipped_in_a_row = 0
         self.rows: list[dict[str, float]] = []
         RandomState.seed(config.seed, device)
         if run.state_path.is_file():
@@ -99,7 +141,7 @@ class _Trainer:
                 f"{run.state_path} is gone, so training cannot go on after {run.checkpoints()[-1]}; "
                 "put it back, or train anew with --overwrite"
             )
-        elif config.checkpoint_every:
+        elif config.checkpoint_every and processes.is_first:
             save_weights(self.model, run.weights_path(0))
 
     def train_epoch(self) -> None:
@@ -108,25 +150,33 @@ class _Trainer:
         lr = float(self.scheduler.get_last_lr()[0])
         self.model.train()
         order = shuffled(len(self.train), seed=self.config.seed, epoch=self.epoch)
-        losses = []
+        skipped_before = self.optimizer.skipped_steps
+        losses, sizes = [], []
         for number, batch in enumerate(self.train.batches(self.config.batch_size, order=order), start=1):
+            skipped = self.optimizer.skipped_steps
             loss = self.optimizer.step(self._loss, batch)
-            self._require_finite(loss, f"the training loss became {loss.item()}", step=number)
             self.scheduler.step()
+            if self.optimizer.skipped_steps > skipped:
+                self._require_progress(number)
+                continue
+            self.skipped_in_a_row = 0
+            self._require_finite(loss, f"the training loss became {loss.item()}", step=number)
             losses.append(loss.item() * len(batch[1]))
-        self._require_finite(_all_weights(self.model), "a weight is no longer finite", step=len(losses))
+            sizes.append(len(batch[1]))
+        self._require_finite(_all_weights(self.model), "a weight is no longer finite", step=number)
         test = evaluate(self.model, self.task.loss, self.test)
         self._require_finite(
-            torch.tensor(test.loss, dtype=torch.float64), f"the test loss became {test.loss}", step=len(losses)
+            torch.tensor(test.loss, dtype=torch.float64), f"the test loss became {test.loss}", step=number
         )
         self.epoch += 1
         self.rows.append(
             {
                 "epoch": self.epoch,
                 "lr": lr,
-                "train_loss": sum(losses) / len(self.train),
+                "train_loss": sum(losses) / sum(sizes) if sizes else float("nan"),
                 "test_loss": test.loss,
                 "test_accuracy": test.accuracy,
+                "skipped_steps": self.optimizer.skipped_steps - skipped_before,
                 "seconds": time.perf_counter() - started,
             }
         )
@@ -134,20 +184,35 @@ class _Trainer:
 
     def _loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, targets = batch
-        return self.task.loss(self.model(inputs), targets)
+        precision = PRECISIONS[self.config.precision]
+        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+            return self.task.loss(self.model(inputs), targets)
+
+    def _require_progress(self, step: int) -> None:
+        """A step was skipped because gradients overflowed; that ends when the scale is low enough, or never."""
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MOST_SKIPPED:
+            raise TrainingDivergedError(
+                f"gradients overflowed in {MOST_SKIPPED} steps in a row, up to epoch {self.epoch + 1}, step {step}, at "
+                f"whatever scale; {self._last_good()}. Train with precision bf16 or float32."
+            )
 
     def _require_finite(self, values: Tensor, what: str, *, step: int) -> None:
         if torch.isfinite(values).all():
             return
-        kept = self.run.checkpoints()
-        last = f"the last good checkpoint is {kept[-1]}" if kept else "no epoch had been finished"
         raise TrainingDivergedError(
-            f"{what} in epoch {self.epoch + 1}, step {step}; {last}. "
+            f"{what} in epoch {self.epoch + 1}, step {step}; {self._last_good()}. "
             f"Lower the learning rate (now {self.config.lr}) or rho (now {self.config.rho})."
         )
 
+    def _last_good(self) -> str:
+        kept = self.run.checkpoints()
+        return f"the last good checkpoint is {kept[-1]}" if kept else "no epoch had been finished"
+
     def _save(self) -> None:
         """Metrics, weights, state, in this order: the state names an epoch only when all else of it is there."""
+        if not self.processes.is_first:
+            return
         self.run.write_metrics(self.rows)
         save_weights(self.model, self.run.weights_path(self.epoch))
         save_state(
@@ -157,6 +222,7 @@ class _Trainer:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
+                "scaler": {} if self.scaler is None else self.scaler.state_dict(),
                 "random": RandomState(self.device).states,
             },
             self.run.state_path,
@@ -180,6 +246,8 @@ class _Trainer:
             load_weights(self.model, state["model"], source=str(self.run.state_path))
             self._load_optimizer(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
+            if self.scaler is not None:
+                self.scaler.load_state_dict(state["scaler"])
             random_state = RandomState(self.device)
             random_state.states = state["random"]
             random_state.restore()
@@ -193,6 +261,8 @@ class _Trainer:
                 "put the file back, or train anew with --overwrite"
             )
         self.rows = [row | {"epoch": epoch} for epoch, row in enumerate(rows, start=1)]
+        if not self.processes.is_first:
+            return
         if not is_whole(self.run.weights_path(self.epoch)):
             save_weights(self.model, self.run.weights_path(self.epoch))
         self._discard_old_weights()  # it may have been stopped before it did

@@ -179,7 +179,7 @@ KILLED = """
         return call
 
     if sys.argv[3] == "step":
-        msam.training.mSAM.step = killed("step", msam.training.mSAM.step, int(sys.argv[4]))
+        msam.optimizer.mSAM.step = killed("step", msam.optimizer.mSAM.step, int(sys.argv[4]))
     else:
         msam.training.save_state = killed("save_state", msam.training.save_state, int(sys.argv[4]))
     train(task, config, Run.create(sys.argv[1], config))

@@ -1,0 +1,51 @@
+"""Run by several processes: trains a small model with mSAM and leaves its weights; see test_distributed.py."""
+
+import sys
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from landscape import GradientAscent
+from msam import mSAM
+from msam.distributed import Distributed
+
+MODELS = {
+    "dropout": lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 3)),
+    "batch norm": lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)),
+    "cumulative": lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, momentum=None), nn.Linear(8, 3)),
+    "tokens": lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)),
+}
+
+
+def trained(name, processes, num_microbatches=5, steps=4):
+    """Weights and buffers after some steps."""
+    torch.manual_seed(1)
+    model = MODELS[name]().double()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    optimizer = mSAM(
+        sgd, GradientAscent(rho=0.1), num_microbatches=num_microbatches, module=model, processes=processes, seed=7
+    )
+    generator = torch.Generator().manual_seed(3)
+    losses = []
+    for _ in range(steps):
+        inputs = torch.randn(17, 6, generator=generator).double()
+        targets = torch.randint(0, 3, (17,), generator=generator)
+        if name == "tokens":
+            targets[:7] = -100  # the first micro-batches have nothing to learn from
+            closure = lambda b: (  # noqa: E731
+                functional.cross_entropy(model(b[0]), b[1]),
+                (b[1] != -100).sum(),
+            )
+        else:
+            closure = lambda b: functional.cross_entropy(model(b[0]), b[1])  # noqa: E731
+        losses.append(optimizer.step(closure, (inputs, targets)))
+    return {"losses": torch.stack(losses)} | {key: value.clone() for key, value in model.state_dict().items()}
+
+
+if __name__ == "__main__":
+    torch.distributed.init_process_group("gloo")
+    processes = Distributed()
+    states = {name: trained(name, processes) for name in MODELS}
+    torch.save(states, f"{sys.argv[1]}/rank{processes.rank}.pt")
+    torch.distributed.destroy_process_group()

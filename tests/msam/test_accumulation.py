@@ -1,0 +1,182 @@
+"""Micro-batches of several batches, micro-batches in parts, streams of random numbers, and reports on them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from landscape import GradientAscent
+from msam import OneByOne, mSAM
+
+
+def optimizer_on(model, number, **settings):
+    sgd = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    return mSAM(sgd, GradientAscent(rho=0.2), num_microbatches=number, module=model, **settings)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 100])
+def test_a_micro_batch_in_parts_is_perturbed_as_a_whole(limit, make_net, make_batch, closure_of):
+    whole, parts = make_net(), make_net()
+    ordinary = optimizer_on(whole, 3)
+    in_parts = optimizer_on(parts, 3, execution=OneByOne(device_batch_size=limit))
+    for seed in range(3):
+        expected = ordinary.step(closure_of(whole), make_batch(11, seed=seed))
+        loss = in_parts.step(closure_of(parts), make_batch(11, seed=seed))
+        assert torch.allclose(loss, expected, rtol=1e-13)
+    assert torch.allclose(weights(parts), weights(whole), rtol=1e-12)
+
+
+def test_parts_are_weighted_by_what_the_closure_reports(make_net, make_batch):
+    def reporting(model):
+        def closure(batch):
+            inputs, targets = batch
+            return functional.cross_entropy(model(inputs), targets, ignore_index=2), (targets != 2).sum()
+
+        return closure
+
+    whole, parts = make_net(), make_net()
+    optimizer_on(whole, 2).step(reporting(whole), make_batch(13))
+    optimizer_on(parts, 2, execution=OneByOne(device_batch_size=2)).step(reporting(parts), make_batch(13))
+    assert torch.allclose(weights(parts), weights(whole), rtol=1e-12)
+
+
+def test_accumulated_batches_are_so_many_more_micro_batches(make_net, make_batch, closure_of):
+    together, apart = make_net(), make_net()
+    inputs, targets = make_batch(12)
+    one = optimizer_on(together, 4)
+    loss = one.step(closure_of(together), (inputs, targets))
+    two = optimizer_on(apart, 2)
+    two.accumulate(closure_of(apart), (inputs[:6], targets[:6]))
+    assert torch.equal(weights(apart), weights(make_net()))
+    assert torch.allclose(two.step(closure_of(apart), (inputs[6:], targets[6:])), loss, rtol=1e-13)
+    assert torch.allclose(weights(apart), weights(together), rtol=1e-12)
+    assert two.steps == 1
+
+
+def test_accumulated_batches_of_different_sizes_are_weighted_by_them(make_net, make_batch, closure_of):
+    model = make_net()
+    inputs, targets = make_batch(12)
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=1.0), None)
+    optimizer.accumulate(closure_of(model), (inputs[:9], targets[:9]))
+    optimizer.step(closure_of(model), (inputs[9:], targets[9:]))
+    other = make_net()
+    closure_of(other)((inputs, targets)).backward()
+    torch.optim.SGD(other.parameters(), lr=1.0).step()
+    assert torch.allclose(weights(model), weights(other), rtol=1e-12)
+
+
+def noisy():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.4), nn.Linear(8, 3)).double()
+
+
+def test_streams_of_random_numbers_depend_on_seed_step_and_micro_batch_alone(make_batch):
+    def seen(seed, noise):
+        masks = []
+        torch.manual_seed(noise)
+        model = noisy()
+
+        def closure(batch):
+            masks.append(torch.rand(2))
+            return functional.cross_entropy(model(batch[0]), batch[1])
+
+        torch.manual_seed(noise)
+        before = torch.get_rng_state()
+        optimizer = optimizer_on(model, 2, seed=seed)
+        for _ in range(2):
+            optimizer.step(closure, make_batch(8))
+        assert torch.equal(before, torch.get_rng_state())
+        return torch.stack(masks)
+
+    masks = seen(1, 0)
+    assert torch.equal(masks, seen(1, 99))
+    assert not torch.equal(masks, seen(2, 0))
+    assert torch.equal(masks[0::2], masks[1::2])  # both passes of a micro-batch
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(masks[0::2], 2))
+
+
+def test_streams_go_on_where_a_state_dict_left_them(make_batch):
+    def closure_on(model):
+        return lambda batch: functional.cross_entropy(model(batch[0]), batch[1])
+
+    whole = noisy()
+    optimizer = optimizer_on(whole, 2, seed=1)
+    for seed in range(2):
+        optimizer.step(closure_on(whole), make_batch(8, seed=seed))
+    resumed, state = copy.deepcopy(whole), copy.deepcopy(optimizer.state_dict())
+    optimizer.step(closure_on(whole), make_batch(8, seed=5))
+    other = optimizer_on(resumed, 2, seed=1)
+    other.load_state_dict(state)
+    other.step(closure_on(resumed), make_batch(8, seed=5))
+    assert torch.equal(weights(resumed), weights(whole))
+    assert other.steps == 3
+
+
+def test_the_report_on_micro_batches_is_what_each_is_on_its_own(make_net, make_batch, closure_of):
+    model = make_net()
+    start = copy.deepcopy(model)
+    optimizer = optimizer_on(model, 3, observes=True)
+    inputs, targets = make_batch(11)
+    optimizer.step(closure_of(model), (inputs, targets))
+    report = optimizer.per_shard
+    assert report.sizes.tolist() == [4, 4, 3]
+    units = []
+    for i, (first, last) in enumerate([(0, 4), (4, 8), (8, 11)]):
+        shifted = copy.deepcopy(start)
+        part = (inputs[first:last], targets[first:last])
+        loss = closure_of(shifted)(part)
+        slopes = torch.autograd.grad(loss, list(shifted.parameters()))
+        gradient = torch.cat([slope.flatten() for slope in slopes])
+        assert torch.allclose(report.losses[i], loss, rtol=1e-13)
+        assert torch.allclose(report.gradient_norms[i], gradient.norm(), rtol=1e-13)
+        with torch.no_grad():
+            for p, slope in zip(shifted.parameters(), slopes, strict=True):
+                p.add_(slope * 0.2 / gradient.norm())
+        assert torch.allclose(report.rises[i], closure_of(shifted)(part) - loss, rtol=1e-10)
+        units.append(gradient / gradient.norm())
+    cosines = [float(a @ b) for a, b in itertools.combinations(units, 2)]
+    assert report.mean_cosine == pytest.approx(sum(cosines) / 3, rel=1e-12)
+
+
+def test_only_the_chosen_parameters_are_perturbed_and_all_are_stepped(make_net, make_batch, closure_of):
+    model = make_net()
+    start = copy.deepcopy(model)
+    chosen = [model[0].weight, model[2].bias]
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    mSAM(sgd, GradientAscent(rho=0.3), perturbed=chosen).step(closure_of(model), make_batch(9))
+    shifted = copy.deepcopy(start)
+    slopes = torch.autograd.grad(closure_of(shifted)(make_batch(9)), [shifted[0].weight, shifted[2].bias])
+    length = torch.cat([slope.flatten() for slope in slopes]).norm()
+    with torch.no_grad():
+        shifted[0].weight.add_(0.3 * slopes[0] / length)
+        shifted[2].bias.add_(0.3 * slopes[1] / length)
+    slopes = torch.autograd.grad(closure_of(shifted)(make_batch(9)), list(shifted.parameters()))
+    for p, q, slope in zip(model.parameters(), start.parameters(), slopes, strict=True):
+        assert torch.allclose(p, q - slope, rtol=1e-12)
+
+
+def test_bad_holdings_are_named(make_net):
+    model, other = make_net(), make_net()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="not parameters of module"):
+        mSAM(sgd, None, module=other)
+    with pytest.raises(ValueError, match="no parameters in it"):
+        mSAM(sgd, None, perturbed=[])
+    with pytest.raises(ValueError, match="1 of the parameters in perturbed"):
+        mSAM(sgd, None, perturbed=[other[0].weight])
+    state = torch.optim.AdamW(model.parameters()).state_dict()
+    before = copy.deepcopy(sgd.state_dict())
+    with pytest.raises(ValueError, match="another optimizer than this SGD: it lacks dampening"):
+        mSAM(sgd, None).load_state_dict(state)
+    with pytest.raises(ValueError, match="groups of"):
+        mSAM(sgd, None).load_state_dict(torch.optim.SGD([other[0].weight], lr=1.0).state_dict())
+    assert sgd.state_dict() == before

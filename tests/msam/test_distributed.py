@@ -1,0 +1,74 @@
+"""The same training on one, two and three processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from msam import Run, TrainConfig, train
+from msam.checkpoints import read_state, read_weights
+from tests.msam.distributed_program import MODELS, trained
+
+PROGRAM = Path(__file__).with_name("distributed_program.py")
+TRAINING = Path(__file__).with_name("distributed_training.py")
+ROOT = PROGRAM.parents[2]
+
+
+def launch(number, *arguments, program=PROGRAM):
+    """Run a program under torchrun on one machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [*command, str(program), *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_any_number_of_processes_comes_to_the_same_weights_and_statistics(number, tmp_path):
+    ended = launch(number, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(number)]
+    for name in MODELS:
+        alone = trained(name, None)
+        for rank in ranks:
+            assert rank[name].keys() == alone.keys()
+            for key, value in alone.items():
+                assert torch.allclose(rank[name][key], value, rtol=1e-10, atol=1e-13), (name, key)
+                assert torch.equal(rank[name][key], ranks[0][name][key]), (name, key)
+
+
+def config_of(**settings):
+    task = {"model": "cnn-bn", "width": 4, "train_examples": 110}
+    return TrainConfig(settings=task, epochs=3, batch_size=25, num_microbatches=5, lr=0.05, **settings)
+
+
+def tensors_of(run):
+    return {**read_weights(run.checkpoint), "metrics": torch.tensor([[*row.values()][:-1] for row in run.metrics()])}
+
+
+@pytest.mark.parametrize(
+    ("rank", "resumed_on"), [(1, 1), (0, 3)], ids=["a peer, resumed on one", "the first, on three"]
+)
+def test_a_process_killed_in_the_middle_is_resumed_on_another_number_of_processes(rank, resumed_on, tmp_path):
+    config = config_of()
+    run, whole = Run.create(tmp_path / "killed", config), Run.create(tmp_path / "whole", config)
+    ended = launch(2, run.path, rank, 8, json.dumps(config.to_dict()), program=TRAINING)  # in the second epoch
+    assert ended.returncode != 0
+    if rank == 1:
+        assert "rank 0: ProcessLostError: another process is gone" in ended.stdout
+    assert read_state(run.state_path)["epoch"] == 1
+    assert [path.name for path in run.checkpoints()] == ["epoch-0001.safetensors"]
+    if resumed_on == 1:
+        train(config.load_task(), config, run)
+    else:
+        ended = launch(resumed_on, run.path, -1, 0, json.dumps(config.to_dict()), program=TRAINING)
+        assert ended.returncode == 0, ended.stderr
+    train(config.load_task(), config, whole)
+    ours, theirs = tensors_of(run), tensors_of(whole)
+    for name, value in theirs.items():
+        assert torch.allclose(ours[name].double(), value.double(), rtol=2e-4, atol=2e-5), name

@@ -1,0 +1,118 @@
+"""Loss scaling, overflow, clipping and bfloat16 around the two passes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from landscape import GradientAscent
+from msam import mSAM
+
+
+def net(seed=5):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def batch(number=12):
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(number, 6, generator=generator), torch.randint(0, 3, (number,), generator=generator)
+
+
+def closure_of(model, dtype=None):
+    def closure(part):
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            return functional.cross_entropy(model(part[0]), part[1])
+
+    return closure
+
+
+def optimizer_on(model, **settings):
+    sgd = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+    return mSAM(sgd, GradientAscent(rho=0.1), num_microbatches=3, module=model, **settings)
+
+
+def same(model, other, **tolerance):
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    return all(torch.allclose(p, q, **tolerance) for p, q in pairs)
+
+
+def test_scaling_by_a_power_of_two_changes_no_bit():
+    plain, scaled = net(), net()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    ordinary, with_scaler = optimizer_on(plain), optimizer_on(scaled, scaler=scaler)
+    for _ in range(3):
+        loss = ordinary.step(closure_of(plain), batch())
+        again = with_scaler.step(closure_of(scaled), batch())
+        assert torch.equal(loss, again)
+    assert same(plain, scaled, rtol=0, atol=0)
+    assert with_scaler.skipped_steps == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_comes_close_to_single_precision(dtype):
+    plain, mixed = net(), net()
+    scaler = torch.amp.GradScaler("cpu") if dtype == torch.float16 else None
+    ordinary, with_autocast = optimizer_on(plain), optimizer_on(mixed, scaler=scaler)
+    start = copy.deepcopy(plain)
+    for _ in range(3):
+        ordinary.step(closure_of(plain), batch())
+        with_autocast.step(closure_of(mixed, dtype), batch())
+    moved = torch.cat([(p - q).flatten() for p, q in zip(plain.parameters(), start.parameters(), strict=True)]).norm()
+    apart = torch.cat([(p - q).flatten() for p, q in zip(plain.parameters(), mixed.parameters(), strict=True)]).norm()
+    assert apart < 16 * torch.finfo(dtype).eps * moved
+    assert with_autocast.skipped_steps == 0
+
+
+@pytest.mark.parametrize("call", [1, 2, 5, 6], ids=["first, at w", "first, at w + ε", "last, at w", "last, at w + ε"])
+def test_an_overflow_in_either_pass_skips_the_step_and_lowers_the_scale(call):
+    model = net()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    optimizer = optimizer_on(model, scaler=scaler)
+    optimizer.step(closure_of(model), batch())
+    before, calls = copy.deepcopy(model), []
+    momentum = copy.deepcopy(optimizer.state_dict()["state"])
+
+    def overflowing(part):
+        calls.append(part)
+        loss = closure_of(model)(part)
+        return loss * float("inf") if len(calls) == call else loss
+
+    optimizer.step(overflowing, batch())
+    assert same(model, before, rtol=0, atol=0)
+    assert optimizer.skipped_steps == 1
+    assert scaler.get_scale() == 2.0**9
+    for index, kept in optimizer.state_dict()["state"].items():
+        assert torch.equal(kept["momentum_buffer"], momentum[index]["momentum_buffer"])
+    optimizer.step(closure_of(model), batch())
+    assert not same(model, before, rtol=0, atol=0)
+
+
+def test_the_gradient_that_is_clipped_is_the_unscaled_average():
+    model, free = net(), net()
+    start = copy.deepcopy(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    optimizer = mSAM(
+        torch.optim.SGD(model.parameters(), lr=1.0), GradientAscent(rho=0.1), num_microbatches=3, scaler=scaler,
+        max_grad_norm=0.01,
+    )  # fmt: skip
+    optimizer.step(closure_of(model), batch())
+    mSAM(torch.optim.SGD(free.parameters(), lr=1.0), GradientAscent(rho=0.1), num_microbatches=3).step(
+        closure_of(free), batch()
+    )
+    taken = torch.cat([(p - q).flatten() for p, q in zip(model.parameters(), start.parameters(), strict=True)])
+    wanted = torch.cat([(p - q).flatten() for p, q in zip(free.parameters(), start.parameters(), strict=True)])
+    assert torch.allclose(taken.norm(), torch.tensor(0.01), rtol=1e-3)
+    assert torch.allclose(taken / taken.norm(), wanted / wanted.norm(), atol=1e-5)
+
+
+def test_an_autocast_that_is_open_around_the_step_does_not_keep_the_weights_of_the_first_pass():
+    inside, outside = net(), net()
+    with torch.autocast("cpu", torch.bfloat16):
+        optimizer_on(inside).step(lambda b: functional.cross_entropy(inside(b[0]), b[1]), batch())
+    optimizer_on(outside).step(closure_of(outside, torch.bfloat16), batch())
+    assert same(inside, outside, rtol=0, atol=0)
