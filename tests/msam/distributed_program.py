@@ -40,7 +40,7 @@ def trained(name, processes, num_microbatches=5, steps=4):
         else:
             closure = lambda b: functional.cross_entropy(model(b[0]), b[1])  # noqa: E731
         losses.append(optimizer.step(closure, (inputs, targets)))
-    return {"losses": torch.stack(losses)} | {key: value.clone() for key, value in model.state_dict().items()}
+    return {"losses": torch.stack(losses), **model.state_dict()}
 
 
 if __name__ == "__main__":

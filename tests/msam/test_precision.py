@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from landscape import GradientAscent
-from msam import mSAM
+from msam import Run, TrainingDivergedError, mSAM, train
+from msam.checkpoints import read_state, read_weights
 
 
 def net(seed=5):
@@ -116,3 +119,60 @@ def test_an_autocast_that_is_open_around_the_step_does_not_keep_the_weights_of_t
         optimizer_on(inside).step(lambda b: functional.cross_entropy(inside(b[0]), b[1]), batch())
     optimizer_on(outside).step(closure_of(outside, torch.bfloat16), batch())
     assert same(inside, outside, rtol=0, atol=0)
+
+
+def overflowing(task, calls):
+    """The task, its loss infinite in those calls; evaluation, without a graph, is left alone."""
+    seen = []
+
+    def loss(outputs, targets):
+        value = task.loss(outputs, targets)
+        if not torch.is_grad_enabled():
+            return value
+        seen.append(1)
+        return value * float("inf") if calls is None or len(seen) in calls else value
+
+    return dataclasses.replace(task, loss=loss)
+
+
+def test_training_counts_the_steps_it_skips_and_resumes_the_scale(toy_task, toy_config, tmp_path):
+    config = toy_config(precision="fp16", epochs=4)
+    task = overflowing(toy_task, {2, 40, 41})
+    run = train(task, config, Run.create(tmp_path / "run", config))
+    assert [row["skipped_steps"] for row in run.metrics()] == [1, 1, 0, 0]
+    assert all(math.isfinite(row["train_loss"]) for row in run.metrics())
+    state = read_state(run.state_path)
+    assert state["scaler"]["scale"] == 2.0**14
+    short = Run.create(tmp_path / "short", config)
+    seen = []
+
+    def stop(done, number):
+        seen.append(done)
+        if done == 2 and number == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(overflowing(toy_task, {2, 40, 41}), config, short, progress=stop)
+    train(toy_task, config, short)
+    assert read_state(short.state_path)["scaler"] == state["scaler"]
+    ours, theirs = read_weights(short.checkpoint), read_weights(run.checkpoint)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_gradients_that_never_are_finite_end_training_in_a_sentence(toy_task, toy_config, tmp_path):
+    config = toy_config(precision="fp16", epochs=20)
+    run = Run.create(tmp_path / "run", config)
+    with pytest.raises(TrainingDivergedError, match="overflowed in 32 steps in a row, up to epoch 8, step 4"):
+        train(overflowing(toy_task, None), config, run)
+    assert len(run.metrics()) == 7  # of epochs in which the weights stayed as they were
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_training_in_mixed_precision_is_recorded_and_close_to_single(precision, toy_task, toy_config, tmp_path):
+    config = toy_config(precision=precision)
+    mixed = train(toy_task, config, Run.create(tmp_path / "mixed", config))
+    single = train(toy_task, toy_config(), Run.create(tmp_path / "single", toy_config()))
+    assert Run.open(tmp_path / "mixed").config.precision == precision
+    ours, theirs = mixed.metrics()[-1]["train_loss"], single.metrics()[-1]["train_loss"]
+    assert ours != theirs
+    assert ours == pytest.approx(theirs, rel=0.02)
