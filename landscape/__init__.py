@@ -23,7 +23,11 @@ if TYPE_CHECKING:
         SpectralDensity as SpectralDensity,
         TraceEstimate as TraceEstimate,
     )
+    from landscape.balls import L2 as L2, Ball as Ball, Linf as Linf
+    from landscape.centralized import CentralizedAscent as CentralizedAscent
+    from landscape.chance import RandomPerturbation as RandomPerturbation
     from landscape.directions import filter_normalized as filter_normalized, random_direction as random_direction
+    from landscape.friendly import FriendlyAscent as FriendlyAscent
     from landscape.objective import Objective as Objective
     from landscape.operators import (
         CurvatureOperator as CurvatureOperator,
@@ -35,9 +39,12 @@ if TYPE_CHECKING:
         AdaptiveAscent as AdaptiveAscent,
         GradientAscent as GradientAscent,
         Perturbation as Perturbation,
+        every_tensor as every_tensor,
+        weights_proper as weights_proper,
     )
     from landscape.reference import pyhessian_eigenvalues as pyhessian_eigenvalues
     from landscape.results import Result as Result
+    from landscape.several_steps import SeveralSteps as SeveralSteps
     from landscape.sharpness import m_sharpness as m_sharpness
     from landscape.slices import line_slice as line_slice, plane_slice as plane_slice
     from landscape.spectrum import spectral_density as spectral_density, top_eigenvalues as top_eigenvalues
@@ -56,6 +63,15 @@ _HOME = {
     "Perturbation": "perturbations",
     "GradientAscent": "perturbations",
     "AdaptiveAscent": "perturbations",
+    "weights_proper": "perturbations",
+    "every_tensor": "perturbations",
+    "FriendlyAscent": "friendly",
+    "CentralizedAscent": "centralized",
+    "RandomPerturbation": "chance",
+    "SeveralSteps": "several_steps",
+    "Ball": "balls",
+    "L2": "balls",
+    "Linf": "balls",
     "m_sharpness": "sharpness",
     "random_direction": "directions",
     "filter_normalized": "directions",

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from landscape.arguments import real
+from landscape.balls import L2, Ball, over
+from landscape.denominators import name_of
 
 Slopes = Callable[[list[Tensor] | None], list[Tensor]]
 
@@ -21,7 +23,8 @@ Slopes = Callable[[list[Tensor] | None], list[Tensor]]
 class Perturbation(ABC):
     """A rule that turns weights and the gradients there into a perturbation ε of the same shapes.
 
-    Call it with lists of tensors, one per block of weights, or with two single tensors. Norms are over all blocks.
+    Call it with lists of tensors, one per block of weights, or with two single tensors; a single vector is taken for
+    a matrix of one row. Norms are over all blocks.
     """
 
     @overload
@@ -38,7 +41,8 @@ class Perturbation(ABC):
             if isinstance(gradients, Tensor):
                 if not isinstance(weights, Tensor):
                     raise TypeError("weights and gradients must both be tensors or both be lists of tensors")
-                return self.ascent([weights.unsqueeze(0)], [gradients.unsqueeze(0)])[0].squeeze(0)
+                shape = gradients.shape if gradients.ndim > 1 else (1, -1)
+                return self.ascent([weights.reshape(shape)], [gradients.reshape(shape)])[0].reshape(gradients.shape)
             if len(weights) != len(gradients):
                 raise ValueError(f"there are {len(weights)} blocks of weights but {len(gradients)} gradients")
             return self.ascent(list(weights), list(gradients))
@@ -132,11 +136,51 @@ class InBall(Perturbation):
         return self.rho == 0
 
 
-class GradientAscent(InBall):
-    """ε = ρ g / ‖g‖₂, the ascent of SAM (Foret et al. 2021, arXiv 2010.01412); zero where the gradient is zero.
+class Ascent(InBall):
+    """The point of a ball that is steepest uphill.
 
     Args:
-        rho: radius ρ ≥ 0 in units of the weights' L2 norm over all blocks.
+        rho: radius ρ ≥ 0, in the norm of the ball over all blocks.
+        ball: what ε may lie in, ``L2()`` when left out.
+
+    Raises:
+        ValueError: if rho is negative or not finite.
+        TypeError: if the ball is none.
+    """
+
+    def __init__(self, rho: float, *, ball: Ball | None = None) -> None:
+        super().__init__(rho)
+        if ball is not None and not isinstance(ball, Ball):
+            raise TypeError(f"ball must be a Ball, such as L2() or Linf(); got {ball!r}")
+        self.ball = L2() if ball is None else ball
+
+    def uphill(self, gradients: list[Tensor]) -> list[Tensor]:
+        """What is climbed: the gradient itself, unless a subclass makes something else of it."""
+        return gradients
+
+    def scales(self, weights: list[Tensor]) -> list[Tensor] | None:
+        """The scales T of the ball, None for none."""
+        del weights
+        return None
+
+    def ascent(self, weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """The steepest point of the ball, block by block."""
+        return self.ball.steepest(self.uphill(gradients), self.rho, self.scales(weights))
+
+    def settings(self) -> dict[str, float | str]:
+        """Name and radius, and the ball where it is not L2."""
+        ball = {} if type(self.ball) is L2 else {"ball": type(self.ball).__name__}
+        return {"perturbation": type(self).__name__, "rho": self.rho, **ball}
+
+
+class GradientAscent(Ascent):
+    """ε = ρ g / ‖g‖₂, the ascent of SAM (Foret et al. 2021, arXiv 2010.01412); zero where the gradient is zero.
+
+    In the ball ``Linf()`` it is ρ sign(g).
+
+    Args:
+        rho: radius ρ ≥ 0 in units of the weights' norm over all blocks.
+        ball: what ε may lie in, ``L2()`` when left out.
 
     Raises:
         ValueError: if rho is negative or not finite.
@@ -145,29 +189,46 @@ class GradientAscent(InBall):
     tensor([0.3000, 0.4000])
     """
 
-    def ascent(self, weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """ρ g / ‖g‖₂, block by block."""
-        del weights
-        return list(torch._foreach_mul(gradients, self.factor(norm(gradients))))
+    @property
+    def is_multiple(self) -> bool:
+        """Whether ε is :meth:`factor` times the gradient: in the L2 ball."""
+        return type(self.ball) is L2
 
     def factor(self, length: Tensor) -> Tensor:
-        """What the gradient is multiplied by when its norm is ``length``, elementwise."""
-        return _over(self.rho, length)
+        """What the gradient is multiplied by when its L2 norm is ``length``, elementwise.
 
-    def settings(self) -> dict[str, float | str]:
-        """Name and radius."""
-        return {"perturbation": type(self).__name__, "rho": self.rho}
+        Raises:
+            ValueError: if ε is no multiple of the gradient.
+        """
+        if not self.is_multiple:
+            raise ValueError(f"{self!r} is not a multiple of the gradient; use L2()")
+        return over(self.rho, length)
 
 
-class AdaptiveAscent(InBall):
+def weights_proper(tensor: Tensor) -> bool:
+    """Whether a tensor has two or more dimensions, unlike biases and the parameters of normalisation."""
+    return tensor.ndim > 1
+
+
+def every_tensor(tensor: Tensor) -> bool:
+    """True."""
+    del tensor
+    return True
+
+
+class AdaptiveAscent(Ascent):
     """ε = ρ T²g / ‖T g‖₂, the ascent of ASAM (Kwon et al. 2021, arXiv 2102.11600).
 
-    T = |w| + η on tensors of two or more dimensions, the weights proper, and the identity on vectors (biases and the
-    parameters of normalisation). A single tensor passed instead of a list counts as weights.
+    T = |w| + η on the tensors that are scaled, and the identity on the rest. ε is zero where the gradient is zero. In
+    the ball ``Linf()`` it is ρ T sign(g).
 
     Args:
-        rho: radius ρ ≥ 0, relative to the weights.
+        rho: radius ρ ≥ 0 of ‖ε / T‖, relative to the size of the weights. The source uses 0.5.
         eta: η ≥ 0, keeps weights near zero moving.
+        ball: what ε / T may lie in, ``L2()`` when left out.
+        scaled: tensor -> whether it is scaled, ``weights_proper`` when left out: tensors of two or more dimensions,
+            not the vectors (biases and the parameters of normalisation). ``every_tensor`` scales them all. A single
+            tensor passed instead of a list is scaled in either case.
 
     Raises:
         ValueError: if rho or eta is negative or not finite.
@@ -176,30 +237,26 @@ class AdaptiveAscent(InBall):
     tensor([0.6000, 1.6000])
     """
 
-    def __init__(self, rho: float, *, eta: float = 0.01) -> None:
-        super().__init__(rho)
+    def __init__(
+        self,
+        rho: float,
+        *,
+        eta: float = 0.01,
+        ball: Ball | None = None,
+        scaled: Callable[[Tensor], bool] = weights_proper,
+    ) -> None:
+        super().__init__(rho, ball=ball)
         self.eta = _radius(eta, name="eta")
+        self.scaled = scaled
 
-    def ascent(self, weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """ρ T²g / ‖T g‖₂, block by block."""
-        scales = [w.abs() + self.eta if w.ndim > 1 else torch.ones_like(w) for w in weights]
-        scaled = torch._foreach_mul(gradients, scales)
-        torch._foreach_mul_(scales, _over(self.rho, norm(list(scaled))))
-        return list(torch._foreach_mul(scaled, scales))
+    def scales(self, weights: list[Tensor]) -> list[Tensor]:
+        """T, block by block."""
+        return [w.abs() + self.eta if self.scaled(w) else torch.ones_like(w) for w in weights]
 
     def settings(self) -> dict[str, float | str]:
-        """Name, radius and η."""
-        return {"perturbation": type(self).__name__, "rho": self.rho, "eta": self.eta}
-
-
-def norm(blocks: Sequence[Tensor]) -> Tensor:
-    """‖·‖₂ over all entries of all blocks, a scalar tensor."""
-    length: Tensor = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(list(blocks)))))
-    return length
-
-
-def _over(rho: float, length: Tensor) -> Tensor:
-    return torch.where(length > 0, rho / length, 0)
+        """Name, radius and η, the ball where it is not L2, and what is scaled where that is not the default."""
+        scaled = {} if self.scaled is weights_proper else {"scaled": name_of(self.scaled)}
+        return super().settings() | {"eta": self.eta, **scaled}
 
 
 def _radius(value: float, *, name: str = "rho") -> float:

@@ -7,7 +7,7 @@ import torch
 from problems import normal
 
 from landscape import AdaptiveAscent, GradientAscent, Perturbation
-from landscape.perturbations import norm
+from landscape.balls import norm
 
 W = [normal(3, 4), normal(3, seed=1), normal(2, 3, 2, seed=2)]
 G = [normal(3, 4, seed=3), normal(3, seed=4), normal(2, 3, 2, seed=5)]
