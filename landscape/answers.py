@@ -163,6 +163,8 @@ class Sharpness(Result):
         stderr: its standard error over shards; NaN for a single shard, which gives no estimate of it.
         per_shard: ``(num_shards,)``, rise in loss of each shard that has anything to count.
         shard_sizes: ``(num_shards,)``, examples in each.
+        denominators: ``(num_shards,)``, what the loss of each is divided by, its weight in the mean: examples, tokens,
+            or class weights; None in results that were saved before these were.
         microbatch_size: examples per shard asked for.
     """
 
@@ -170,6 +172,7 @@ class Sharpness(Result):
     stderr: float
     per_shard: Array = field(repr=False)
     shard_sizes: Array = field(repr=False)
+    denominators: Array | None = field(repr=False, default=None)
     microbatch_size: int
 
     title: ClassVar[str] = "m-sharpness"
@@ -193,7 +196,10 @@ class Sharpness(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per shard."""
-        return pd.DataFrame({"rise": self.per_shard, "examples": self.shard_sizes}).rename_axis("shard").reset_index()
+        columns = {"rise": self.per_shard, "examples": self.shard_sizes}
+        if self.denominators is not None:
+            columns["denominator"] = self.denominators
+        return pd.DataFrame(columns).rename_axis("shard").reset_index()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from torch import Tensor
 
 from landscape.answers import Sharpness
 from landscape.arguments import integer
@@ -23,16 +24,18 @@ def m_sharpness(
     or their class weights where the loss counts those. A shard with nothing to count (d_i = 0) is left out.
 
     With :class:`GradientAscent` this is the m-sharpness of Foret et al. 2021 (arXiv 2010.01412) in its one-step
-    approximation: a lower bound on the maximum over the ball. Their m is ``microbatch_size``, in examples.
+    approximation: a lower bound on the maximum over the ball, as is any other ε in it, of several steps or at random.
+    Their m is ``microbatch_size``, in examples.
 
     Args:
         objective: the loss and the data; shards are consecutive examples.
-        perturbation: (weights, gradients) -> ε.
+        perturbation: finds ε, as in training; what is drawn at random is drawn anew for each shard.
         microbatch_size: examples per shard; the last shard has what is left.
         progress: called with the shards done and their number.
 
     Returns:
-        Value, standard error over shards, and the rise of each shard, in units of the loss.
+        Value, standard error over shards, and the rise of each shard, in units of the loss; with the examples and the
+        denominator of each.
 
     Raises:
         TypeError: if the size is not an integer.
@@ -54,27 +57,51 @@ def m_sharpness(
     number = math.ceil(objective.num_examples / microbatch_size)
     rises, sizes, weights = [], [], []
     for done, shard in enumerate(shards, start=1):
-        loss, gradient = shard.loss_and_gradient(w)
+        probed = _Probed(shard, w, with_gradient=perturbation.needs_gradient)
         if shard.weight != 0:
-            epsilon = perturbation(space.split(w), space.split(gradient))
-            perturbed = space.flatten(dict(zip(space.names, epsilon, strict=True))).add_(w)
-            rises.append(shard.loss(perturbed).item() - loss.item())
+            epsilon = perturbation.search(space.split(w), probed.slopes, key=(done - 1,))
+            rises.append(shard.loss(probed.at(epsilon)).item() - probed.loss.item())
             sizes.append(shard.num_examples)
             weights.append(shard.weight)
         progress(done, number)
     if not rises:
         raise ValueError("no shard has anything that the loss counts: all targets are ignored or have no weight")
-    per_shard, shard_sizes = np.array(rises), np.array(sizes)
-    value, stderr = _weighted_mean(per_shard, np.array(weights))
+    per_shard, shard_sizes, denominators = np.array(rises), np.array(sizes), np.array(weights)
+    value, stderr = _weighted_mean(per_shard, denominators)
     settings = {"name": "m_sharpness", "microbatch_size": microbatch_size, **perturbation.settings()}
     return Sharpness(
         value=value,
         stderr=stderr,
         per_shard=per_shard,
         shard_sizes=shard_sizes,
+        denominators=denominators,
         microbatch_size=microbatch_size,
         manifest=objective.manifest() | {"measurement": settings, "shards": {"order": objective.order}},
     )
+
+
+class _Probed:
+    """A shard's loss at w, and its gradients there and near it, in blocks."""
+
+    def __init__(self, shard: Objective, w: Tensor, *, with_gradient: bool) -> None:
+        self.shard = shard
+        self.w = w
+        self.gradient: Tensor | None = None
+        if with_gradient:
+            self.loss, self.gradient = shard.loss_and_gradient(w)
+        else:
+            self.loss = shard.loss(w)
+
+    def slopes(self, epsilon: list[Tensor] | None) -> list[Tensor]:
+        """The gradient at w + ε."""
+        if epsilon is None and self.gradient is not None:
+            return self.shard.space.split(self.gradient)
+        return self.shard.space.split(self.shard.gradient(self.w if epsilon is None else self.at(epsilon)))
+
+    def at(self, epsilon: list[Tensor]) -> Tensor:
+        """w + ε, ``(dim,)``."""
+        space = self.shard.space
+        return space.flatten(dict(zip(space.names, epsilon, strict=True))).add_(self.w)
 
 
 def _weighted_mean(values: Array, weights: Array) -> tuple[float, float]:
