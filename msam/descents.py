@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from landscape.centralized import centralized
 from landscape.perturbations import Perturbation
 
 Shift = list[Tensor | None] | None
@@ -54,8 +55,13 @@ class Descent(ABC):
         """Whether it goes by the gradients of earlier steps."""
         return False
 
-    def learn(self, gradient: list[Tensor]) -> None:  # noqa: B027  most have nothing to learn
-        """Take in the mean gradient of a batch at w, once per step."""
+    def learn(self, gradient: list[Tensor], *, perturbed: Sequence[bool]) -> None:  # noqa: B027  most do not
+        """Take in the mean gradient of a batch at w, once per step.
+
+        Args:
+            gradient: one tensor per block of weights.
+            perturbed: which blocks may be perturbed.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learnt, of tensors and numbers."""
@@ -71,8 +77,8 @@ class Descent(ABC):
         """Name and parameters, for a manifest."""
 
 
-class AtPerturbation(Descent):
-    """The gradient at w + ε: SAM and its relatives.
+class Perturbed(Descent):
+    """What descents along a gradient at w + ε have in common: they are as random, and learn as much, as their ε.
 
     Args:
         perturbation: finds ε.
@@ -81,7 +87,7 @@ class AtPerturbation(Descent):
     def __init__(self, perturbation: Perturbation) -> None:
         self.perturbation = perturbation
 
-    def direction(
+    def gradient_at_perturbation(
         self, weights: list[Tensor], probe: Probe, *, perturbed: Sequence[bool], key: tuple[int, ...]
     ) -> list[Tensor]:
         """∇L(w + ε)."""
@@ -107,11 +113,6 @@ class AtPerturbation(Descent):
         self.perturbation.rho = value  # type: ignore[attr-defined]
 
     @property
-    def is_plain(self) -> bool:
-        """Whether the radius is zero."""
-        return self.perturbation.is_zero
-
-    @property
     def needs_gradient(self) -> bool:
         """Whether the perturbation does."""
         return self.perturbation.needs_gradient
@@ -126,9 +127,9 @@ class AtPerturbation(Descent):
         """Whether the perturbation does."""
         return self.perturbation.learns
 
-    def learn(self, gradient: list[Tensor]) -> None:
-        """Pass on to the perturbation."""
-        self.perturbation.learn(gradient)
+    def learn(self, gradient: list[Tensor], *, perturbed: Sequence[bool]) -> None:
+        """Pass on to the perturbation what is perturbed."""
+        self.perturbation.learn(chosen(gradient, perturbed))
 
     def state_dict(self) -> dict[str, Any]:
         """What the perturbation has learnt."""
@@ -142,8 +143,67 @@ class AtPerturbation(Descent):
         """Those of the perturbation."""
         return self.perturbation.settings()
 
+
+class AtPerturbation(Perturbed):
+    """The gradient at w + ε: SAM and its relatives.
+
+    Args:
+        perturbation: finds ε.
+    """
+
+    def direction(
+        self, weights: list[Tensor], probe: Probe, *, perturbed: Sequence[bool], key: tuple[int, ...]
+    ) -> list[Tensor]:
+        """∇L(w + ε)."""
+        return self.gradient_at_perturbation(weights, probe, perturbed=perturbed, key=key)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the radius is zero."""
+        return self.perturbation.is_zero
+
     def __repr__(self) -> str:
         return repr(self.perturbation)
+
+
+class CentralizedDescent(Perturbed):
+    """c(∇L(w + ε)), the descent of GCSAM (Hassan et al. 2025, arXiv 2501.11584).
+
+    c takes from every tensor of two or more dimensions its mean over all dimensions but the first. At radius zero it
+    is gradient centralisation alone (Yong et al. 2020, arXiv 2004.01461).
+
+    Args:
+        perturbation: finds ε; for GCSAM a ``CentralizedAscent``.
+
+    >>> import torch
+    >>> from landscape import CentralizedAscent
+    >>> from msam import mSAM
+    >>> w = torch.nn.Parameter(torch.zeros(1, 2))
+    >>> sgd, gcsam = torch.optim.SGD([w], lr=1.0), CentralizedDescent(CentralizedAscent(rho=0.05))
+    >>> loss = mSAM(sgd, gcsam).step(lambda x: (x @ w.T).mean(), torch.tensor([[5.0, 3.0]]))
+    >>> w.tolist()
+    [[-1.0, 1.0]]
+    """
+
+    def direction(
+        self, weights: list[Tensor], probe: Probe, *, perturbed: Sequence[bool], key: tuple[int, ...]
+    ) -> list[Tensor]:
+        """c(∇L(w + ε))."""
+        if self.perturbation.is_zero:
+            return centralized(probe(None)[1])
+        return centralized(self.gradient_at_perturbation(weights, probe, perturbed=perturbed, key=key))
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the perturbation does, or the radius is zero."""
+        return self.perturbation.is_zero or self.perturbation.needs_gradient
+
+    def settings(self) -> dict[str, float | str]:
+        """Those of the perturbation, and what is done to the gradient."""
+        return super().settings() | {"descent": type(self).__name__}
+
+    def __repr__(self) -> str:
+        return f"CentralizedDescent({self.perturbation!r})"
 
 
 def chosen(blocks: Sequence[Tensor], perturbed: Sequence[bool]) -> list[Tensor]:

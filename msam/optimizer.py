@@ -172,7 +172,7 @@ class mSAM(torch.optim.Optimizer):
         self._step_base(outcome)
         self.steps += 1
         if self.descent is not None and outcome.clean is not None and bool(outcome.finite):
-            self.descent.learn(outcome.clean)
+            self.descent.learn(outcome.clean, perturbed=self._perturbed(self._parameters()))
         return outcome.loss
 
     def accumulate(self, closure: Closure, batch: Batch) -> Tensor:
@@ -194,14 +194,13 @@ class mSAM(torch.optim.Optimizer):
         if not parameters:
             raise ValueError("all parameters of the optimizer are frozen; set requires_grad on those to be trained")
         parts = sizes(num_examples(batch), self.num_microbatches)
-        perturbed = [self.perturbed is None or id(p) in self.perturbed for p in parameters]
         step = Step(
             closure=closure,
             batch=batch,
             sizes=parts,
             own=self.processes.own(len(parts)),
             parameters=parameters,
-            perturbed=perturbed,
+            perturbed=self._perturbed(parameters),
             descent=self.descent,
             module=self.module,
             number=self._batches,
@@ -261,6 +260,9 @@ class mSAM(torch.optim.Optimizer):
             return None
         self.scaler.scale(like.new_zeros(()))  # it makes its own tensors when it is first used
         return self.scaler.get_scale()
+
+    def _perturbed(self, parameters: list[Tensor]) -> list[bool]:
+        return [self.perturbed is None or id(p) in self.perturbed for p in parameters]
 
     def _step_base(self, outcome: Outcome) -> None:
         """Clip and step, or skip the step where a gradient overflowed and lower the scale."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.batches import Batch, take
+from landscape.chance import mixed
 from msam.descents import Descent
 from msam.diagnostics import PerShard
 from msam.replay import RandomState
@@ -93,7 +94,7 @@ class Step:
             return
         device = self.parameters[0].device
         before = RandomState(device)
-        RandomState.seed(_mixed(self.seed, self.number, number), device)
+        RandomState.seed(mixed(self.seed, self.number, number), device)
         try:
             yield
         finally:
@@ -137,14 +138,3 @@ def _checked(returned: object) -> tuple[Tensor, float | None]:
         if not (math.isfinite(denominator) and denominator >= 0):
             raise ValueError(f"the denominator that the closure reports must be zero or more; got {denominator}")
     return loss, denominator
-
-
-def _mixed(*numbers: int) -> int:
-    """A seed out of several numbers, far from that of any other few (SplitMix64)."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        mixed ^= mixed >> 31
-    return mixed >> 1
