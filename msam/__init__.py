@@ -3,21 +3,38 @@
 ``mSAM`` stands alone in anyone's loop; ``train`` makes a :class:`Run` from a :class:`Task` and a :class:`TrainConfig`.
 """
 
+from msam.batchnorm import BatchStatistics, RunningStatistics, ShardStatistics
 from msam.config import TrainConfig
+from msam.descents import CentralizedDescent, Descent
 from msam.evaluation import Evaluation, evaluate
 from msam.execution import OneByOne
 from msam.layerwise import Layerwise
 from msam.microbatches import microbatches
 from msam.optimizer import mSAM
 from msam.run import Run
+from msam.schedules import RhoScheduler
+from msam.selections import all_but_norm_layers, matching, norm_layers
 from msam.tasks import Task, load_task
 from msam.training import TrainingDivergedError, train
+from msam.universal import DeterminantDescent, FrobeniusDescent, TraceDescent
 
 __all__ = [
     "mSAM",
     "OneByOne",
     "Layerwise",
     "microbatches",
+    "Descent",
+    "CentralizedDescent",
+    "FrobeniusDescent",
+    "TraceDescent",
+    "DeterminantDescent",
+    "ShardStatistics",
+    "BatchStatistics",
+    "RunningStatistics",
+    "RhoScheduler",
+    "norm_layers",
+    "all_but_norm_layers",
+    "matching",
     "Task",
     "load_task",
     "TrainConfig",
