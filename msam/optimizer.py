@@ -119,7 +119,7 @@ class mSAM(torch.optim.Optimizer):
         self.execution = OneByOne() if execution is None else execution
         self.batch_norm = ShardStatistics() if batch_norm is None else batch_norm
         self.processes = OneProcess() if processes is None else processes
-        self.scaler = scaler
+        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self.max_grad_norm = max_grad_norm
         self.seed = None if seed is None else integer(seed, "seed")
         self.observes = observes
@@ -258,8 +258,7 @@ class mSAM(torch.optim.Optimizer):
     def _scale(self, like: Tensor) -> float | None:
         if self.scaler is None:
             return None
-        self.scaler.scale(like.new_zeros(()))  # it makes its own tensors when it is first used
-        return self.scaler.get_scale()
+        return float(self.scaler.scale(torch.ones((), device=like.device)))  # its own tensors are made at first use
 
     def _perturbed(self, parameters: list[Tensor]) -> list[bool]:
         return [self.perturbed is None or id(p) in self.perturbed for p in parameters]
