@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -127,7 +127,7 @@ class mSAM(torch.optim.Optimizer):
         self.steps = 0
         self.skipped_steps = 0
         self._batches = 0
-        self._waiting: list[Outcome] = []
+        self._waiting: Outcome | None = None
         # Not Optimizer.__init__, which would make groups and a state of its own beside the base optimizer's.
         super().__setstate__({"defaults": base_optimizer.defaults})
 
@@ -146,8 +146,11 @@ class mSAM(torch.optim.Optimizer):
         """The state of the base optimizer."""
         return self.base_optimizer.state
 
-    def step(self, closure: Closure, batch: Batch) -> Tensor:  # type: ignore[override]
+    def step(self, closure: Closure | Callable[[], Any] | None = None, batch: Batch = None) -> Tensor:  # type: ignore[override]
         """One step on a batch, and on those accumulated before it.
+
+        Without a batch it is the base optimizer's step along what :meth:`accumulate` left in ``.grad``, for frameworks
+        that clip or log the gradient and then call ``step()`` by themselves; a closure is then the base optimizer's.
 
         Args:
             closure: micro-batch -> mean loss over it, with its graph. It is called twice per micro-batch and must
@@ -163,13 +166,14 @@ class mSAM(torch.optim.Optimizer):
             ValueError: if the batch has fewer examples than micro-batches, or the closure does not return a scalar
                 with a graph, or all weights are frozen. The weights are then what they were.
         """
-        self.accumulate(closure, batch)
-        waiting, self._waiting = self._waiting, []
-        outcome = waiting[0] if len(waiting) == 1 else mean_of(waiting)
-        self.zero_grad()  # a weight frozen since the last step keeps no old gradient to move along
-        for parameter, slope in zip(self._parameters(), not_shared(outcome.gradient), strict=True):
-            parameter.grad = slope
-        self._step_base(outcome)
+        if batch is not None:
+            self.accumulate(closure, batch)  # type: ignore[arg-type]
+        if self._waiting is None:
+            raise ValueError(
+                "there is no gradient to step along; call step(closure, batch), or accumulate before step()"
+            )
+        outcome, self._waiting = self._waiting, None
+        self._step_base(outcome, closure if batch is None else None)
         self.steps += 1
         if self.descent is not None and outcome.clean is not None and bool(outcome.finite):
             self.descent.learn(outcome.clean, perturbed=self._perturbed(self._parameters()))
@@ -178,7 +182,9 @@ class mSAM(torch.optim.Optimizer):
     def accumulate(self, closure: Closure, batch: Batch) -> Tensor:
         """Take in one more batch, split into ``num_microbatches`` of its own, for the next step.
 
-        Accumulated batches are so many more micro-batches of one step, weighted by their denominators.
+        Accumulated batches are so many more micro-batches of one step, weighted by their denominators. Their mean
+        gradient, times the scale of the scaler, is left in ``.grad`` as ``backward`` would leave it. When all ``.grad``
+        are None, as after ``zero_grad()``, what was accumulated before is dropped.
 
         Args:
             closure: as for :meth:`step`.
@@ -214,7 +220,11 @@ class mSAM(torch.optim.Optimizer):
                 raise ValueError("the closure reported a denominator of zero for every micro-batch; there is no loss")
         self._batches += 1
         self.per_shard = outcome.per_shard
-        self._waiting.append(outcome)
+        started = self._waiting is not None and any(p.grad is not None for p in parameters)
+        self._waiting = mean_of([self._waiting, outcome]) if self._waiting is not None and started else outcome
+        self.zero_grad()  # a weight frozen since the last step keeps no old gradient to move along
+        for parameter, slope in zip(parameters, not_shared(self._waiting.gradient), strict=True):
+            parameter.grad = slope
         return outcome.loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -246,7 +256,7 @@ class mSAM(torch.optim.Optimizer):
         self.steps = counted.get("steps", 0)
         self.skipped_steps = counted.get("skipped_steps", 0)
         self._batches = counted.get("batches", 0)
-        self._waiting = []
+        self._waiting = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base optimizer."""
@@ -263,11 +273,11 @@ class mSAM(torch.optim.Optimizer):
     def _perturbed(self, parameters: list[Tensor]) -> list[bool]:
         return [self.perturbed is None or id(p) in self.perturbed for p in parameters]
 
-    def _step_base(self, outcome: Outcome) -> None:
+    def _step_base(self, outcome: Outcome, closure: Any) -> None:
         """Clip and step, or skip the step where a gradient overflowed and lower the scale."""
         if self.scaler is None:
             self._clip()
-            self.base_optimizer.step()
+            self.base_optimizer.step(closure)
             return
         if not bool(outcome.finite):
             self.skipped_steps += 1

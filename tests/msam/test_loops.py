@@ -36,3 +36,90 @@ def test_a_scaler_that_is_switched_off_is_as_none(make_net, make_batch, closure_
         optimizer.step(closure_of(model), make_batch(5))
         assert "msam" not in optimizer.state_dict()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_accumulating_and_stepping_apart_is_one_step(make_net, make_batch, closure_of):
+    """Bit for bit, with clipping; the loss returned is the mean over both batches."""
+    one, two = make_net(), make_net()
+    steps = [((5, 0), (4, 1)), ((7, 2), (3, 3))]
+    for model, apart in ((one, False), (two, True)):
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        optimizer = mSAM(sgd, GradientAscent(rho=0.1), num_microbatches=3, module=model, max_grad_norm=0.2)
+        closure = closure_of(model)
+        for first, second in steps:
+            batches = [make_batch(size, seed=seed) for size, seed in (first, second)]
+            losses = [closure(batch).item() * batch[0].shape[0] for batch in batches]
+            optimizer.accumulate(closure, batches[0])
+            if apart:
+                optimizer.accumulate(closure, batches[1])
+                loss = optimizer.step()
+            else:
+                loss = optimizer.step(closure, batches[1])
+            assert loss.item() == pytest.approx(sum(losses) / (first[0] + second[0]), rel=1e-14)
+        assert optimizer.steps == 2
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_the_gradient_of_all_that_was_accumulated_is_there_for_the_loop_to_change(make_net, make_batch, closure_of):
+    """The mean over the examples of both batches, which the step then goes along as the loop left it."""
+    model = make_net()
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=1.0), None, num_microbatches=2)
+    batches = [make_batch(5, seed=0), make_batch(2, seed=1)]
+    whole = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+    slopes = torch.autograd.grad(closure_of(model)(whole), list(model.parameters()))
+    for batch in batches:
+        optimizer.accumulate(closure_of(model), batch)
+    torch.testing.assert_close([p.grad for p in model.parameters()], list(slopes), rtol=1e-12, atol=1e-15)
+    before = [p.detach().clone() for p in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad.mul_(0.5)
+    optimizer.step()
+    after = [old - 0.5 * slope for old, slope in zip(before, slopes, strict=True)]
+    torch.testing.assert_close([p.detach() for p in model.parameters()], after, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("clear", ["optimizer", "model"])
+def test_zero_grad_drops_what_was_accumulated(clear, make_net, make_batch, closure_of):
+    """As a framework does that skips a step."""
+    model = make_net()
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=1.0), GradientAscent(rho=0.1), num_microbatches=2)
+    optimizer.accumulate(closure_of(model), make_batch(5, seed=0))
+    alone = [p.grad.clone() for p in model.parameters()]
+    {"optimizer": optimizer, "model": model}[clear].zero_grad()
+    optimizer.accumulate(closure_of(model), make_batch(4, seed=1))
+    {"optimizer": optimizer, "model": model}[clear].zero_grad()
+    optimizer.accumulate(closure_of(model), make_batch(5, seed=0))
+    assert all(torch.equal(p.grad, slope) for p, slope in zip(model.parameters(), alone, strict=True))
+
+
+def test_a_closure_without_a_batch_is_the_base_optimizers(make_net, make_batch, closure_of):
+    """Some frameworks hand one to every step, and count on its being called."""
+    model, called = make_net(), []
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.1), GradientAscent(rho=0.1))
+    optimizer.accumulate(closure_of(model), make_batch(5))
+    optimizer.step(closure=lambda: called.append(True))
+    assert called == [True]
+
+
+def test_a_step_along_nothing_is_refused(make_net, make_batch, closure_of):
+    model = make_net()
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.1), GradientAscent(rho=0.1))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"no gradient to step along; call step\(closure, batch\), or accumulate"):
+            optimizer.step()
+        optimizer.step(closure_of(model), make_batch(5))
+
+
+def test_a_skipped_step_of_two_batches_leaves_the_weights(make_net, make_batch):
+    """The first of them overflows; the scaler of mSAM is told once, by the step."""
+    model = make_net(torch.float32)
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.1), GradientAscent(rho=0.1), scaler=scaler)
+    before = [p.detach().clone() for p in model.parameters()]
+    inputs, labels = make_batch(4, dtype=torch.float32)
+    optimizer.accumulate(half_closure(model), (inputs * 1e38, labels))
+    optimizer.accumulate(half_closure(model), (inputs, labels))
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+    assert scaler.get_scale() == 128.0
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
