@@ -3,43 +3,86 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from landscape.results import Array
 from landscape.terms import Loss
 from msam.data import Examples
 
 BATCH = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Mean loss and accuracy over ``num_examples`` examples, in evaluation mode."""
+    """What a classifier makes of some examples in evaluation mode, and how good that is.
 
-    loss: float
-    accuracy: float
-    num_examples: int
+    Attributes:
+        outputs: the scores of the classes, ``(n, classes)``.
+        targets: the true classes, ``(n,)``.
+        criterion: ``criterion(outputs, targets)``, a mean over the examples.
+    """
+
+    outputs: Tensor = field(repr=False)
+    targets: Tensor = field(repr=False)
+    criterion: Loss
+
+    @cached_property
+    def loss(self) -> float:
+        """The loss of all examples together."""
+        return float(self.criterion(self.outputs, self.targets))
+
+    @cached_property
+    def losses(self) -> Array:
+        """The loss of each example on its own, ``(n,)``; NaN where the loss does not take a single example."""
+        rows = zip(self.outputs.unsqueeze(1), self.targets.unsqueeze(1), strict=True)
+        try:
+            found: Array = torch.stack([self.criterion(*row) for row in rows]).cpu().double().numpy()
+        except (RuntimeError, ValueError, IndexError):
+            return np.full(len(self.targets), np.nan)
+        return found
+
+    @property
+    def loss_stderr(self) -> float:
+        """s/√n, with s² the variance of the losses of single examples: the error as an estimate for new examples.
+
+        NaN for a single example, and where the losses of single examples do not average to the loss of all, as when
+        classes have weights: the loss is then no plain mean, and s/√n is not its error.
+        """
+        number = len(self.targets)
+        rounding = 10 * torch.finfo(self.outputs.dtype).eps * max(abs(self.loss), float(self.outputs.abs().max()))
+        plain_mean = abs(float(self.losses.mean()) - self.loss) <= rounding
+        return float(self.losses.std(ddof=1)) / math.sqrt(number) if number > 1 and plain_mean else math.nan
+
+    @cached_property
+    def correct(self) -> Array:
+        """Whether the highest score is that of the true class, ``(n,)``."""
+        found: Array = (self.outputs.argmax(dim=1) == self.targets).cpu().numpy()
+        return found
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction that is correct."""
+        return float(self.correct.mean())
 
     @property
     def accuracy_stderr(self) -> float:
         """Binomial standard error of the accuracy, as an estimate for new examples like these."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.num_examples)
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / len(self.targets))
 
 
 def evaluate(model: nn.Module, loss: Loss, examples: Examples) -> Evaluation:
-    """Evaluate a classifier; the model's mode is put back at the end."""
+    """Ask a classifier for its outputs, without gradients; the model's mode is put back at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    total, right = 0.0, 0
     try:
         with torch.no_grad():
-            for inputs, targets in examples.batches(BATCH):
-                outputs = model(inputs)
-                total += loss(outputs, targets).item() * len(targets)
-                right += int((outputs.argmax(dim=1) == targets).sum())
+            outputs = torch.cat([model(inputs) for inputs, _ in examples.batches(BATCH)])
     finally:
         for module, mode in modes:
             module.training = mode
-    return Evaluation(total / len(examples), right / len(examples), len(examples))
+    return Evaluation(outputs, examples.targets, loss)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from msam import Evaluation, evaluate
+from msam import evaluate
 from msam.data import Examples
 
 
@@ -18,18 +22,74 @@ def identity_examples(number, right):
     return Examples(functional.one_hot(guesses, 3).double(), targets)
 
 
+def scored(number, classes=3):
+    """Random scores and classes in double precision."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(number, classes, generator=generator, dtype=torch.float64)
+    return Examples(scores, torch.randint(0, classes, (number,), generator=generator))
+
+
 def test_accuracy_and_loss_are_means_over_examples_also_with_a_ragged_last_batch():
     examples = identity_examples(1003, right=1000)  # batches of 1,000 and of 3, which are all wrong
     found = evaluate(nn.Identity(), functional.cross_entropy, examples)
     expected = functional.cross_entropy(examples.inputs, examples.targets).item()
     assert found.accuracy == 1000 / 1003
     assert found.loss == pytest.approx(expected, rel=1e-12)
-    assert found.num_examples == 1003
+    assert found.correct.tolist() == [True] * 1000 + [False] * 3
 
 
-@pytest.mark.parametrize(("accuracy", "expected"), [(0.0, 0.0), (1.0, 0.0), (0.5, 0.05)])
-def test_the_standard_error_is_binomial(accuracy, expected):
-    assert Evaluation(loss=1.0, accuracy=accuracy, num_examples=100).accuracy_stderr == pytest.approx(expected)
+def test_the_loss_of_all_is_divided_by_what_the_loss_itself_divides_by_across_batches():
+    examples, weighted = scored(1003), nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 7.0]).double())
+    found = evaluate(nn.Identity(), weighted, examples)
+    assert found.loss == pytest.approx(weighted(examples.inputs, examples.targets).item(), rel=1e-14)
+
+
+@pytest.mark.parametrize(("right", "expected"), [(0, 0.0), (100, 0.0), (50, 0.05)])
+def test_the_standard_error_of_the_accuracy_is_binomial(right, expected):
+    found = evaluate(nn.Identity(), functional.cross_entropy, identity_examples(100, right=right))
+    assert found.accuracy_stderr == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1}, {"weight": torch.full((3,), 2.0).double()}])
+def test_the_standard_error_of_the_loss_is_that_of_the_mean_of_the_losses_of_single_examples(settings):
+    examples = scored(37)
+    found = evaluate(nn.Identity(), functools.partial(functional.cross_entropy, **settings), examples)
+    plain = {key: value for key, value in settings.items() if key != "weight"}  # equal weights do not act
+    each = functional.cross_entropy(examples.inputs, examples.targets, reduction="none", **plain)
+    np.testing.assert_allclose(found.losses, each.numpy(), rtol=1e-13)
+    assert found.losses.mean() == pytest.approx(found.loss, rel=1e-13)
+    assert found.loss_stderr == pytest.approx((each.var(correction=1) / 37).sqrt().item(), rel=1e-13)
+
+
+def test_in_single_precision_the_losses_average_to_the_loss_within_rounding():
+    examples = scored(797, classes=10)
+    found = evaluate(nn.Identity(), functional.cross_entropy, Examples(20 * examples.inputs.float(), examples.targets))
+    assert found.loss_stderr == pytest.approx(found.losses.std(ddof=1) / math.sqrt(797), rel=1e-12)
+
+
+def unequal(outputs, targets):
+    return functional.cross_entropy(outputs, targets, weight=torch.tensor([1.0, 2.0, 3.0]).double())
+
+
+def without_a_class(outputs, targets):
+    return functional.cross_entropy(outputs, targets, ignore_index=1)
+
+
+def of_several(outputs, targets):
+    if len(targets) < 2:
+        raise ValueError("a loss over pairs takes two examples or more")
+    return functional.cross_entropy(outputs, targets)
+
+
+@pytest.mark.parametrize("criterion", [unequal, without_a_class, of_several])
+def test_where_the_loss_is_no_plain_mean_its_standard_error_is_unknown(criterion):
+    found = evaluate(nn.Identity(), criterion, scored(37))
+    assert math.isfinite(found.loss)
+    assert math.isnan(found.loss_stderr)
+
+
+def test_a_single_example_gives_no_standard_error_of_the_loss():
+    assert math.isnan(evaluate(nn.Identity(), functional.cross_entropy, scored(1)).loss_stderr)
 
 
 def test_it_is_measured_in_evaluation_mode_and_each_module_gets_its_mode_back(make_net, make_batch):
@@ -41,16 +101,18 @@ def test_it_is_measured_in_evaluation_mode_and_each_module_gets_its_mode_back(ma
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(model[1].running_mean, statistics)
     assert torch.equal(torch.get_rng_state(), state)
-    assert found == evaluate(model.eval(), functional.cross_entropy, Examples(*make_batch(11)))
+    again = evaluate(model.eval(), functional.cross_entropy, Examples(*make_batch(11)))
+    assert torch.equal(found.outputs, again.outputs)
+    assert found.loss == again.loss
 
 
-def test_modes_come_back_after_an_error_and_no_gradient_is_left(make_net, make_batch):
+def test_modes_come_back_after_an_error(make_net, make_batch):
     model = make_net().train()
-
-    def failing(outputs, targets):
-        assert not outputs.requires_grad
-        raise ArithmeticError
-
-    with pytest.raises(ArithmeticError):
-        evaluate(model, failing, Examples(*make_batch(11)))
+    inputs, targets = make_batch(11)
+    with pytest.raises(RuntimeError):
+        evaluate(model, functional.cross_entropy, Examples(inputs[:, :1], targets))
     assert all(module.training for module in model.modules())
+
+
+def test_outputs_have_no_gradient(make_net, make_batch):
+    assert not evaluate(make_net(), functional.cross_entropy, Examples(*make_batch(11))).outputs.requires_grad
