@@ -11,6 +11,7 @@ import numpy as np
 from analyses.measures import Subject
 from analyses.results import MEASURES, RunTable
 from landscape.manifest import protocol, require_comparable
+from landscape.results import Array
 from msam.config import TrainConfig
 from msam.tasks import complete_settings
 
@@ -40,11 +41,12 @@ def compare(subjects: Sequence[Subject]) -> RunTable:
         names=np.array(names),
         groups=np.array(groups),
         seeds=np.array([config.seed for config in configs]),
-        num_microbatches=np.array([0 if _unperturbed(config) else config.num_microbatches for config in configs]),
+        num_microbatches=np.array([0 if unperturbed(config) else config.num_microbatches for config in configs]),
         measures=np.array(list(MEASURES)),
         values=np.array([[row[name][0] for name in MEASURES] for row in rows]),
         errors=np.array([[row[name][1] for name in MEASURES] for row in rows]),
         converged=np.array([bool(subject.eigenvalues().result.converged[0]) for subject in subjects]),
+        accuracy_covariance=_accuracy_covariance(subjects),
         manifest=manifest,
     )
 
@@ -67,6 +69,11 @@ def group_names(configs: Sequence[TrainConfig]) -> list[str]:
     return names
 
 
+def unperturbed(config: TrainConfig) -> bool:
+    """Whether the base optimizer trains alone."""
+    return config.ascent() is None or config.rho == 0
+
+
 def _require_once(checkpoints: Sequence[Path]) -> None:
     """A checkpoint that counted twice would look like two seeds."""
     resolved = [path.resolve() for path in checkpoints]
@@ -83,7 +90,8 @@ def _groups(subjects: Sequence[Subject]) -> list[str]:
     """
     groups = group_names([subject.run.config for subject in subjects])
     checkpoints = [subject.run.checkpoint.stem for subject in subjects]
-    if len(set(checkpoints)) > 1 and len({subject.run.config.epochs for subject in subjects}) == 1:
+    last = [subject.run.weights_path(subject.run.config.epochs).stem for subject in subjects]
+    if len(set(checkpoints)) > 1 and checkpoints != last:  # the last ones are told apart by their configs
         groups = [f"{group}, {checkpoint}" for group, checkpoint in zip(groups, checkpoints, strict=True)]
     seen: dict[tuple[str, int], Subject] = {}
     for group, subject in zip(groups, subjects, strict=True):
@@ -104,17 +112,13 @@ def _names(subjects: Sequence[Subject]) -> list[str]:
     return [str(subject.run.path.parent / subject.run.name) for subject in subjects]
 
 
-def _unperturbed(config: TrainConfig) -> bool:
-    return config.ascent() is None or config.rho == 0
-
-
 def _flat(config: TrainConfig) -> dict[str, Any]:
     """The entries that act and that the method does not say; the radius of no perturbation does not act."""
     entries = config.to_dict()
     settings: Mapping[str, Any] = entries.pop("settings")
     for name in ("checkpoint_every", "execution"):  # they change no result
         entries.pop(name)
-    if _unperturbed(config):
+    if unperturbed(config):
         entries.pop("rho")
         entries.pop("optimizer")
     return entries | complete_settings(config.task, settings)
@@ -127,12 +131,23 @@ def _row(subject: Subject) -> dict[str, tuple[float, float]]:
     return {
         "test_accuracy": (test.accuracy, test.accuracy_stderr),
         "gap": (train.accuracy - test.accuracy, test.accuracy_stderr),  # training accuracy is exact
-        "train_loss": (train.loss, 0.0),
-        "test_loss": (test.loss, 0.0),
+        "train_loss": (train.loss, 0.0),  # of the very examples it is the loss of
+        "test_loss": (test.loss, test.loss_stderr),
         "largest_eigenvalue": (float(top.eigenvalues[0]), float(top.residuals[0])),
         "trace": (trace.estimate, trace.stderr),
         "sharpness": (sharpness.value, sharpness.stderr),
     }
+
+
+def _accuracy_covariance(subjects: Sequence[Subject]) -> Array:
+    """Of the test accuracies, ``(n, n)``; the test examples and their order were found to be the same for all.
+
+    On the diagonal are the squares of the binomial standard errors.
+    """
+    correct = np.array([subject.test.correct for subject in subjects], dtype=float)  # (n, examples)
+    deviations = correct - correct.mean(axis=1, keepdims=True)
+    covariance: Array = deviations @ deviations.T / correct.shape[1] ** 2
+    return covariance
 
 
 def _common_manifest(subjects: Mapping[str, Subject]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -67,14 +68,24 @@ class Subject:
         self.run = run
         self.protocol = protocol
         self._report = report
-        task = run.config.load_task()
-        model = run.load_model(task).to(choose_device(device))
+        self._task = task = run.config.load_task()
+        self._model = run.load_model(task).to(choose_device(device))
         self.about = task.about
         self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
-        self.objective: Objective = task.objective(model, split=protocol.split)
-        place = self.objective.weights.device
-        self.train: Evaluation = evaluate(model, task.loss, task.train.to(place))
-        self.test: Evaluation = evaluate(model, task.loss, task.test.to(place))
+        self.objective: Objective = task.objective(self._model, split=protocol.split)
+
+    @cached_property
+    def train(self) -> Evaluation:
+        """The model on the training examples."""
+        return self._evaluation(self._task.train)
+
+    @cached_property
+    def test(self) -> Evaluation:
+        """The model on the test examples."""
+        return self._evaluation(self._task.test)
+
+    def _evaluation(self, examples: Examples) -> Evaluation:
+        return evaluate(self._model, self._task.loss, examples.to(self.objective.weights.device))
 
     def eigenvalues(self) -> Answer[Eigenpairs]:
         """The largest Hessian eigenvalues."""
@@ -82,7 +93,8 @@ class Subject:
         question = {"k": p.eigenvalues, "tol": p.tol, "seed": p.seed}
 
         def ask(progress: Progress) -> Eigenpairs:
-            return top_eigenvalues(HessianOperator(self.objective), **question, progress=progress)  # type: ignore[arg-type]
+            hessian = HessianOperator(self.objective)
+            return top_eigenvalues(hessian, k=p.eigenvalues, tol=p.tol, seed=p.seed, progress=progress)
 
         return self._remembered(Eigenpairs, "eigenvalues", question, ask)
 
@@ -111,12 +123,11 @@ class Subject:
         ascent = GradientAscent(p.rho)
         size = min(p.microbatch_size, self.objective.num_examples)
         question = {"microbatch_size": size, **ascent.settings(), "order": self.objective.order}
-        return self._remembered(
-            Sharpness,
-            "sharpness",
-            question,
-            lambda progress: m_sharpness(self.objective, ascent, microbatch_size=size, progress=progress),
-        )
+
+        def ask(progress: Progress) -> Sharpness:
+            return m_sharpness(self.objective, ascent, microbatch_size=size, progress=progress)
+
+        return self._remembered(Sharpness, "sharpness", question, ask)
 
     def line(self) -> Answer[LineSlice]:
         """The loss along one filter-normalised direction."""

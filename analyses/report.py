@@ -8,11 +8,13 @@ from pathlib import Path
 import jinja2
 
 from analyses import words
+from analyses.comparison import unperturbed
 from analyses.measures import Subject
 from analyses.protocol import Protocol
 from analyses.results import MEASURES, Picture, RunTable
 from landscape.files import atomic_write
 from msam.run import Run
+from msam.tasks import complete_settings
 
 
 def write_report(
@@ -47,11 +49,12 @@ def write_report(
         limits=words.what_it_does_not_show(table),
         measures=MEASURES,
         groups=words.cells(table)[1] if table.has_repeats else [],
+        alone=1 in table.seeds_of_groups,
         rows=[
             [name, table.groups[i], str(table.seeds[i]), *words.run_cells(table, i)]
             for i, name in enumerate(table.names.tolist())
         ],
-        same_steps=len({(s.run.config.epochs, s.run.config.batch_size) for s in subjects}) == 1,
+        how_trained=_how_trained([subject.run for subject in subjects]),
         training=training_settings([subject.run for subject in subjects]),
         protocol=_protocol_rows(protocol, table),
         machine=table.manifest["machine"],
@@ -68,12 +71,35 @@ def training_settings(runs: Sequence[Run]) -> dict[str, str]:
     for run in runs:
         entries = run.config.to_dict()
         settings = entries.pop("settings")
-        flat.append(entries | settings)
-    names = list(dict.fromkeys(name for entry in flat for name in entry))
+        flat.append(entries | complete_settings(run.config.task, settings))
+    names = dict.fromkeys(name for entry in flat for name in entry)
     return {
-        name.replace("_", " "): ", ".join(dict.fromkeys(str(entry.get(name, "default")) for entry in flat))
+        name.replace("_", " "): ", ".join(dict.fromkeys(str(entry[name]) for entry in flat if name in entry))
         for name in names
     }
+
+
+def _how_trained(runs: Sequence[Run]) -> list[str]:
+    """Sentences on what the runs share, and on what a step costs."""
+    configs = [run.config for run in runs]
+    sentences = []
+    if len(runs) > 1:
+        sentences.append("All runs share every setting below but those that list several values.")
+        if len({config.seed for config in configs}) < len(runs):
+            sentences.append("Runs of one seed start from the same weights and see the data in the same order.")
+        same_steps = len({(run.checkpoint.stem, run.config.batch_size) for run in runs}) == 1
+        sentences.append(
+            "All took the same number of steps."
+            if same_steps
+            else "They differ in epochs or batch size, and so in the number of steps."
+        )
+    perturbed = list(dict.fromkeys(config.method for config in configs if not unperturbed(config)))
+    if perturbed:
+        sentences.append(
+            f"In each step {' and '.join(perturbed)} compute{'s' if len(perturbed) == 1 else ''} two gradients of "
+            "every example where the base optimizer alone computes one."
+        )
+    return sentences
 
 
 def _protocol_rows(protocol: Protocol, table: RunTable) -> dict[str, str]:
@@ -90,7 +116,7 @@ def _protocol_rows(protocol: Protocol, table: RunTable) -> dict[str, str]:
         f"{protocol.density_steps} steps",
         "m-sharpness": f"mean rise of the loss over shards of {table.manifest['sharpness']['microbatch_size']} "
         f"examples, each after its own gradient ascent step of length {protocol.rho:g}",
-        "slices": f"filter-normalised random directions, from {-protocol.reach:g} to {protocol.reach:g}; "
-        "the same random numbers for every run",
+        "slices": f"filter-normalised random directions, from {-protocol.reach:g} to {protocol.reach:g}"
+        + ("; the same random numbers for every run" if len(table.names) > 1 else ""),
         "seed": str(protocol.seed),
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from landscape.results import Array, Result
+from landscape.results import Array, Line, Result
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Measure:
 
     Attributes:
         label: in words, as on an axis.
-        error: what its uncertainty is; empty where the value is exact on its examples.
+        error: what its uncertainty is; empty where the value is exact, because nothing was sampled for it.
         digits: after the decimal point.
         scale: factor for display, 100 for percentages.
         flatness: whether it is a measure of flatness, where lower is flatter.
@@ -35,7 +36,7 @@ MEASURES: dict[str, Measure] = {
     "test_accuracy": Measure("test accuracy (%)", "binomial standard error", 1, scale=100),
     "gap": Measure("generalization gap (points)", "that of the test accuracy", 1, scale=100),
     "train_loss": Measure("training loss", "", 3),
-    "test_loss": Measure("test loss", "", 3),
+    "test_loss": Measure("test loss", "standard error over test examples", 3),
     "largest_eigenvalue": Measure("largest Hessian eigenvalue", "residual ‖Hv − λv‖", 3, flatness=True),
     "trace": Measure("Hessian trace", "standard error over probes", 2, flatness=True),
     "sharpness": Measure("m-sharpness", "standard error over shards", 4, flatness=True),
@@ -55,6 +56,8 @@ class RunTable(Result):
         values: ``(n, p)``.
         errors: ``(n, p)``, the uncertainty of each value, as ``MEASURES`` says; NaN where there is no estimate.
         converged: ``(n,)``, whether the largest eigenvalue met its tolerance.
+        accuracy_covariance: ``(n, n)``, of the test accuracies, as estimates for new examples: all runs are tested on
+            the same ones. None in tables of versions that did not keep it.
     """
 
     names: Array
@@ -65,6 +68,7 @@ class RunTable(Result):
     values: Array
     errors: Array
     converged: Array
+    accuracy_covariance: Array | None = None
 
     title: ClassVar[str] = "comparison"
 
@@ -89,9 +93,9 @@ class RunTable(Result):
         return mask
 
     @property
-    def num_seeds(self) -> int:
-        """The number of distinct seeds of the group that has the fewest."""
-        return min(self.seeds_of_groups)
+    def first_runs(self) -> list[int]:
+        """The row of the first run of each group, in the order of the groups."""
+        return [self.groups.tolist().index(group) for group in self.group_names]
 
     @property
     def seeds_of_groups(self) -> list[int]:
@@ -105,11 +109,25 @@ class RunTable(Result):
 
     @property
     def varies_in_microbatches_alone(self) -> bool:
-        """Whether the groups are told apart by their number of micro-batches, the base optimizer counting as none."""
+        """Whether several numbers of micro-batches alone tell the groups apart, the base optimizer counting as none."""
         numbers = {group: int(self.num_microbatches[self.of_group(group)][0]) for group in self.group_names}
-        methods = {group.split(", ")[0].removeprefix("m") for group, number in numbers.items() if number > 0}
+        perturbed = [group for group, number in numbers.items() if number > 0]
+        methods = {group.split(", ")[0].removeprefix("m") for group in perturbed}
         others = [part for group in numbers for part in group.split(", ")[1:] if not part.endswith(" micro-batches")]
-        return len(set(numbers.values())) == len(numbers) > 1 >= len(methods) and not others
+        return len(set(numbers.values())) == len(numbers) and len(perturbed) > 1 == len(methods) and not others
+
+    def accuracy_difference(self, first: str, second: str) -> tuple[float, float]:
+        """The mean test accuracy of one group minus that of another, and its standard error over test examples.
+
+        The error is that of paired differences, the correctness of each example averaged over the runs of a group:
+        √(a'Ca), with C the covariance of the accuracies and a'p the difference of the means. It is NaN where C is
+        not known.
+        """
+        a = self.of_group(first) / self.of_group(first).sum() - self.of_group(second) / self.of_group(second).sum()
+        difference = float(a @ self.column("test_accuracy"))
+        if self.accuracy_covariance is None:
+            return difference, math.nan
+        return difference, math.sqrt(max(0.0, float(a @ self.accuracy_covariance @ a)))
 
     def to_frame(self) -> pd.DataFrame:
         """One row per run and measure: name, group, seed, num_microbatches, measure, value, error."""
@@ -126,11 +144,18 @@ class RunTable(Result):
             }
         )
 
-    def by_group(self) -> pd.DataFrame:
-        """One row per group and measure: mean, lowest and highest over its runs, and their number."""
-        frame = self.to_frame()
-        grouped = frame.groupby(["group", "measure"], sort=False)["value"]
-        return grouped.agg(["mean", "min", "max", "count"]).reset_index()
+    def lines(self) -> list[Line]:
+        """Every value of every run with its uncertainty."""
+        return [
+            Line(
+                f"{name}: {MEASURES[measure].label}",
+                float(self.values[i, j] * MEASURES[measure].scale),
+                float(self.errors[i, j] * MEASURES[measure].scale) if MEASURES[measure].error else None,
+                "NOT CONVERGED" if measure == "largest_eigenvalue" and not self.converged[i] else "",
+            )
+            for i, name in enumerate(self.names.tolist())
+            for j, measure in enumerate(self.measures.tolist())
+        ]
 
     def summary(self) -> dict[str, Any]:
         """Every run with every value and its uncertainty."""

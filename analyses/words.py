@@ -23,16 +23,20 @@ def number(measure: str, value: float) -> str:
 
 
 def with_error(measure: str, value: float, error: float) -> str:
-    """A value and its uncertainty as the table writes them: ``91.2 ± 1.0``."""
-    if error == 0:
+    """A value and its uncertainty as the table writes them: ``91.2 ± 1.0``; a value that is exact stands alone."""
+    if not MEASURES[measure].error:
         return number(measure, value)
     if not np.isfinite(error):
         return f"{number(measure, value)} (error unknown)"
+    return f"{number(measure, value)} ± {_error(measure, error)}"
+
+
+def _error(measure: str, error: float) -> str:
+    """An uncertainty in the digits of its value, or in as few as it takes to be more than nothing."""
     settings = MEASURES[measure]
     scaled = error * settings.scale
     smallest = 10.0**-settings.digits
-    shown = f"{scaled:.{settings.digits}f}" if scaled >= smallest / 2 or scaled == 0 else f"{scaled:.0e}"
-    return f"{number(measure, value)} ± {shown}"
+    return f"{scaled:.{settings.digits}f}" if scaled >= smallest / 2 or scaled == 0 else f"{scaled:.0e}"
 
 
 def over_seeds(measure: str, values: Array) -> str:
@@ -72,7 +76,8 @@ def run_cells(table: RunTable, row: int, measures: Sequence[str] = tuple(MEASURE
 def what_it_shows(table: RunTable) -> list[str]:
     """Sentences on flatness, on accuracy, and on how the two go together in this table."""
     if len(table.group_names) < 2:
-        return ["There is one way of training in this table, so nothing is compared."]
+        alone = "one run" if len(table.names) == 1 else "one way of training"
+        return [f"There is {alone} in this table, so nothing is compared."]
     sentences = [_flattest(table), _most_accurate(table)]
     if len(table.group_names) > 2:  # any two points lie in perfect order
         sentences.append(_together(table))
@@ -90,8 +95,8 @@ def what_it_does_not_show(table: RunTable) -> list[str]:
     ]
     if len(table.group_names) > 1:
         sentences.append(
-            "A correlation in this table is along the settings that were varied, which may drive both sides; "
-            "it does not show that flatness causes generalization."
+            "Where flatness and accuracy go together in this table, they do so along the settings that were varied, "
+            "which may drive both; that does not show that flatness causes generalization."
         )
     losses = _means(table, "train_loss").values()
     if max(losses) > LIKE_LOSSES * min(losses):
@@ -105,7 +110,8 @@ def what_it_does_not_show(table: RunTable) -> list[str]:
     if (table.column("gap") < 0).any():
         sentences.append(
             "Where the generalization gap is negative, training labels are harder to fit than test labels, "
-            "as when some of the training labels are wrong; it is then no measure of overfitting."
+            "as when some of the training labels are wrong, or the draw of the test examples outweighs it; it is then "
+            "no measure of overfitting."
         )
     return sentences
 
@@ -115,8 +121,9 @@ def _seeds(table: RunTable) -> str:
         return "There is one run; another seed would give other numbers."
     fewest, most = min(table.seeds_of_groups), max(table.seeds_of_groups)
     count = _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    sentences = [f"Each way of training was run with {count}."]
-    if fewest == 1 and len(table.group_names) > 1:
+    several = len(table.group_names) > 1
+    sentences = [f"{'Each' if several else 'The'} way of training was run with {count}."]
+    if fewest == 1 and several:
         sentences.append(
             f"With one seed{' each' if most == 1 else ''}, differences between seeds cannot be told from differences "
             "between methods."
@@ -127,46 +134,54 @@ def _seeds(table: RunTable) -> str:
 
 
 def _flattest(table: RunTable) -> str:
-    parts = []
-    for measure in FLATNESS:
-        means = _means(table, measure)
-        low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-        lower, higher = table.column(measure)[table.of_group(low)], table.column(measure)[table.of_group(high)]
-        apart = "" if lower.max() < higher.min() else ", though the seeds of the two overlap"
-        parts.append(
-            f"{MEASURES[measure].label} is lowest for {low}, {over_seeds(measure, lower)}, "
-            f"and highest for {high}, {over_seeds(measure, higher)}{apart}"
-        )
-    return "Flatness: " + "; ".join(parts) + "."
+    return "Flatness: " + "; ".join(_flattest_by(table, measure) for measure in FLATNESS) + "."
+
+
+def _flattest_by(table: RunTable, measure: str) -> str:
+    label, means = MEASURES[measure].label, _means(table, measure)
+    lost = [group for group, mean in means.items() if not np.isfinite(mean)]
+    if lost:
+        return f"{label} is not finite for {', '.join(lost)}, so nothing is ranked by it"
+    low, high = _lowest_and_highest(means)
+    if means[low] == means[high]:
+        return f"{label} is the same for all, {number(measure, means[low])}"
+    lower, higher = table.column(measure)[table.of_group(low)], table.column(measure)[table.of_group(high)]
+    apart = "" if lower.max() < higher.min() else ", though the seeds of the two overlap"
+    return (
+        f"{label} is lowest for {low}, {over_seeds(measure, lower)}, "
+        f"and highest for {high}, {over_seeds(measure, higher)}{apart}"
+    )
 
 
 def _most_accurate(table: RunTable) -> str:
     means = _means(table, "test_accuracy")
-    best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
-    column, error = table.column("test_accuracy"), table.error("test_accuracy")
-    difference = (means[best] - means[worst]) * 100
-    # Independent test sets would give this; the runs share one, which makes a difference surer than it says.
-    noise = 100 * float(np.hypot(error[table.of_group(best)].mean(), error[table.of_group(worst)].mean()))
-    verdict = (
-        "more than twice"
-        if difference > 2 * noise
-        else "between one and two times"
-        if difference > noise
-        else "less than"
-    )
-    number_of_groups = len(means)
-    chosen = (
-        f" The best and the worst of {number_of_groups}, chosen after the fact, differ by more than two fixed ones "
-        "would."
-        if number_of_groups > 2
-        else ""
-    )
-    return (
+    worst, best = _lowest_and_highest(means)
+    if means[best] == means[worst]:
+        return f"Test accuracy is the same for all, {number('test_accuracy', means[best])} %."
+    column = table.column("test_accuracy")
+    sentences = [
         f"Test accuracy: highest for {best}, {over_seeds('test_accuracy', column[table.of_group(best)])} %, and lowest "
-        f"for {worst}, {over_seeds('test_accuracy', column[table.of_group(worst)])} %. The difference, "
-        f"{difference:.1f} points, is {verdict} the {noise:.1f} points by which two accuracies on "
-        f"independent test sets of this size differ by chance (one standard error; here both are on the same images)."
-        f"{chosen}"
+        f"for {worst}, {over_seeds('test_accuracy', column[table.of_group(worst)])} %.",
+        _against_chance(*table.accuracy_difference(best, worst), seeds=max(table.seeds_of_groups)),
+    ]
+    if len(means) > 2:
+        sentences.append(
+            f"The best and the worst of {len(means)}, chosen after the fact, differ by more than two fixed ones would."
+        )
+    return " ".join(sentences)
+
+
+def _against_chance(difference: float, error: float, *, seeds: int) -> str:
+    """A difference in accuracy beside its paired standard error over the test examples."""
+    points = f"{number('test_accuracy', difference)} points"
+    if np.isnan(error):
+        return f"The difference is {points}; its standard error is not known."
+    times = "more than twice" if difference > 2 * error else "one to two times" if difference > error else "less than"
+    averaged = ", averaged over seeds" if seeds > 1 else ""
+    return (
+        f"The difference, {points}, is {times} its standard error of {_error('test_accuracy', error)} points over the "
+        f"draw of the test examples (paired, as all were tested on the same ones{averaged}); what other seeds would "
+        "change comes on top."
     )
 
 
@@ -189,6 +204,10 @@ def _together(table: RunTable) -> str:
 def _means(table: RunTable, measure: str) -> dict[str, float]:
     column = table.column(measure)
     return {group: float(column[table.of_group(group)].mean()) for group in table.group_names}
+
+
+def _lowest_and_highest(means: dict[str, float]) -> tuple[str, str]:
+    return min(means, key=means.__getitem__), max(means, key=means.__getitem__)
 
 
 def _count(count: int, noun: str) -> str:

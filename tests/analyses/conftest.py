@@ -25,9 +25,17 @@ def trained(path: Path, config: TrainConfig) -> Run:
 
 
 def made_up_table(
-    groups: dict[str, dict[str, list[float]]], *, converged: bool = True, errors: float = 0.01, counts: bool = False
+    groups: dict[str, dict[str, list[float]]],
+    *,
+    converged: bool = True,
+    errors: float = 0.01,
+    counts: bool = False,
+    correlation: float | None = 0.5,
 ) -> RunTable:
-    """A run for each value of each group; measures that are not named are one half."""
+    """A run for each value of each group; measures that are not named are one half.
+
+    ``correlation`` is that of the test accuracies of any two runs; None where their covariance was not kept.
+    """
     names, labels, seeds, numbers, rows = [], [], [], [], []
     for number, (group, given) in enumerate(groups.items()):
         runs = len(next(iter(given.values())))
@@ -46,6 +54,9 @@ def made_up_table(
         values=np.array(rows),
         errors=np.full((len(rows), len(MEASURES)), errors),
         converged=np.full(len(rows), converged),
+        accuracy_covariance=None
+        if correlation is None
+        else errors**2 * (correlation + (1 - correlation) * np.eye(len(rows))),
         manifest={},
     )
 

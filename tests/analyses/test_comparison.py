@@ -10,6 +10,7 @@ import analyses.comparison
 from analyses.comparison import compare, group_names
 from analyses.measures import Subject
 from analyses.results import MEASURES
+from msam import Run
 from msam.config import TrainConfig
 
 
@@ -32,7 +33,7 @@ def test_each_value_is_the_answer_of_its_run_with_the_answers_own_uncertainty(ta
         expected = {
             "test_accuracy": (subject.test.accuracy, subject.test.accuracy_stderr),
             "train_loss": (subject.train.loss, 0.0),
-            "test_loss": (subject.test.loss, 0.0),
+            "test_loss": (subject.test.loss, subject.test.loss_stderr),
             "largest_eigenvalue": (eigenpairs.eigenvalues[0], eigenpairs.residuals[0]),
             "trace": (trace.estimate, trace.stderr),
             "sharpness": (sharpness.value, sharpness.stderr),
@@ -47,6 +48,39 @@ def test_the_gap_is_training_minus_test_accuracy_and_has_the_error_of_the_test_a
         p, q = subject.train.accuracy, subject.test.accuracy
         assert table.column("gap")[i] == p - q
         assert table.error("gap")[i] == pytest.approx(math.sqrt(q * (1 - q) / 797), rel=1e-12)
+
+
+def test_the_covariance_of_the_accuracies_is_that_of_what_is_right_example_by_example(table, subjects):
+    correct = np.array([subject.test.correct for subject in subjects])
+    assert correct.shape == (6, 797)
+    np.testing.assert_allclose(table.accuracy_covariance, np.cov(correct, ddof=0) / 797, rtol=1e-12)
+    np.testing.assert_allclose(np.sqrt(np.diag(table.accuracy_covariance)), table.error("test_accuracy"), rtol=1e-12)
+
+
+def test_the_error_of_a_difference_is_that_of_the_differences_of_single_examples_averaged_over_seeds(table, subjects):
+    correct = np.array([subject.test.correct for subject in subjects], dtype=float)
+    first, second = correct[table.of_group("SAM")].mean(axis=0), correct[table.of_group("SGD")].mean(axis=0)
+    difference, error = table.accuracy_difference("SAM", "SGD")
+    assert difference == pytest.approx((first - second).mean(), rel=1e-12)
+    assert error == pytest.approx((first - second).std() / np.sqrt(797), rel=1e-12)
+
+
+def test_a_single_run_has_a_covariance_of_one_by_one(subjects):
+    assert compare(subjects[:1]).accuracy_covariance == pytest.approx(subjects[0].test.accuracy_stderr ** 2)
+
+
+def test_a_checkpoint_before_the_last_is_named_by_its_epoch_also_among_runs_of_other_lengths(
+    base, train_run, protocol, tmp_path
+):
+    longer = dataclasses.replace(base, epochs=3, checkpoint_every=1)
+    run = train_run(tmp_path / "longer", longer)
+    early = Run.open(run.checkpoints()[1])
+    last = train_run(tmp_path / "last", base)
+    assert compare([Subject(r, protocol) for r in (early, last)]).groups.tolist() == [
+        "SAM, epochs 3, epoch-0001",
+        "SAM, epochs 2, epoch-0002",
+    ]
+    assert compare([Subject(r, protocol) for r in (run, last)]).groups.tolist() == ["SAM, epochs 3", "SAM, epochs 2"]
 
 
 def test_the_table_states_the_protocol_it_was_measured_under(table, protocol):

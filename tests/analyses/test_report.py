@@ -60,6 +60,14 @@ def write(table, subjects, protocol, tmp_path):
     return written
 
 
+def first_rows(table, number):
+    """The table of the first runs alone."""
+    arrays = {entry.name: getattr(table, entry.name) for entry in dataclasses.fields(table)}
+    fewer = {name: value[:number] for name, value in arrays.items() if name not in ("measures", "manifest")}
+    fewer["accuracy_covariance"] = table.accuracy_covariance[:number, :number]
+    return dataclasses.replace(table, **fewer)
+
+
 def table_of_runs(page: Page) -> list[list[str]]:
     (found,) = [rows for rows in page.tables if rows[0][:3] == ["run", "training", "seed"]]
     return found
@@ -91,7 +99,12 @@ def test_every_run_has_every_measure_with_its_uncertainty(write, table):
     assert len(rows) == 1 + len(table.names)
     for i, row in enumerate(rows[1:]):
         expected = [words.with_error(m, table.column(m)[i], table.error(m)[i]) for m in MEASURES]
-        assert row == [table.names[i], table.groups[i], str(table.seeds[i]), *expected]
+        assert [cell.replace("\n", " ") for cell in row] == [
+            table.names[i],
+            table.groups[i],
+            str(table.seeds[i]),
+            *expected,
+        ]
 
 
 def test_a_number_in_the_file_is_the_number_in_the_table(write, table):
@@ -188,18 +201,68 @@ def test_a_report_that_cannot_be_rendered_writes_nothing(write, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_claims_the_same_number_of_steps_only_where_that_is_so(write, subjects):
-    same, other = "take the same number of\nsteps", "They differ in epochs or batch size"
+@pytest.fixture
+def changed():
+    """(subject, config entries) -> the subject of a run with these settings."""
+
+    def of(subject, **entries):
+        other = copy.copy(subject)
+        other.run = copy.copy(subject.run)
+        other.run.config = dataclasses.replace(subject.run.config, **entries)
+        return other
+
+    return of
+
+
+def test_it_claims_the_same_number_of_steps_only_where_that_is_so(write, subjects, changed, tmp_path):
+    same, other = "All took the same number of steps.", "They differ in epochs or batch size"
     page = Page(write()).text
     assert same in page
     assert other not in page
-    run = copy.copy(subjects[0].run)
-    run.config = dataclasses.replace(run.config, epochs=run.config.epochs + 1)
-    longer = copy.copy(subjects[0])
-    longer.run = run
-    page = Page(write(subjects=[longer, *subjects[1:]])).text
-    assert other in page
-    assert same not in page
+    larger = changed(subjects[0], batch_size=30)
+    earlier = changed(subjects[0])
+    earlier.run._chosen = tmp_path / "epoch-0001.safetensors"
+    for differing in (larger, earlier):
+        page = Page(write(subjects=[differing, *subjects[1:]])).text
+        assert other in page
+        assert same not in page
+
+
+def test_what_is_said_of_several_runs_is_not_said_of_one(write, table, subjects):
+    text = " ".join(Page(write(table=first_rows(table, 1), subjects=subjects[:1])).text.split())
+    assert "There is one run in this table" in text
+    assert "1 checkpoint, one protocol" in text
+    for phrase in (
+        "All runs",
+        "Runs of one seed",
+        "same number of steps",
+        "every run",
+        "Means over seeds",
+        "two gradients",
+    ):
+        assert phrase not in text
+
+
+def test_runs_of_one_seed_are_spoken_of_only_where_there_are_some(write, table, subjects):
+    said = "Runs of one seed start from the same weights"
+    assert said in Page(write()).text
+    assert said not in Page(write(table=first_rows(table, 2), subjects=subjects[:2])).text
+
+
+def test_the_gradients_of_a_step_are_counted_for_the_methods_that_there_are(write, subjects, changed):
+    assert "In each step SAM and mSAM compute two gradients" in Page(write()).text
+    alone = [changed(subject, perturbation="asam", num_microbatches=1) for subject in subjects]
+    assert "In each step ASAM computes two gradients" in Page(write(subjects=alone)).text
+    none = [changed(subject, perturbation="none") for subject in subjects]
+    assert "two gradients" not in Page(write(subjects=none)).text
+
+
+def test_every_number_is_said_to_have_an_uncertainty_or_to_be_exact(write):
+    text = " ".join(Page(write()).text.split())
+    assert "test loss: standard error over test examples;" in text
+    assert "The training loss is that of the very examples that were trained on" in text
+    for measure in MEASURES.values():
+        assert f"{measure.label}: {measure.error}" in text or measure.label == "training loss"
 
 
 def test_the_shards_are_stated_as_large_as_they_were_and_not_as_they_were_asked_for(write, protocol):
@@ -210,4 +273,7 @@ def test_the_shards_are_stated_as_large_as_they_were_and_not_as_they_were_asked_
 
 def test_means_are_shown_where_only_one_group_has_several_runs(write, make_table, table, subjects):
     mixed = make_table({"SGD": {"trace": [1.0]}, "SAM": {"trace": [2.0, 3.0]}})
-    assert "Means over seeds" in write(table=dataclasses.replace(mixed, manifest=table.manifest), subjects=subjects[:3])
+    page = write(table=dataclasses.replace(mixed, manifest=table.manifest), subjects=subjects[:3])
+    assert "Means over seeds" in page
+    assert "a number without brackets is of a single run" in page
+    assert "a number without brackets" not in write()

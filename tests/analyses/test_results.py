@@ -22,19 +22,46 @@ def test_groups_stand_in_the_order_of_their_first_run(make_table):
     assert table.of_group("z").tolist() == [True, True, False]
 
 
-def test_the_number_of_seeds_is_that_of_the_smallest_group(make_table):
-    assert make_table({"z": {"gap": [1, 2, 3]}, "a": {"gap": [3]}}).num_seeds == 1
-    assert make_table({"z": {"gap": [1, 2, 3]}, "a": {"gap": [3, 4]}}).num_seeds == 2
+def test_the_first_run_of_each_group_is_found(make_table):
+    table = make_table({"z": {"gap": [1, 2, 3]}, "a": {"gap": [3]}})
+    shuffled = dataclasses.replace(table, groups=np.array(["z", "a", "z", "z"]))
+    assert (table.first_runs, shuffled.first_runs) == ([0, 3], [0, 1])
 
 
-def test_means_and_ranges_by_group_are_those_of_numpy(make_table):
-    values = {"z": [0.3, -0.5, 0.9], "a": [0.25, 0.75]}
-    frame = make_table({group: {"trace": column} for group, column in values.items()}).by_group()
-    assert len(frame) == 2 * len(MEASURES)
-    for group, column in values.items():
-        (row,) = frame[(frame["group"] == group) & (frame["measure"] == "trace")].to_dict("records")
-        assert row["mean"] == pytest.approx(np.mean(column), rel=1e-14)
-        assert (row["min"], row["max"], row["count"]) == (min(column), max(column), len(column))
+def test_the_error_of_a_difference_in_accuracy_is_paired_and_over_the_means_of_the_groups(make_table):
+    runs = {"a": {"test_accuracy": [0.9, 0.8]}, "b": {"test_accuracy": [0.7]}}
+    # a'Ca with a = (1/2, 1/2, −1) and C = 0.01² (ρ + (1 − ρ) I) is 0.01² · 1.5 (1 − ρ).
+    for correlation in (0.0, 0.5, 1.0):
+        difference, error = make_table(runs, correlation=correlation).accuracy_difference("a", "b")
+        assert difference == pytest.approx(0.15, rel=1e-12)
+        assert error == pytest.approx(0.01 * np.sqrt(1.5 * (1 - correlation)), rel=1e-12, abs=1e-9)
+
+
+def test_a_table_that_kept_no_covariance_is_read_and_its_error_of_a_difference_is_unknown(make_table, tmp_path):
+    table = make_table({"a": {"test_accuracy": [0.9]}, "b": {"test_accuracy": [0.7]}}, correlation=None)
+    back = Result.load(table.save(tmp_path / "table.npz"))
+    assert back.accuracy_covariance is None
+    difference, error = back.accuracy_difference("a", "b")
+    assert difference == pytest.approx(0.2)
+    assert np.isnan(error)
+
+
+def test_a_file_of_a_version_without_covariances_is_read(table, tmp_path):
+    path = table.save(tmp_path / "table.npz")
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files if name != "accuracy_covariance"}
+    np.savez(path, **arrays)
+    assert Result.load(path).accuracy_covariance is None
+
+
+def test_there_is_a_line_for_every_value_and_an_exact_one_has_no_uncertainty(table):
+    lines = table.lines()
+    assert len(lines) == table.values.size
+    first = dict(zip(MEASURES, lines, strict=False))
+    assert first["test_accuracy"].quantity == "run-01: test accuracy (%)"
+    assert first["test_accuracy"].value == pytest.approx(100 * table.column("test_accuracy")[0])
+    assert first["test_loss"].uncertainty == table.error("test_loss")[0] > 0
+    assert first["train_loss"].uncertainty is None
 
 
 def test_the_frame_is_tidy_with_one_row_per_run_and_measure(table):
@@ -62,7 +89,7 @@ def test_the_summary_has_every_run_with_every_value_and_error(table):
 def test_a_saved_table_is_read_back_whole(table, tmp_path):
     back = Result.load(table.save(tmp_path / "table.npz"))
     assert type(back) is RunTable
-    for name in ("names", "groups", "seeds", "num_microbatches", "measures", "values", "errors", "converged"):
+    for name in (entry.name for entry in dataclasses.fields(table) if entry.name != "manifest"):
         np.testing.assert_array_equal(getattr(back, name), getattr(table, name))
     assert back.manifest == table.manifest
 
@@ -82,6 +109,8 @@ def test_the_table_of_the_sweep_varies_in_micro_batches_alone(table):
         (["SGD", "SAM", "mSAM, 2 micro-batches", "mSAM, 4 micro-batches"], True),
         (["SGD", "ASAM", "mASAM, 2 micro-batches"], True),
         (["SGD"], False),
+        (["SGD", "SAM"], False),
+        (["SGD", "mSAM, 2 micro-batches"], False),
         (["SGD, lr 0.1", "SAM, lr 0.2"], False),
         (["SGD", "SAM, rho 0.1", "mSAM, 2 micro-batches, rho 0.2"], False),
         (["SGD", "SAM", "mASAM, 2 micro-batches"], False),
@@ -106,5 +135,4 @@ def test_a_seed_that_was_run_twice_counts_once(make_table):
     table = make_table({"z": {"gap": [1, 2, 3]}, "a": {"gap": [3, 4]}})
     table = dataclasses.replace(table, seeds=np.array([0, 1, 1, 5, 5]))
     assert table.seeds_of_groups == [2, 1]
-    assert table.num_seeds == 1
     assert table.has_repeats

@@ -25,6 +25,8 @@ FLAT = {"largest_eigenvalue": "largest Hessian eigenvalue", "trace": "Hessian tr
         ("sharpness", 0.01234, math.nan, "0.0123 (error unknown)"),
         ("sharpness", 0.01234, math.inf, "0.0123 (error unknown)"),
         ("gap", -0.0001, 0.01, "0.0 ± 1.0"),
+        ("test_accuracy", 1.0, 0.0, "100.0 ± 0.0"),
+        ("test_loss", 0.45, math.nan, "0.450 (error unknown)"),
         ("trace", math.nan, 0.1, "nan ± 0.10"),
     ],
 )
@@ -89,20 +91,40 @@ def test_seeds_are_said_to_overlap_exactly_where_they_do(sharpest, overlap, make
 def test_the_most_and_the_least_accurate_are_named_with_their_difference(make_table):
     sentence = words.what_it_shows(three(make_table))[1]
     assert "highest for A, 97.0 (96.0–98.0) %, and lowest for B, 91.0 (90.0–92.0) %" in sentence
-    assert "The difference, 6.0 points, is more than twice the 1.4 points" in sentence  # √2 · 1.0
+    # Var = 0.01² · 2 · (1/4 + 1/4) · (1 − 0.5), over two seeds each whose accuracies correlate by one half.
+    assert "The difference, 6.0 points, is more than twice its standard error of 0.7 points over the draw" in sentence
+    assert "paired, as all were tested on the same ones, averaged over seeds" in sentence
 
 
 @pytest.mark.parametrize(
     ("worst", "verdict"),
     [
-        (0.99, "is less than the 1.4"),
-        (0.98, "is between one and two times the 1.4"),
-        (0.97, "is more than twice the 1.4"),
+        (0.992, "is less than its standard error of 1.0"),
+        (0.985, "is one to two times its standard error of 1.0"),
+        (0.97, "is more than twice its standard error of 1.0"),
     ],
 )
 def test_a_difference_in_accuracy_is_set_against_chance(worst, verdict, make_table):
-    table = make_table({"A": {"test_accuracy": [1.0]}, "B": {"test_accuracy": [worst]}})
-    assert verdict in words.what_it_shows(table)[1]
+    table = make_table({"A": {"test_accuracy": [1.0]}, "B": {"test_accuracy": [worst]}})  # √2 · √(1 − 0.5) · 1.0
+    sentence = words.what_it_shows(table)[1]
+    assert verdict in sentence
+    assert "averaged over seeds" not in sentence
+
+
+def test_a_difference_between_networks_that_err_alike_is_surer_and_one_of_unknown_error_is_said_to_be(make_table):
+    runs = {"A": {"test_accuracy": [0.98]}, "B": {"test_accuracy": [0.97]}}
+    alike, apart, unknown = (words.what_it_shows(make_table(runs, correlation=c))[1] for c in (0.98, 0.0, None))
+    assert "is more than twice its standard error of 0.2 points" in alike
+    assert "is less than its standard error of 1.4 points" in apart
+    assert "The difference is 1.0 points; its standard error is not known." in unknown
+
+
+def test_means_that_are_equal_or_not_finite_are_not_ranked(make_table):
+    runs = {"A": {"trace": [1.0], "sharpness": [math.nan]}, "B": {"trace": [1.0], "sharpness": [1.0]}}
+    flatness, accuracy, *_ = words.what_it_shows(make_table(runs))
+    assert "Hessian trace is the same for all, 1.00" in flatness
+    assert "m-sharpness is not finite for A, so nothing is ranked by it" in flatness
+    assert accuracy == "Test accuracy is the same for all, 50.0 %."
 
 
 def test_the_rank_correlation_is_over_the_means_of_the_groups(make_table):
@@ -120,7 +142,11 @@ def test_a_correlation_with_a_constant_is_undefined(make_table):
 
 def test_a_table_of_one_group_compares_nothing(make_table):
     (sentence,) = words.what_it_shows(make_table({"A": {"trace": [1.0, 2.0]}}))
-    assert "nothing is compared" in sentence
+    assert sentence == "There is one way of training in this table, so nothing is compared."
+    limits = words.what_it_does_not_show(make_table({"A": {"trace": [1.0, 2.0]}}))[0]
+    assert limits.startswith("The way of training was run with 2 seeds.")
+    (sentence,) = words.what_it_shows(make_table({"A": {"trace": [1.0]}}))
+    assert sentence == "There is one run in this table, so nothing is compared."
 
 
 def test_the_number_of_seeds_is_stated_with_what_it_means(make_table):
@@ -166,7 +192,7 @@ def test_a_single_run_is_not_said_to_be_compared(make_table):
     table = make_table({"A": {"trace": [1.0]}})
     text = " ".join(words.what_it_does_not_show(table))
     assert "one run" in text
-    for phrase in ("differences between methods", "orrelation", "All runs"):
+    for phrase in ("differences between methods", "go together", "All runs"):
         assert phrase not in text
 
 
