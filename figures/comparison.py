@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -13,6 +15,8 @@ from figures.style import INK, SOFT, new_figure, theme, wrapped
 from landscape.results import Array
 
 PANELS = ("largest_eigenvalue", "trace", "sharpness", "test_accuracy")
+_RUN: dict[str, Any] = {"fmt": "o", "color": SOFT, "markersize": 3.5, "linewidth": 0.9, "capsize": 2, "alpha": 0.85}
+_MEAN: dict[str, Any] = {"marker": "D", "color": INK, "markersize": 5, "zorder": 5}
 
 
 def draw_flatness_vs_m(table: RunTable) -> Figure:
@@ -34,30 +38,20 @@ def draw_measures(table: RunTable) -> Figure:
     """Flatness and test accuracy of every group of runs."""
     groups = table.group_names
     names, lines = wrapped(groups)
+    rows = np.array([groups.index(group) for group in table.groups.tolist()])
     with theme():
         figure, axes = new_figure(2, 2, height=max(1.7, 0.8 + (0.16 + 0.14 * lines) * len(groups)))
         for ax, measure in zip(axes, PANELS, strict=True):
-            scale = MEASURES[measure].scale
+            values, errors = _finite(table, measure)
+            ax.errorbar(values, rows + _shifts(table), xerr=errors, **_RUN)
             for row, group in enumerate(groups):
-                mask = table.of_group(group)
-                values, errors = _finite(table.column(measure)[mask] * scale, table.error(measure)[mask] * scale)
-                if np.isnan(values).all():
+                of_group = values[table.of_group(group)]
+                if np.isnan(of_group).all():
                     ax.text(0.02, row, "not finite", transform=ax.get_yaxis_transform(), va="center", fontsize=8)
-                    continue
-                ax.errorbar(
-                    values,
-                    np.full(len(values), row),
-                    xerr=errors,
-                    fmt="o",
-                    color=SOFT,
-                    ms=4,
-                    capsize=2,
-                    alpha=0.8,
-                    lw=1,
-                )
-                ax.plot(values.mean(), row, "D", color=INK, markersize=5, zorder=5)
+                ax.plot(of_group.mean(), row, **_MEAN)
             ax.set_yticks(range(len(groups)), names)
             ax.set_ylim(len(groups) - 0.5, -0.5)
+            ax.margins(x=0.08)
             ax.xaxis.set_major_locator(MaxNLocator(4))
             _plain_numbers(ax.xaxis)
             ax.set_xlabel(MEASURES[measure].label)
@@ -67,46 +61,52 @@ def draw_measures(table: RunTable) -> Figure:
 
 
 def _panel(ax: Axes, table: RunTable, measure: str, position: dict[int, int]) -> None:
-    scale = MEASURES[measure].scale
+    """One measure against the number of micro-batches; ``position`` is where each number stands."""
     places = np.array([position[count] for count in table.num_microbatches.tolist()])
-    values, errors = _finite(table.column(measure) * scale, table.error(measure) * scale)
+    values, errors = _finite(table, measure)
     if np.isnan(values).all():
         ax.text(0.5, 0.5, "not finite", transform=ax.transAxes, ha="center", va="center", fontsize=8)
-    seeds = sorted(set(table.seeds.tolist()))
-    for i, seed in enumerate(seeds):
-        mask = table.seeds == seed
-        shift = 0.12 * (i - (len(seeds) - 1) / 2)
-        ax.errorbar(
-            places[mask] + shift,
-            values[mask],
-            yerr=errors[mask],
-            fmt="o",
-            color=SOFT,
-            ms=3.5,
-            lw=0.9,
-            capsize=2,
-            alpha=0.85,
-        )
-    means = {place: values[places == place].mean() for place in sorted(set(places.tolist()))}
+    ax.errorbar(places + _shifts(table), values, yerr=errors, **_RUN)
+    means = {place: values[places == place].mean() for place in position.values()}
     inside = [place for count, place in position.items() if count > 0]
-    ax.plot(inside, [means[place] for place in inside], "-D", color=INK, markersize=5, linewidth=1.4, zorder=5)
+    ax.plot(inside, [means[place] for place in inside], linestyle="-", linewidth=1.4, **_MEAN)
     if 0 in position:
-        ax.axhline(means[position[0]], color=INK, linestyle=(0, (2, 2)), linewidth=0.9, zorder=1)
-        ax.plot(position[0], means[position[0]], "D", color="white", mec=INK, mew=1.4, markersize=6, zorder=5)
-    names = {0: "none\nbase"}
-    if 1 in position:
-        names[1] = f"1\n{table.groups[table.num_microbatches == 1][0]}"
-    ax.set_xticks(list(position.values()), [names.get(count, str(count)) for count in position])
+        base = position[0]
+        ax.axhline(means[base], color=INK, linestyle=(0, (2, 2)), linewidth=0.9, zorder=1)
+        ax.plot(base, means[base], **_MEAN | {"markersize": 6}, markerfacecolor="white", markeredgewidth=1.4)
+    ax.set_xticks(list(position.values()), [_tick(table, count) for count in position])
     ax.set_xlim(-0.5, len(position) - 0.5)
     ax.set_title(MEASURES[measure].label)
     if MEASURES[measure].flatness:
-        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+        low, high = ax.get_ylim()
+        bottom = min(0.0, low)
+        ax.set_ylim(bottom, high + 0.04 * (high - bottom))
     _plain_numbers(ax.yaxis)
 
 
-def _finite(values: Array, errors: Array) -> tuple[Array, Array]:
-    """Values and errors with NaN, which is not drawn, for what is not finite."""
-    return np.where(np.isfinite(values), values, np.nan), np.where(np.isfinite(errors), errors, np.nan)
+def _tick(table: RunTable, count: int) -> str:
+    """A number of micro-batches, and the method where that has a name of its own: the base optimizer, and SAM."""
+    if count > 1:
+        return str(count)
+    method = str(table.groups[table.num_microbatches == count][0])
+    return f"1\n{method}" if count == 1 else method
+
+
+def _shifts(table: RunTable) -> Array:
+    """How far each run, ``(n,)``, stands beside the place of its group, so that its seeds can be told apart."""
+    if not table.has_repeats:
+        return np.zeros(len(table.names))
+    _, ranks = np.unique(table.seeds, return_inverse=True)
+    most = max(1, ranks.max())
+    shifts: Array = min(0.3, 0.5 / most) * (ranks - most / 2)
+    return shifts
+
+
+def _finite(table: RunTable, measure: str) -> tuple[Array, Array]:
+    """Values and errors of a measure as displayed, with NaN, which is not drawn, for what is not finite."""
+    columns = (table.column(measure) * MEASURES[measure].scale, table.error(measure) * MEASURES[measure].scale)
+    values, errors = (np.where(np.isfinite(column), column, np.nan) for column in columns)
+    return values, errors
 
 
 def _plain_numbers(axis: Axis) -> None:

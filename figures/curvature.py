@@ -23,12 +23,15 @@ def draw_eigenvalues(results: Mapping[str, Eigenpairs]) -> Figure:
             ax.errorbar(
                 rank, result.eigenvalues, yerr=result.residuals, label=label, capsize=2.5, linewidth=1.0, **style
             )
-            late = ~result.converged
-            if late.any():
-                ax.plot(
-                    rank[late], result.eigenvalues[late], style["marker"], color=style["color"], mfc="white", zorder=5
-                )
-        ax.set(xlabel="rank", ylabel="Hessian eigenvalue λ\n(bars: residual ‖Hv − λv‖)")
+            unsure = ~result.converged
+            ax.plot(
+                rank[unsure], result.eigenvalues[unsure], style["marker"], color=style["color"], mfc="white", zorder=5
+            )
+        late = not all(result.converged.all() for result in results.values())
+        ax.set(
+            xlabel="rank" + (" (hollow: not converged)" if late else ""),
+            ylabel="Hessian eigenvalue λ\n(bars: residual ‖Hv − λv‖)",
+        )
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(figure, ax, count=len(results))
     return figure

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+import numpy as np
+
 from analyses.results import Picture, RunTable
 from figures.comparison import draw_flatness_vs_m, draw_measures
 from figures.curvature import draw_density
-from figures.slices import draw_lines, draw_planes
+from figures.slices import draw_lines, draw_planes, shows_rise
 from figures.style import render
 from landscape.answers import LineSlice, PlaneSlice, SpectralDensity
 
@@ -37,37 +39,66 @@ def pictures(
     )
     lower = "In the first three panels lower is flatter."
     if table.varies_in_microbatches_alone:
+        base = table.groups[table.num_microbatches == 0]
+        line = f" The dashed line is {base[0]}, without perturbation." if base.size else ""
         found = [
             Picture(
                 "Flatness against the number of micro-batches",
-                f"{dots} The dashed line is the base optimizer, without perturbation. {lower}",
+                f"{dots}{line} {lower}",
                 render(draw_flatness_vs_m(table), "svg"),
             )
         ]
     else:
         found = [Picture("Flatness and accuracy", f"{dots} {lower}", render(draw_measures(table), "svg"))]
-    seed = f"One run of each way of training, seed {min(table.seeds.tolist())}."
-    cut = "" if len(densities) <= MOST else f" The first {MOST} of {len(densities)} are drawn."
+    chosen = _chosen(table)
+    several = len(table.group_names) > 1
     found += [
         Picture(
-            "Spectra of the Hessian",
-            f"{seed}{cut} Density of the eigenvalues, averaged over random probes, on a log scale: nearly all lie "
+            "Spectrum of the Hessian" if not several else "Spectra of the Hessian",
+            f"{chosen}Density of the eigenvalues, averaged over random probes, on a log scale: nearly all lie "
             "close to zero. Isolated humps to the right are single large eigenvalues, or a few close together.",
             render(draw_density(_first(densities)), "svg"),
         ),
         Picture(
             "The loss along a line",
-            f"{seed}{cut} All along the same random numbers, scaled filter by filter to the weights of each run.",
+            f"{chosen}Along random numbers{', the same for all' if several else ''}, scaled filter by filter to the "
+            f"weights of {'each' if several else 'the'} run.{_rise(_first(lines), 'the legend')}"
+            + _lost(_first(lines), "crosses on the lower edge"),
             render(draw_lines(_first(lines)), "svg"),
         ),
         Picture(
             "The loss over a plane",
-            f"{seed}{cut} Two orthogonal filter-normalised directions; one colour scale for all; "
-            "the cross is the model.",
+            f"{chosen}Two orthogonal filter-normalised directions; {'one colour scale for all; ' if several else ''}"
+            f"the cross is the model.{_rise(_first(planes), 'each title')}" + _lost(_first(planes), "hatches"),
             render(draw_planes(_first(planes)), "svg"),
         ),
     ]
     return found
+
+
+def _chosen(table: RunTable) -> str:
+    """Which runs are drawn, where not all are."""
+    seeds = dict.fromkeys(table.seeds[table.first_runs][:MOST].tolist())
+    named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    groups = len(table.group_names)
+    cut = f"The first {MOST} of {groups} are drawn. " if groups > MOST else ""
+    if not table.has_repeats:
+        return cut
+    return f"One run {'of each way of training' if groups > 1 else 'of several'}, {named}. {cut}"
+
+
+def _rise(results: Mapping[str, LineSlice] | Mapping[str, PlaneSlice], where: str) -> str:
+    """What is drawn instead of the loss, where runs are compared."""
+    if not shows_rise(results):
+        return ""
+    return f" Drawn is the rise above the run's own loss L(w), which {where} states: so shapes compare on one scale."
+
+
+def _lost(results: Mapping[str, LineSlice] | Mapping[str, PlaneSlice], marks: str) -> str:
+    """What stands where there is nothing to draw."""
+    if all(np.isfinite(result.losses).all() for result in results.values()):
+        return ""
+    return f" Where the loss is not finite there are {marks}."
 
 
 def _first(results: Mapping[str, Kind]) -> dict[str, Kind]:

@@ -96,6 +96,7 @@ def run_table(groups: Sequence[str], counts: Sequence[int], *, seeds: int = 2) -
         values=centre * random.uniform(0.8, 1.0, (n, len(centre))),
         errors=centre * random.uniform(0.01, 0.03, (n, len(centre))),
         converged=np.full(n, True),
+        accuracy_covariance=np.eye(n) * 1e-4,
         manifest={},
     )
 

@@ -57,3 +57,34 @@ def test_sharpness_that_is_nowhere_finite_says_so(value, make, texts):
     shown = [text for text, _ in texts(draw_sharpness({"a": lost, "b": good}))]
     assert shown.count("not finite") == 1
     assert "not finite" not in [text for text, _ in texts(draw_sharpness({"b": good}))]
+
+
+def runs_of(ax) -> list:
+    """The markers of the single runs, (x, y)."""
+    return [container[0].get_xydata() for container in ax.containers]
+
+
+def test_seeds_stand_apart_around_the_place_of_their_group_and_never_reach_the_next(table):
+    for seeds in (2, 3, 10):
+        (dots,) = runs_of(draw_flatness_vs_m(table(GROUPS, [0, 1, 2], seeds=seeds)).axes[0])
+        shifts = dots[:, 0] - np.repeat([0, 1, 2], seeds)
+        np.testing.assert_allclose(shifts.reshape(3, seeds).mean(axis=1), 0, atol=1e-12)
+        assert len(set(shifts[:seeds].round(9))) == seeds
+        assert np.abs(shifts).max() <= 0.25
+
+
+@pytest.mark.parametrize("draw", PICTURES)
+def test_single_runs_of_different_seeds_stand_at_the_place_of_their_group(draw, table):
+    made = dataclasses.replace(table(GROUPS, [0, 1, 2], seeds=1), seeds=np.array([0, 1, 7]))
+    (dots,) = runs_of(draw(made).axes[0])
+    assert dots[:, 0 if draw is draw_flatness_vs_m else 1].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("draw", PICTURES)
+def test_a_dot_has_the_value_and_the_error_of_its_run_as_displayed(draw, table):
+    made = table(GROUPS, [0, 1, 2])
+    (errorbar,) = draw(made).axes[3].containers  # test accuracy, in percent
+    along = 1 if draw is draw_flatness_vs_m else 0
+    np.testing.assert_allclose(errorbar[0].get_xydata()[:, along], 100 * made.column("test_accuracy"))
+    lengths = [np.ptp(segment[:, along]) for segment in errorbar[2][0].get_segments()]
+    np.testing.assert_allclose(lengths, 200 * made.error("test_accuracy"))

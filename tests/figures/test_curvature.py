@@ -22,6 +22,7 @@ def test_eigenvalues_that_did_not_converge_are_hollow_and_no_others(make):
         changed = dataclasses.replace(result, converged=np.array(converged))
         ax = draw_eigenvalues({"a": changed}).axes[0]
         assert hollow(ax) == result.eigenvalues[~changed.converged].tolist()
+        assert ax.get_xlabel() == ("rank" if all(converged) else "rank (hollow: not converged)")
 
 
 def test_an_eigenvalue_stands_at_its_rank_with_its_residual_as_its_bar(make):
@@ -76,6 +77,17 @@ def test_sharpness_shows_every_shard_and_the_mean_with_its_error(make):
         ((start, end),) = drawn[2][0].get_segments()
         assert end[0] - start[0] == pytest.approx(2 * result.stderr)
     assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
+
+
+def test_a_shard_of_fewer_examples_is_hollow_and_no_other(make):
+    (result,) = make("sharpness", ["a"]).values()
+    for sizes in (np.full(9, 32), np.array([32] * 8 + [20]), np.full(9, 20)):
+        ax = draw_sharpness({"a": dataclasses.replace(result, shard_sizes=sizes)}).axes[0]
+        white = [line for line in ax.lines if mpl.colors.to_hex(line.get_markerfacecolor()) == "#ffffff"]
+        grey = [line for line in ax.lines if line.get_marker() == "."]
+        drawn = [np.concatenate([line.get_xdata() for line in lines]) for lines in (white, grey)]
+        np.testing.assert_array_equal(drawn[0], result.per_shard[sizes < 32])
+        np.testing.assert_array_equal(drawn[1], result.per_shard[sizes == 32])
 
 
 def test_sharpness_over_a_single_shard_is_drawn_without_an_error(make):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 
 from figures import draw
@@ -24,8 +26,8 @@ AXES = {
     "trace": ("probes", "Hessian trace, mean so far (band: final ± 2 standard errors)"),
     "density": ("Hessian eigenvalue λ (smoothed", "spectral density"),
     "sharpness": ("rise in loss per shard of 32 examples",),
-    "line": ("coordinate along a filter-normalised random direction", "loss"),
-    "plane": ("first filter-normalised direction", "second filter-normalised direction", "loss"),
+    "line": ("coordinate t along the direction d",),
+    "plane": ("coordinate along the first direction", "coordinate along the second direction"),
     "micro-batches": ("number of micro-batches per batch at training", *PANELS),
     "groups": PANELS,
 }
@@ -55,7 +57,8 @@ def test_no_two_texts_overlap_and_none_is_cut_off(kind, labels, make, texts):
 @pytest.mark.parametrize(("kind", "labels"), [case for case in CASES if case[1] in ("one", "six")])
 def test_every_axis_is_labelled_in_words(kind, labels, make, texts):
     shown = [" ".join(text.split()) for text, _ in texts(draw(make(kind, LABELS[labels])))]
-    for phrase in AXES[kind]:
+    height = {"line": ("loss L(w + t d)", "rise in loss"), "plane": ("loss", "rise in loss")}.get(kind)
+    for phrase in (*AXES[kind], *([height[labels == "six"]] if height else [])):
         assert any(text.startswith(phrase) for text in shown), phrase
 
 
@@ -64,8 +67,18 @@ def test_every_axis_is_labelled_in_words(kind, labels, make, texts):
 def test_the_legend_lists_exactly_the_labels(kind, labels, make):
     figure = draw(make(kind, LABELS[labels]))
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == LABELS[labels]
+    listed = [text.get_text() for text in legend.get_texts()]
+    assert [text.removesuffix(", L(w) = 0.100") for text in listed] == LABELS[labels]
+    assert any(", L(w)" in text for text in listed) is (kind == "line")
     assert all(ax.get_legend() is None for ax in figure.axes)
+
+
+def test_the_legend_of_sharpness_has_the_size_of_smaller_shards_where_there_are_some(make, texts):
+    results = make("sharpness", ["a", "b"])
+    assert draw(results).legends == []
+    sizes = np.array([32] * 8 + [20])
+    smaller = {label: dataclasses.replace(result, shard_sizes=sizes) for label, result in results.items()}
+    assert "smaller shard (20 examples)" in [text for text, _ in texts(draw(smaller))]
 
 
 @pytest.mark.parametrize("kind", WITH_LEGEND)
@@ -76,13 +89,14 @@ def test_a_single_label_needs_no_legend(kind, make):
 @pytest.mark.parametrize("kind", ["density", "sharpness", "plane", "groups"])
 def test_a_figure_without_a_legend_names_every_label(kind, make, texts):
     shown = [" ".join(text.split()) for text, _ in texts(draw(make(kind, LABELS["six"])))]
-    assert all(label in shown for label in LABELS["six"])
+    named = [text.removesuffix(" L(w) = 0.100") if kind == "plane" else text for text in shown]
+    assert all(label in named for label in LABELS["six"])
 
 
 def test_the_axis_of_flatness_against_micro_batches_says_so_in_words(make, texts):
     shown = [text for text, _ in texts(draw(make("micro-batches", LABELS["six"])))]
     assert shown.count("number of micro-batches per batch at training") == 2
-    for tick in ("none\nbase", "1\nSAM", "2", "16"):
+    for tick in ("SGD", "1\nSAM", "2", "16"):
         assert tick in shown
 
 

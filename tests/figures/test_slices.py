@@ -153,3 +153,69 @@ def test_a_point_that_no_line_leads_to_is_marked():
 
 def test_a_line_of_a_single_point_is_marked():
     assert draw_lines({"a": line([1.0], at=[0.0])}).axes[0].lines[0].get_marker() == "o"
+
+
+def bowl(depth: float, steepness: float) -> PlaneSlice:
+    """depth + steepness · (x² + y²)"""
+    x, y = np.linspace(-1, 1, 9), np.linspace(-1, 1, 7)
+    return plane(depth + steepness * (x[None, :] ** 2 + y[:, None] ** 2), x, y)
+
+
+def test_of_several_lines_the_rises_above_each_models_loss_are_drawn_and_the_legend_has_it():
+    figure = draw_lines({"a": line([3.0, 1.0, 2.0]), "b": line([40.0, 30.0, 20.0], at=[1.0, 0.0, -1.0])})
+    first, second = figure.axes[0].lines
+    assert first.get_ydata().tolist() == [2.0, 0.0, 1.0]
+    assert second.get_ydata().tolist() == [-10.0, 0.0, 10.0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a, L(w) = 1.00", "b, L(w) = 30.0"]
+    assert figure.axes[0].get_ylabel() == "rise in loss, L(w + t d) − L(w)"
+
+
+def test_planes_of_one_shape_look_the_same_at_any_depth_and_each_title_has_its_loss():
+    figure = draw_planes({"a": bowl(0.001, 2.0), "b": bowl(50.0, 2.0)})
+    points = [(0.1, 0.1), (0.5, 0.3), (-0.9, 0.9)]
+    first, second = (colours_at(figure, ax, points) for ax in figure.axes[:2])
+    np.testing.assert_allclose(first, second, atol=2)
+    assert [ax.get_title("left") for ax in figure.axes[:2]] == ["a\nL(w) = 0.00100", "b\nL(w) = 50.0"]
+    bar = figure.axes[-1]
+    assert bar.get_ylabel() == "rise in loss, L(w + d) − L(w)\n(square-root scale)"
+    assert [text.get_text() for text in bar.get_yticklabels()] == ["0", "0.25", "1", "2.25", "4"]
+
+
+def test_rises_below_zero_have_their_own_levels():
+    figure = draw_planes({"a": bowl(2.0, -0.5), "b": bowl(1.0, 2.0)})
+    levels = filled(figure)[0].levels
+    assert (levels[0], levels[-1]) == (-1.0, 4.0)
+    assert (np.diff(levels) > 0).all()
+    roots = np.sign(levels) * np.sqrt(np.abs(levels))
+    np.testing.assert_allclose(np.diff(roots), 3 / 16, rtol=1e-12)
+
+
+@pytest.mark.parametrize("highest", [0.3, 0.7, 1.1, 1.3, 1.9])
+def test_the_highest_rise_lies_on_the_scale_in_spite_of_rounding(highest):
+    rise = plane([[0.0, 0.0, highest], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    levels = filled(draw_planes({"a": rise, "b": rise}))[0].levels
+    assert levels[-1] == highest
+
+
+def test_a_single_plane_or_line_keeps_its_loss():
+    figure = draw_planes({"a": bowl(1.0, 1.0)})
+    assert figure.axes[-1].get_ylabel() == "loss"
+    assert figure.axes[0].get_title("left") == "a"
+    ax = draw_lines({"a": line([3.0, 1.0, 2.0])}).axes[0]
+    assert ax.lines[0].get_ydata().tolist() == [3.0, 1.0, 2.0]
+    assert ax.get_ylabel() == "loss L(w + t d)"
+
+
+def test_where_a_grid_leaves_the_model_out_all_keep_their_losses():
+    figure = draw_lines({"a": line([3.0, 1.0, 2.0]), "b": line([4.0, 5.0])})
+    assert [curve.get_ydata().tolist() for curve in figure.axes[0].lines] == [[3.0, 1.0, 2.0], [4.0, 5.0]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    assert figure.axes[0].get_ylabel() == "loss L(w + t d)"
+
+
+def test_a_model_whose_own_loss_is_not_finite_has_no_rise_and_is_drawn_without_a_warning():
+    figure = draw_lines({"a": line([1.0, np.inf, np.inf]), "b": line([4.0, 3.0, 4.0])})
+    crosses = [drawn for drawn in figure.axes[0].lines if drawn.get_marker() == "x"]
+    assert [cross.get_xdata().tolist() for cross in crosses] == [[-1.0, 0.0, 1.0]]
+    lost = bowl(1.0, 1.0)
+    draw_planes({"a": plane(lost.losses * np.inf, lost.x, lost.y), "b": lost})
