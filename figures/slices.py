@@ -79,8 +79,8 @@ def draw_planes(results: Mapping[str, PlaneSlice]) -> Figure:
             bar.set_label(("rise in loss, L(w + d) − L(w)" if shows_rise(results) else "loss") + scale)
             bar.set_ticks(list(levels[::4]), labels=_told_apart(levels[::4]))
             bar.ax.minorticks_off()
-        figure.supxlabel("coordinate along the first direction", fontsize=9)
-        figure.supylabel("coordinate along the second direction", fontsize=9)
+        figure.supxlabel("along the first direction", fontsize=9)
+        figure.supylabel("along the second direction", fontsize=9)
     return figure
 
 

@@ -14,6 +14,7 @@ KINDS = ("eigenvalues", "trace", "density", "sharpness", "line", "plane", "group
 LABELS = {
     "one": ["SGD"],
     "two": ["SGD", "mSAM, 16 micro-batches"],
+    "three": ["SGD", "SAM", "mSAM, 4 micro-batches"],
     "six": ["SGD", "SAM", *(f"mSAM, {count} micro-batches" for count in (2, 4, 8, 16))],
     "nine": ["SGD", "SAM", *(f"mSAM, {2**i} micro-batches" for i in range(1, 8))],
     "long": [
@@ -27,13 +28,13 @@ AXES = {
     "density": ("Hessian eigenvalue λ (smoothed", "spectral density"),
     "sharpness": ("rise in loss per shard of 32 examples",),
     "line": ("coordinate t along the direction d",),
-    "plane": ("coordinate along the first direction", "coordinate along the second direction"),
+    "plane": ("along the first direction", "along the second direction"),
     "micro-batches": ("number of micro-batches per batch at training", *PANELS),
     "groups": PANELS,
 }
 CASES = [
-    *itertools.product(KINDS[:-1], ["one", "six", "nine", "long"]),
-    *itertools.product(["micro-batches"], ["two", "six", "nine"]),
+    *itertools.product(KINDS[:-1], ["one", "two", "three", "six", "nine", "long"]),
+    *itertools.product(["micro-batches"], ["two", "three", "six", "nine"]),
 ]
 WITH_LEGEND = ("eigenvalues", "trace", "line")
 
