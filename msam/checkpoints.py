@@ -6,15 +6,17 @@ import difflib
 import io
 import json
 import pickle
+import pickletools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from landscape.files import atomic_write
 
@@ -92,6 +94,44 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: str
     model.load_state_dict(dict(weights))
 
 
+def load_optimizer_state(optimizer: Optimizer, state: Any, *, fresh: Optimizer, source: str) -> None:
+    """Put a saved state into an optimizer, and check its shapes, as torch itself does not.
+
+    Args:
+        optimizer: where to put it.
+        state: its ``state_dict`` when it was saved, after at least one step.
+        fresh: one of the same kind, over one other parameter of several entries; it is stepped, to see what is kept.
+        source: where the state comes from, for the error.
+
+    Raises:
+        ValueError: if an entry is missing, there is no state at all, or a shape differs.
+    """
+    (group,) = fresh.param_groups
+    (like,) = group["params"]
+    like.grad = torch.zeros_like(like)
+    fresh.step()
+    try:
+        optimizer.load_state_dict(state)
+        missing = [name for name in group if any(name not in loaded for loaded in optimizer.param_groups)]
+        if missing:
+            raise ValueError(f"the setting {missing[0]} is missing")
+        all_skipped = state.get("msam", {}).get("counted", {}).get("skipped_steps", 0) > 0
+        if fresh.state and not optimizer.state and not all_skipped:
+            raise ValueError("it is empty")
+        for parameter, entries in optimizer.state.items():
+            for name, value in fresh.state[like].items():
+                shape = parameter.shape if value.shape == like.shape else value.shape
+                found = entries.get(name)
+                if not isinstance(found, Tensor) or found.shape != shape:
+                    shown = tuple(found.shape) if isinstance(found, Tensor) else "none"
+                    raise ValueError(f"the shape of {name} is {shown} and should be {tuple(shape)}")
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{source} is not the training state of this run (of the optimizer: {error}); "
+            "put it back, or train anew with --overwrite"
+        ) from None
+
+
 def save_state(state: Mapping[str, Any], path: str | Path) -> None:
     """Write a training state of tensors, numbers, strings and containers, whole or not at all."""
     buffer = io.BytesIO()
@@ -111,7 +151,7 @@ def read_state(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"there is no training state at {path}")
     with path.open("rb") as stream:
-        looks_pickled = stream.read(4).startswith((b"PK\x03\x04", b"\x80"))
+        looks_pickled = stream.read(4).startswith((b"PK\x03\x04", b"\x80")) or _is_old_pickle_with_code(stream)
     try:
         with warnings.catch_warnings(action="ignore"):  # torch remarks on the pickle protocol of foreign files
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -123,6 +163,18 @@ def read_state(path: str | Path) -> Any:
             ) from None
         reason = (str(error) or type(error).__name__).splitlines()[0] if looks_pickled else "it does not begin as one"
         raise ValueError(f"{path} is not a whole torch file ({reason}); use another checkpoint") from None
+
+
+def _is_old_pickle_with_code(stream: BinaryIO) -> bool:
+    """Whether a file is a whole pickle of protocol 0 or 1, which has no mark at its beginning, that names a class."""
+    stream.seek(0)
+    found = False
+    try:
+        for operation, _, _ in pickletools.genops(stream):  # reads, and runs nothing
+            found = found or operation.name in ("GLOBAL", "INST", "STACK_GLOBAL")
+    except Exception:  # it fails on foreign bytes with whatever exception they lead to
+        return False
+    return found
 
 
 def _some(names: list[str]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from landscape.manifest import hash_of_settings
 from landscape.progress import Progress, silent
-from msam.checkpoints import is_whole, load_weights, read_state, save_state, save_weights
+from msam.checkpoints import is_whole, load_optimizer_state, load_weights, read_state, save_state, save_weights
 from msam.config import PRECISIONS, SCHEDULES, TrainConfig
 from msam.data import shuffled
 from msam.distributed import Distributed
@@ -244,7 +244,8 @@ class _Trainer:
             if type(state["epoch"]) is not int or not 0 < state["epoch"] <= self.config.epochs:
                 raise KeyError(f"epoch {state['epoch']!r}")
             load_weights(self.model, state["model"], source=str(self.run.state_path))
-            self._load_optimizer(state["optimizer"])
+            fresh = self.config.base_optimizer(nn.Linear(2, 1, bias=False))
+            load_optimizer_state(self.optimizer, state["optimizer"], fresh=fresh, source=str(self.run.state_path))
             self.scheduler.load_state_dict(state["scheduler"])
             if self.scaler is not None:
                 self.scaler.load_state_dict(state["scaler"])
@@ -266,12 +267,6 @@ class _Trainer:
         if not is_whole(self.run.weights_path(self.epoch)):
             save_weights(self.model, self.run.weights_path(self.epoch))
         self._discard_old_weights()  # it may have been stopped before it did
-
-    def _load_optimizer(self, state: dict[str, Any]) -> None:
-        try:
-            self.optimizer.load_state_dict(state)
-        except ValueError as error:
-            raise KeyError(str(error)) from None
 
 
 def _epoch_of(path: Path) -> int:

@@ -15,7 +15,14 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from msam.checkpoints import load_weights, read_state, read_weights, save_state, save_weights
+from msam.checkpoints import (
+    load_optimizer_state,
+    load_weights,
+    read_state,
+    read_weights,
+    save_state,
+    save_weights,
+)
 
 
 @pytest.fixture
@@ -128,7 +135,7 @@ def test_a_numpy_archive_with_another_ending_is_called_not_whole(suffix, tmp_pat
 
 
 @pytest.mark.parametrize("reader", [read_weights, read_state])
-@pytest.mark.parametrize("form", ["torch", "legacy torch", "pickle", "protocol 0", "state"])
+@pytest.mark.parametrize("form", ["torch", "legacy torch", "pickle", "protocol 1", "protocol 0", "state"])
 def test_code_in_a_pickle_is_not_run(form, reader, tmp_path):
     marker = tmp_path / "marker"
     content = {"weight": torch.ones(3), "bias": Dangerous(marker)}
@@ -136,16 +143,23 @@ def test_code_in_a_pickle_is_not_run(form, reader, tmp_path):
         "torch": lambda: torch_file(content),
         "legacy torch": lambda: torch_file(content, _use_new_zipfile_serialization=False),
         "pickle": lambda: pickle.dumps(Dangerous(marker)),
+        "protocol 1": lambda: pickle.dumps(Dangerous(marker), protocol=1),
         "protocol 0": lambda: pickle.dumps(Dangerous(marker), protocol=0),
         "state": lambda: torch_file(Dangerous(marker)),
     }[form]()
-    sentence = "not a whole torch file" if form == "protocol 0" else "is refused: it is a pickle .* could run code"
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=r"a\.pt is refused: it is a pickle .* could run code"):
         reader(written(tmp_path / "a.pt", raw))
     assert not marker.exists()
     if "torch" not in form and form != "state":
         pickle.loads(raw)
         assert marker.exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+def test_an_old_pickle_without_code_or_cut_short_is_called_not_whole(protocol, tmp_path):
+    for raw in (pickle.dumps({"weight": 1.0}, protocol), pickle.dumps(Dangerous("marker"), protocol)[:-1]):
+        with pytest.raises(ValueError, match=r"a\.pt is not a whole torch file"):
+            read_state(written(tmp_path / "a.pt", raw))
 
 
 def test_a_whole_pickled_model_is_refused(model, tmp_path):
@@ -214,3 +228,62 @@ def test_a_full_disk_leaves_the_old_file_whole_and_no_other(name, model, tmp_pat
     assert (tmp_path / name).read_bytes() == old
     save(2)
     assert (tmp_path / name).read_bytes() != old
+
+
+KINDS = {
+    "momentum": lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+    "adamw": lambda model: torch.optim.AdamW(model.parameters(), lr=0.1),
+    "plain": lambda model: torch.optim.SGD(model.parameters(), lr=0.1),
+}
+
+
+def stepped(kind, model):
+    """An optimizer's state after a step; the last layer is not used, and has none."""
+    optimizer = KINDS[kind](model)
+    model[:2](torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    return copy.deepcopy(optimizer.state_dict())
+
+
+def load(kind, model, state):
+    optimizer = KINDS[kind](model)
+    load_optimizer_state(optimizer, state, fresh=KINDS[kind](nn.Linear(2, 1, bias=False)), source="x")
+    return optimizer
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_state_of_an_optimizer_survives(kind, make_net):
+    model = make_net(torch.float32)
+    state = stepped(kind, model)
+    found = load(kind, model, state).state_dict()
+    assert found["param_groups"] == state["param_groups"]
+    assert found["state"].keys() == state["state"].keys() == (set() if kind == "plain" else {0, 1})
+    for number, entries in state["state"].items():
+        assert all(torch.equal(found["state"][number][name], entries[name]) for name in entries)
+
+
+@pytest.mark.parametrize("kind", ["momentum", "adamw"])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda state: state["state"].clear(), "it is empty"),
+        (lambda state: state.pop("state"), "'state'"),
+        (lambda state: state.pop("param_groups"), "'param_groups'"),
+        (lambda state: state["param_groups"][0].pop("weight_decay"), "the setting weight_decay is missing"),
+        (lambda state: state["param_groups"][0]["params"].pop(), "doesn't match the size"),
+        (lambda state: state["state"][0].popitem(), r"the shape of \w+ is none and should be \(5, 4\)"),
+        (lambda state: state["state"][0].update({"momentum_buffer": 1, "exp_avg": 1}), "is none and should be"),
+        (
+            lambda state: state["state"][0].update({"momentum_buffer": torch.ones(4), "exp_avg": torch.ones(4)}),
+            r"the shape of (momentum_buffer|exp_avg) is \(4,\) and should be \(5, 4\)",
+        ),
+    ],
+)
+def test_a_damaged_state_of_an_optimizer_is_named(damage, words, kind, make_net):
+    model = make_net(torch.float32)
+    state = stepped(kind, model)
+    damage(state)
+    with pytest.raises(
+        ValueError, match=f"x is not the training state of this run .of the optimizer: .*{words}.*train anew with"
+    ):
+        load(kind, model, state)

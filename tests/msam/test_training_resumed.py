@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 import msam.training
-from landscape import files
 from msam import Run, TrainConfig, train
 from msam.checkpoints import read_state, read_weights, save_state
 from msam.data import Examples
@@ -67,21 +66,24 @@ def test_interrupted_between_two_epochs_by_the_keyboard(stop, optimizer, noisy_t
     assert_same_runs(run, whole)
 
 
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("write", range(1, 17))
-def test_interrupted_in_the_middle_of_any_write(write, noisy_task, config, tmp_path, monkeypatch):
+def test_interrupted_as_any_file_is_put_in_its_place(write, done, noisy_task, config, tmp_path, monkeypatch):
     whole = train(noisy_task, config, Run.create(tmp_path / "whole", config))
-    run, replaced = Run.create(tmp_path / "stopped", config), []
+    run, replaced, replace = Run.create(tmp_path / "stopped", config), [], Path.replace
 
-    def interrupted(mask=files._umask):  # called when the new file has been written and not yet put in place
+    def interrupted(path, target):
         replaced.append(None)
+        if len(replaced) != write or done:
+            replace(path, target)
         if len(replaced) == write:
             raise KeyboardInterrupt
-        return mask()
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_umask", interrupted)
+        patch.setattr(Path, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(noisy_task, config, run)
+    assert not list(run.path.rglob(".*"))
     train(noisy_task, config, run)
     assert_same_runs(run, whole)
 
