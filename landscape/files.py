@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+LONG_AGO = 3600.0  # seconds; nothing takes that long to write
 _PARTIAL = f".*.{'[0-9a-f]' * 8}.partial"
 
 
@@ -69,12 +70,12 @@ def is_vacant(path: str | Path) -> bool:
     return not (path.exists() or path.is_symlink())
 
 
-def remove_partial(folder: str | Path, *, older_than: float = 0.0) -> None:
+def remove_partial(folder: str | Path, *, older_than: float = LONG_AGO) -> None:
     """Remove from a folder what killed processes left half-written.
 
     Args:
-        folder: one that no other process is writing to, or else
-        older_than: seconds; files touched since are left, as they may still be written.
+        folder: where to look; not below it.
+        older_than: seconds; what was touched since may still be written. Zero where no other process can be writing.
     """
     latest = time.time() - older_than
     for path in Path(folder).glob(_PARTIAL):

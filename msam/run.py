@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from torch import nn
 
-from landscape.files import atomic_write
+from landscape.files import atomic_write, is_vacant, remove_partial
 from landscape.manifest import versions
 from msam.checkpoints import is_whole, load_weights, read_weights
 from msam.config import TrainConfig
@@ -26,6 +27,7 @@ except ImportError:  # not on Windows, where two trainings in one folder are not
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1
+SWEEP_FILE = "sweep.json"
 
 
 class Run:
@@ -50,15 +52,20 @@ class Run:
             OSError: if it cannot be written.
         """
         path = Path(path)
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            if not _is_run(path):
-                raise FileExistsError(f"{path} exists and is not a run; choose another folder")
-            if not overwrite:
-                raise FileExistsError(f"{path} holds a run already; continue it with --resume, or --overwrite it")
-            with cls(path, config).locked():
-                shutil.rmtree(path.resolve())
+        if not path.is_dir() and (path.exists() or path.is_symlink()):
+            raise FileExistsError(f"{path} exists and is not a run; choose another folder")
+        path.mkdir(parents=True, exist_ok=True)
         run = cls(path, config)
-        run._write_json("config.json", {"format": FORMAT, "config": config.to_dict(), "versions": versions()})
+        with run._alone():  # of two that are begun here at once, one is told that the folder is taken
+            if not is_vacant(path):
+                if not _is_run(path):
+                    raise FileExistsError(f"{path} exists and is not a run; choose another folder")
+                if not overwrite:
+                    raise FileExistsError(f"{path} holds a run already; continue it with --resume, or --overwrite it")
+                run._clear()
+            content = {"format": FORMAT, "config": config.to_dict(), "versions": versions()}
+            with atomic_write(path / "config.json") as stream:
+                stream.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
         return run
 
     @classmethod
@@ -72,19 +79,13 @@ class Run:
         path = Path(path)
         chosen = None
         if path.is_file():
+            if path.absolute().parent.name != "checkpoints":
+                raise FileNotFoundError(f"{path} is no run; a RUN is a run directory, or a file in its checkpoints/")
             path, chosen = path.absolute().parent.parent, path
         file = path / "config.json"
         if not file.is_file():
-            inside = sorted(child.parent.name for child in path.glob("*/config.json")) if path.is_dir() else []
-            hint = f"; there are runs in it: {', '.join(inside[:5])}" if inside else ""
-            raise FileNotFoundError(f"there is no run at {path} (no config.json in it){hint}")
-        try:
-            written = json.loads(file.read_text(encoding="utf-8"))
-            config = TrainConfig.from_dict(written["config"])
-            if written["format"] > FORMAT:
-                raise ValueError(f"it was written by a newer version (format {written['format']})")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file} is not the config of a run: {error}") from None
+            raise FileNotFoundError(f"there is no run at {path} (no config.json in it){_hint(path)}")
+        (config,) = read_configs(file, what="the config of a run")
         return cls(path, config, chosen=chosen)
 
     @property
@@ -105,11 +106,20 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training in this directory.
+        """Keep other processes from training in this directory, and remove what killed ones left half-written.
 
         Raises:
             ValueError: if one does already.
         """
+        with self._alone():
+            for folder in (self.path, self.path / "checkpoints"):
+                remove_partial(folder, older_than=0)
+            for folder in (self.path / "results", self.path / "figures"):  # others may be measuring
+                remove_partial(folder)
+            yield
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             if fcntl is not None:
@@ -166,7 +176,8 @@ class Run:
             return []
         try:
             with file.open(newline="", encoding="utf-8") as stream:
-                return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+                rows = list(csv.DictReader(stream))
+            return [{k: int(v) if k == "epoch" else float(v) for k, v in row.items()} for row in rows]
         except (ValueError, TypeError, csv.Error) as error:
             raise ValueError(f"{file} is damaged ({error}); put it back, or train anew with --overwrite") from None
 
@@ -187,9 +198,48 @@ class Run:
         """Where a figure is kept."""
         return self.path / "figures" / name
 
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        with atomic_write(self.path / name) as stream:
-            stream.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    def _clear(self) -> None:
+        """Remove everything but the config: what is left is a run at any moment, and the next config replaces it."""
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != "config.json":
+                path.unlink()
+
+
+def read_configs(file: Path, *, what: str) -> list[TrainConfig]:
+    """The config under ``config``, or the list of them under ``configs``, of a JSON file that says its format.
+
+    Raises:
+        ValueError: if the file is damaged or of a newer format, or lacks an entry.
+    """
+
+    def damaged(reason: object) -> ValueError:
+        return ValueError(f"{file} is not {what}: {reason}; put the file back, or begin anew")
+
+    try:
+        written = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise damaged(error) from None
+    entry = "configs" if file.name == SWEEP_FILE else "config"
+    for name in ("format", entry):
+        if not isinstance(written, dict) or name not in written:
+            raise damaged(f"the entry {name!r} is missing")
+    if not isinstance(written["format"], int):
+        raise damaged(f"its format is {written['format']!r}")
+    if written["format"] > FORMAT:
+        raise ValueError(f"{file} was written by a newer version (format {written['format']}); update the package")
+    found = written[entry] if entry == "configs" else [written[entry]]
+    if not isinstance(found, list) or not all(isinstance(values, dict) for values in found):
+        raise damaged(f"the entry {entry!r} is of another type")
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    missing = [name for name in names if any(name not in values for values in found)]
+    if missing:  # a default could be another value than the one it was trained with
+        raise damaged(f"the entry {missing[0]!r} of the settings is missing")
+    try:
+        return [TrainConfig.from_dict(values) for values in found]
+    except (ValueError, TypeError) as error:
+        raise damaged(error) from None
 
 
 def _is_run(path: Path) -> bool:
@@ -199,3 +249,13 @@ def _is_run(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(written, dict) and {"format", "config"} <= written.keys()
+
+
+def _hint(path: Path) -> str:
+    """What there is instead of a run."""
+    inside = sorted(child.parent.name for child in path.glob("*/config.json"))
+    named = ", ".join(inside[:5]) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
+    if (path / SWEEP_FILE).is_file():
+        runs = f"name one of its runs ({named})" if inside else "it has no run yet"
+        return f"; it is a sweep, which msam analyze, compare and flatness-vs-m take; {runs}"
+    return f"; there are runs in it: {named}" if inside else ""

@@ -9,12 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from landscape.files import atomic_write
+from landscape.files import atomic_write, is_vacant, remove_partial
 from msam.config import TrainConfig
-from msam.run import Run
-
-FORMAT = 1
-_FILE = "sweep.json"
+from msam.run import FORMAT, SWEEP_FILE, Run, read_configs
 
 
 def grid(base: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> list[TrainConfig]:
@@ -59,16 +56,17 @@ class Sweep:
             FileExistsError: if the path holds something else, or a sweep of other configs.
         """
         path = Path(path)
-        if (path / _FILE).is_file():
+        if (path / SWEEP_FILE).is_file():
             sweep = cls.open(path)
             if sweep.configs != list(configs):
                 raise FileExistsError(f"{path} holds a sweep of other settings; choose another folder, or remove it")
             return sweep
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if not is_vacant(path):
             raise FileExistsError(f"{path} exists and is not a sweep; choose another folder")
+        remove_partial(path)
         sweep = cls(path, configs)
         content = {"format": FORMAT, "configs": [config.to_dict() for config in configs]}
-        with atomic_write(path / _FILE) as stream:
+        with atomic_write(path / SWEEP_FILE) as stream:
             stream.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
         return sweep
 
@@ -81,14 +79,10 @@ class Sweep:
             ValueError: if ``sweep.json`` is damaged.
         """
         path = Path(path)
-        file = path / _FILE
+        file = path / SWEEP_FILE
         if not file.is_file():
-            raise FileNotFoundError(f"there is no sweep at {path} (no {_FILE} in it)")
-        try:
-            entries = json.loads(file.read_text(encoding="utf-8"))["configs"]
-            return cls(path, [TrainConfig.from_dict(entry) for entry in entries])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file} is not the description of a sweep: {error}") from None
+            raise FileNotFoundError(f"there is no sweep at {path} (no {SWEEP_FILE} in it)")
+        return cls(path, read_configs(file, what="the description of a sweep"))
 
     def run_path(self, index: int) -> Path:
         """Where the run of a config is."""
@@ -137,5 +131,5 @@ def open_runs(paths: Sequence[str | Path]) -> list[Run]:
     """
     runs: list[Run] = []
     for path in paths:
-        runs += Sweep.open(path).finished() if (Path(path) / _FILE).is_file() else [Run.open(path)]
+        runs += Sweep.open(path).finished() if (Path(path) / SWEEP_FILE).is_file() else [Run.open(path)]
     return runs

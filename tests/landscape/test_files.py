@@ -168,17 +168,17 @@ def test_what_a_killed_process_leaves_has_a_name_that_is_known_and_is_removed(tm
     assert left.match(".a.bin.????????.partial")
     assert is_vacant(tmp_path)
     (tmp_path / ".hidden.partial").write_bytes(b"somebody's own")
-    remove_partial(tmp_path)
+    remove_partial(tmp_path, older_than=0)
     assert [entry.name for entry in tmp_path.iterdir()] == [".hidden.partial"]
     assert not is_vacant(tmp_path)
 
 
 def test_what_may_still_be_written_is_left(tmp_path):
     (tmp_path / PARTIAL).write_bytes(b"half")
-    remove_partial(tmp_path, older_than=60)
+    remove_partial(tmp_path)
     assert (tmp_path / PARTIAL).exists()
-    os.utime(tmp_path / PARTIAL, (time.time() - 61,) * 2)
-    remove_partial(tmp_path, older_than=60)
+    os.utime(tmp_path / PARTIAL, (time.time() - 3601,) * 2)
+    remove_partial(tmp_path)
     assert not (tmp_path / PARTIAL).exists()
     remove_partial(tmp_path / "none")
 
@@ -186,7 +186,7 @@ def test_what_may_still_be_written_is_left(tmp_path):
 def test_a_file_of_the_future_is_removed_where_nobody_else_writes(tmp_path):
     (tmp_path / PARTIAL).write_bytes(b"half")
     os.utime(tmp_path / PARTIAL, (time.time() + 1000,) * 2)
-    remove_partial(tmp_path)
+    remove_partial(tmp_path, older_than=0)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,7 @@ import torch
 
 from msam import Run, TrainConfig
 from msam.checkpoints import save_weights
+from msam.sweep import Sweep, grid
 
 CONFIG = TrainConfig(epochs=2, settings={"hidden": 3})
 
@@ -121,6 +122,30 @@ def test_a_folder_of_runs_is_no_run_and_the_error_names_those_inside(run):
         Run.open(run.path.parent)
 
 
+def test_a_sweep_is_no_run_and_the_error_says_who_takes_it_and_names_its_runs(tmp_path):
+    sweep = Sweep.create(tmp_path / "s", grid(CONFIG, {"seed": list(range(7))}))
+    with pytest.raises(FileNotFoundError, match=r"it is a sweep, which msam analyze, .* take; it has no run yet$"):
+        Run.open(sweep.path)
+    list(sweep.prepared())
+    sentence = r"take; name one of its runs \(run-01, run-02, run-03, run-04, run-05 and 2 more\)$"
+    with pytest.raises(FileNotFoundError, match=sentence):
+        Run.open(sweep.path)
+
+
+def test_a_file_that_is_no_checkpoint_is_no_run(run):
+    run.write_metrics([{"epoch": 1}])
+    with pytest.raises(
+        FileNotFoundError, match=r"metrics\.csv is no run; a RUN is a run directory, or a file in its check"
+    ):
+        Run.open(run.path / "metrics.csv")
+
+
+def test_epochs_are_whole_numbers_in_the_metrics(run):
+    rows = [{"epoch": 1, "lr": 0.1}, {"epoch": 2, "lr": 1.0}]
+    run.write_metrics(rows)
+    assert repr(run.metrics()) == repr(rows)
+
+
 def test_a_run_that_was_never_trained_has_no_checkpoint_and_says_what_to_do(run):
     with pytest.raises(FileNotFoundError, match=r"has no checkpoint; train it first, or continue it with --resume"):
         Run.open(run.path).load_model(CONFIG.load_task())
@@ -141,11 +166,45 @@ def test_a_run_that_was_never_trained_has_no_checkpoint_and_says_what_to_do(run)
         '{"config": {"epochs": 0}}',
         '{"config": {"colour": 1}}',
         '{"config": {"rho": NaN}}',
+        '{"format": "1", "config": {}}',
+        '{"format": 1, "config": [{}]}',
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_config_is_named(content, run):
     (run.path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=r"config\.json is not the config of a run: "):
+        Run.open(run.path)
+
+
+def changed(run, **entries):
+    """Change entries of config.json, or take those out that are None."""
+    file = run.path / "config.json"
+    content = json.loads(file.read_text()) | entries
+    file.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+@pytest.mark.parametrize("name", ["format", "config"])
+def test_a_config_without_an_entry_names_it(name, run):
+    changed(run, **{name: None})
+    with pytest.raises(
+        ValueError, match=rf"config\.json is not the config of a run: the entry '{name}' is missing; put"
+    ):
+        Run.open(run.path)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIG.to_dict()))
+def test_no_setting_that_is_missing_takes_its_default(name, run):
+    changed(run, config={key: value for key, value in CONFIG.to_dict().items() if key != name})
+    with pytest.raises(ValueError, match=rf"the entry '{name}' of the settings is missing; put the file back"):
+        Run.open(run.path)
+
+
+def test_a_config_of_a_newer_version_is_refused_by_its_format_and_not_by_what_it_holds(run):
+    changed(run, format=2, config={"colour": 1})
+    with pytest.raises(
+        ValueError, match=r"config\.json was written by a newer version \(format 2\); update the package"
+    ):
         Run.open(run.path)
 
 

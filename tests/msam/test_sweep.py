@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -144,6 +145,31 @@ def test_a_damaged_description_is_refused_by_name(text, sweep):
     (sweep.path / "sweep.json").write_text(text)
     with pytest.raises(ValueError, match=r"sweep\.json is not the description of a sweep"):
         Sweep.open(sweep.path)
+
+
+def test_a_description_of_a_newer_version_is_refused_by_name(sweep):
+    (sweep.path / "sweep.json").write_text('{"format": 2, "configs": {"colour": 1}}')
+    with pytest.raises(
+        ValueError, match=r"sweep\.json was written by a newer version \(format 2\); update the package"
+    ):
+        Sweep.open(sweep.path)
+
+
+@pytest.mark.parametrize("name", ["format", "configs", "lr"])
+def test_a_description_without_an_entry_names_it(name, sweep):
+    content = json.loads((sweep.path / "sweep.json").read_text())
+    del (content["configs"][1] if name == "lr" else content)[name]
+    (sweep.path / "sweep.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"is not the description of a sweep: the entry '{name}' .*is missing; put"):
+        Sweep.open(sweep.path)
+
+
+def test_a_sweep_that_was_killed_when_it_was_begun_can_be_begun_again(tmp_path):
+    left = tmp_path / ".sweep.json.0123abcd.partial"
+    left.write_text("half")
+    os.utime(left, (0, 0))
+    assert Sweep.create(tmp_path, CONFIGS).configs == CONFIGS
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
 
 
 def test_a_description_that_is_not_text_is_refused(sweep):
