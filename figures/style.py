@@ -114,17 +114,27 @@ def save(figure: Figure, path: str | Path) -> Path:
         OSError: if the file cannot be written.
     """
     path = Path(path)
-    content = render(figure, path.suffix.removeprefix(".").lower() or "png")
+    content = render(figure, format_of(path))
     with atomic_write(path) as stream:
         stream.write(content)
     return path
 
 
+def format_of(path: str | Path) -> str:
+    """The format that the ending of a figure's name decides.
+
+    Raises:
+        ValueError: if it is none that is known.
+    """
+    known = sorted(Figure().canvas.get_supported_filetypes())
+    found = Path(path).suffix.removeprefix(".").lower() or "png"
+    if found not in known:
+        raise ValueError(f"cannot write a figure as {found!r}; choose one of {', '.join(known)}")
+    return found
+
+
 def render(figure: Figure, format: str) -> bytes:  # noqa: A002
     """A figure as the bytes of a ``png``, ``svg`` or ``pdf`` file, the same for the same figure."""
-    known = sorted(figure.canvas.get_supported_filetypes())
-    if format not in known:
-        raise ValueError(f"cannot write a figure as {format!r}; choose one of {', '.join(known)}")
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
     stream = io.BytesIO()
     with theme():
