@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from landscape.results import Result
+
+_NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "alloc_failed", "overflowed", "overflow when")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def show(*tables: Table | str) -> None:
@@ -44,6 +49,17 @@ def result_table(results: Sequence[Result]) -> Table:
     made = table(["quantity", "value", "± uncertainty", ""], rows)
     made.columns[-1].justify, made.columns[-1].no_wrap, made.columns[-1].min_width = "left", False, None
     return made
+
+
+def run_table(outcomes: Sequence[Mapping[str, Any]]) -> Table:
+    """How runs ended, one row each."""
+    rows = []
+    for run in outcomes:
+        config = run["config"]
+        losses = [f"{run['train_loss']:.4f}", f"{run['test_loss']:.4f}", f"{100 * run['test_accuracy']:.2f}"]
+        rows.append([str(run["run"]), run["method"], str(config["num_microbatches"]), str(config["seed"]), *losses])
+    columns = ["run", "method", "micro-batches", "seed", "train loss", "test loss", "test accuracy (%)"]
+    return table(columns, rows, words=2)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> Table:
@@ -91,9 +107,33 @@ def number(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:.5g}"
 
 
-def as_json(content: Mapping[str, Any]) -> str:
+def answer(content: Mapping[str, Any], shown: Iterable[Table | str], *, as_json: bool) -> None:
+    """What a command found: one JSON object on standard output, or what a person reads."""
+    if as_json:
+        print(to_json(content), flush=True)
+    else:
+        show(*shown)
+
+
+def to_json(content: Mapping[str, Any]) -> str:
     """One JSON object; NaN and infinity, which JSON does not have, are null."""
     return json.dumps(_plain(content))
+
+
+def sentence(error: Exception) -> str:
+    """An error as one sentence: what was wrong, the value, a way out; other programs' errors are translated."""
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    from_torch = isinstance(error, RuntimeError | TypeError) and any(words in text.lower() for words in _NO_MEMORY)
+    if from_torch or isinstance(error, MemoryError):
+        size = re.search(r"allocate ([\d.]+ \w+)", text)
+        wanted = f" (it asked for {size[1]})" if size else ""
+        return f"there is not enough memory{wanted}; choose a smaller model or fewer examples, or another --device"
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename2 or error.filename or "the output"
+        advice = "Make room, or choose another folder." if error.errno in _NO_ROOM else "Choose another name or folder."
+        return f"cannot read or write {where}: {error.strerror.lower()}. {advice}"
+    known = isinstance(error, ValueError | TypeError | OSError)
+    return text if known else f"{type(error).__name__}: {text} (a defect: MSAM_TRACEBACK=1 shows where)"
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Manifest = Mapping[str, Any]
+_LONGEST = 60  # characters of a value in a sentence
 
 
 def hash_of_tensor(tensor: Tensor) -> str:
@@ -53,7 +55,7 @@ def differences(first: Manifest, second: Manifest) -> list[str]:
     """
     left, right = _flat(protocol(first)), _flat(protocol(second))
     return [
-        f"{name}: {left.get(name)!r} or {right.get(name)!r}"
+        f"{name}: {_either(left.get(name), right.get(name))}"
         for name in sorted(left.keys() | right.keys())
         if left.get(name) != right.get(name)
     ]
@@ -73,6 +75,25 @@ def require_comparable(manifests: Mapping[str, Manifest]) -> None:
                 f"{names[0]} and {name} cannot be put side by side; they differ in {'; '.join(found)}. "
                 "Compare what was measured with the same settings on the same data and a model of the same size."
             )
+
+
+def _either(one: Any, other: Any) -> str:
+    """Two values that differ, long ones shortened."""
+    short = (_shortened(one), _shortened(other))
+    if short[0] == short[1] and isinstance(one, list) and isinstance(other, list):
+        place = next(i for i, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
+        return f"{short[0]}, of which number {place + 1} is {_shortened(one[place])} or {_shortened(other[place])}"
+    return " or ".join(short)
+
+
+def _shortened(value: Any) -> str:
+    shown = repr(value)
+    if len(shown) <= _LONGEST:
+        return shown
+    if isinstance(value, list):
+        numbers = all(isinstance(entry, int | float) and math.isfinite(entry) for entry in value)
+        return f"{len(value)} values" + (f" from {min(value):g} to {max(value):g}" if numbers else "")
+    return f"{shown[: _LONGEST - 3]}..."
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -91,6 +91,16 @@ class Result:
             np.savez_compressed(stream, **{_HEADER: encoded}, **arrays)  # type: ignore[arg-type]
         return Path(path)
 
+    def save_table(self, path: str | Path) -> Path:
+        """Write :meth:`to_frame` to ``path`` as CSV, whole or not at all.
+
+        Raises:
+            OSError: if the file cannot be written; what stood there before is then untouched.
+        """
+        with atomic_write(path) as stream:
+            stream.write(self.to_frame().to_csv(index=False).encode())
+        return Path(path)
+
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a result; its class is the one it was saved from. Nothing in the file is executed.
@@ -100,6 +110,8 @@ class Result:
             ValueError: if the file is not a whole result of this kind.
         """
         path = Path(path)
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder and not a result; name a file, such as {path}/trace-....npz")
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 header = json.loads(archive[_HEADER].tobytes())
@@ -115,12 +127,26 @@ class Result:
             ) from None
         import landscape.answers  # noqa: F401  (so that the kinds of this package are known)
 
+        if written > FORMAT:
+            raise ValueError(f"{path} was written by a newer version (format {written}); update the package")
         known = Result.kinds.get(kind)
         if known is None or not issubclass(known, cls):
             raise ValueError(f"{path} holds a {kind}; expected {cls.__name__}")
-        if written > FORMAT:
-            raise ValueError(f"{path} was written by a newer version (format {written}); update the package")
         try:
             return known(**arrays, **scalars, manifest=manifest)
         except TypeError as error:
             raise ValueError(f"{path} does not have the fields of a {kind} ({error}); measure again") from None
+
+
+def require_one_kind(results: Mapping[str, Result]) -> None:
+    """Results, by the name of what they belong to, must be answers to the same question.
+
+    Raises:
+        ValueError: naming two of them and their kinds.
+    """
+    names = list(results)
+    for name in names[1:]:
+        kinds = [type(results[names[0]]), type(results[name])]
+        if kinds[0] is not kinds[1]:
+            first, other = (repr(kind.title) for kind in kinds)
+            raise ValueError(f"{names[0]} is of kind {first} and {name} of kind {other}; name results of one kind")

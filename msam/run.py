@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from torch import nn
 
@@ -93,6 +93,12 @@ class Run:
         """What a table calls this run."""
         name = self.path.absolute().name
         return name if self._chosen is None else f"{name}/{self._chosen.stem}"
+
+    @property
+    def about(self) -> str:
+        """How it is trained: the method, its number of micro-batches where it has several, and the seed."""
+        number = self.config.num_microbatches
+        return f"{self.config.method}, {f'{number} micro-batches, ' if number > 1 else ''}seed {self.config.seed}"
 
     @property
     def state_path(self) -> Path:
@@ -189,6 +195,11 @@ class Run:
         writer.writerows(rows)
         with atomic_write(self.path / "metrics.csv") as stream:
             stream.write(text.getvalue().encode())
+
+    def outcome(self) -> dict[str, Any]:
+        """Where the run and its checkpoint are, how it was trained, and the metrics of its last epoch."""
+        where = {"run": self.path, "checkpoint": self.checkpoint}
+        return where | {"method": self.config.method, "config": self.config.to_dict()} | self.metrics()[-1]
 
     def result_path(self, kind: str, key: str) -> Path:
         """Where a measurement is kept; ``key`` is a hash of what was measured and how."""

@@ -83,7 +83,7 @@ def test_settings_that_make_no_sense_are_wrong_usage_and_write_nothing(options, 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--micro-batches 1,two", "--micro-batches takes a list"),
+        ("--micro-batches 1,two", "'--micro-batches': it takes a list such as 1,2,4; got '1,two'"),
         ("--micro-batches 1,0", "num_microbatches must be at least 1"),
         ("--rho 0.1,-1", "rho must be a finite number"),
         ("--perturbation sam,adam", "there is no perturbation 'adam'"),

@@ -31,26 +31,26 @@ def test_a_number_has_five_digits_and_one_that_is_unknown_says_so(value, written
 
 
 def test_json_has_null_for_what_it_cannot_write():
-    text = terminal.as_json({"a": math.nan, "b": [math.inf, (-math.inf, 1.5)], "c": {"d": np.float64("nan")}})
+    text = terminal.to_json({"a": math.nan, "b": [math.inf, (-math.inf, 1.5)], "c": {"d": np.float64("nan")}})
     assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [None, [None, 1.5]], "c": {"d": None}}
 
 
 def test_json_has_paths_as_text_and_all_else_as_it_is():
     content = {"path": Path("a/b"), "n": 3, "text": "λ", "yes": True, "none": None, "x": np.float64(0.5), 1: 2}
     expected = {"path": "a/b", "n": 3, "text": "λ", "yes": True, "none": None, "x": 0.5, "1": 2}
-    assert json.loads(terminal.as_json(content)) == expected
+    assert json.loads(terminal.to_json(content)) == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_summary_of_every_kind_of_result_is_json(kind, make):
     (result,) = make(kind, ["a"]).values()
-    json.loads(terminal.as_json(result.summary()), parse_constant=pytest.fail)
+    json.loads(terminal.to_json(result.summary()), parse_constant=pytest.fail)
 
 
 @pytest.mark.parametrize("kind", ["micro-batches", "groups"])
 def test_the_summary_of_a_table_is_json(kind, make):
     (table,) = make(kind, ["a", "b"]).values()
-    assert len(json.loads(terminal.as_json(table.summary()))["runs"]) == 4
+    assert len(json.loads(terminal.to_json(table.summary()))["runs"]) == 4
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 
 import pytest
@@ -59,6 +60,27 @@ def test_differences_name_each_entry_with_both_values():
         "objective.split: 'train' or 'test'",
         "operator.name: None or 'GGN'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sentence"),
+    [
+        ([-1.0, 0.0, 1.0], [0.0], "[-1.0, 0.0, 1.0] or [0.0]"),
+        ([i / 25 - 1 for i in range(51)], [i / 3 - 1 for i in range(7)], "51 values from -1 to 1 or "),
+        ([i / 25 - 1 for i in range(51)], None, "51 values from -1 to 1 or None"),
+        (list(range(30)), [*range(29), math.nan], "30 values from 0 to 29 or 30 values"),
+        (["a"] * 30, list(range(40)), "30 values or 40 values from 0 to 39"),
+        (
+            [*range(30)],
+            [*range(7), 7.5, *range(8, 30)],
+            "30 values from 0 to 29, of which number 8 is 7 or 7.5",
+        ),
+        ("a" * 100, "b", "'" + "a" * 56 + "... or 'b'"),
+    ],
+)
+def test_long_values_that_differ_are_shortened(first, second, sentence):
+    (found,) = differences({"measurement": {"x": first}}, {"measurement": {"x": second}})
+    assert found.startswith(f"measurement.x: {sentence}")
 
 
 def test_manifests_that_cannot_be_put_side_by_side_are_refused_by_name_with_all_they_differ_in():

@@ -32,6 +32,7 @@ from landscape import (
     top_eigenvalues,
     trace,
 )
+from landscape.results import require_one_kind
 
 MEASURES = {
     "eigenvalues": lambda o: top_eigenvalues(HessianOperator(o), 3),
@@ -204,7 +205,6 @@ FOREIGN = {
     "no header": lambda path: np.savez(path, a=np.ones(3)),
     "an array": lambda path: np.save(path, np.ones(3)),
     "text": lambda path: path.write_text("a,b\n1,2\n"),
-    "a folder": lambda path: path.mkdir(),
     "a header that is no JSON": lambda path: np.savez(path, header=np.frombuffer(b"{", dtype=np.uint8)),
     "a header that is no mapping": lambda path: write_header(path, 3),
     "no format": lambda path: write_header(path, {k: v for k, v in WHOLE.items() if k != "format"}),
@@ -221,6 +221,25 @@ def test_a_file_of_another_kind_is_refused(tmp_path, write):
         path.with_suffix(".npy").rename(path)
     with pytest.raises(ValueError, match=r"foreign\.npz is not a whole result file"):
         Result.load(path)
+
+
+def test_a_folder_is_not_a_result_and_says_so(tmp_path):
+    with pytest.raises(ValueError, match="is a folder and not a result; name a file"):
+        Result.load(tmp_path)
+
+
+def test_results_of_several_kinds_are_refused_by_name(saved):
+    one = Result.load(saved)
+    one_by_one = np.ones((1, 1))
+    other = Eigenpairs(
+        eigenvalues=np.ones(1), eigenvectors=one_by_one, residuals=np.ones(1), converged=np.ones(1), num_products=1
+    )
+    require_one_kind({"a": one, "b": one})
+    require_one_kind({"a": one})
+    with pytest.raises(
+        ValueError, match=r"^a is of kind 'trace' and c of kind 'eigenvalues'; name results of one kind$"
+    ):
+        require_one_kind({"a": one, "b": one, "c": other})
 
 
 class Bomb:
@@ -248,7 +267,7 @@ def test_an_unknown_kind_a_newer_format_and_missing_fields_are_refused(tmp_path)
     path = tmp_path / "a.npz"
     for change, sentence in [
         ({"kind": "Unheard"}, "holds a Unheard; expected Result"),
-        ({"format": 2}, r"was written by a newer version \(format 2\)"),
+        ({"format": 2, "kind": "Unheard"}, r"was written by a newer version \(format 2\)"),
         ({"scalars": {"estimate": 1.0}}, "does not have the fields of a TraceEstimate"),
         ({"scalars": {"surplus": 1.0}}, "does not have the fields of a TraceEstimate"),
     ]:
