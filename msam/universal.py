@@ -107,10 +107,11 @@ class Universal(Descent):
 
 
 class TraceDescent(Universal):
-    """g + λ · mean of ∇L(w + ρ u) − ∇L(w) over u ~ N(0, I): λ ρ² times the gradient of tr H / 2.
+    """g + λ · mean of ∇L(w + ρ u) − ∇L(w) over u ~ N(0, I).
 
-    Its expectation is g + λ ∇(E_u L(w + ρ u) − L(w)), which is g + λ ρ² ∇ tr H / 2 where L is cubic, whatever ρ.
-    With λ = 1 it is the gradient of the loss averaged over Gaussian noise, without a second forward pass to compare.
+    Its expectation is g + λ ∇(E_u L(w + ρ u) − L(w)), which is g + λ ρ² ∇ tr H / 2 where L is cubic, whatever ρ. With
+    λ = 1 it is the gradient of the loss averaged over Gaussian noise. The sources of the paper scale nothing to the
+    sphere that the paper draws u from; neither does this.
 
     Args:
         rho: radius ρ ≥ 0 in units of a weight; 0 is the gradient alone. The source uses 0.01.
@@ -142,8 +143,8 @@ class TraceDescent(Universal):
 class FrobeniusDescent(Universal):
     """g + λ/ρ² · the covariance of L(w + ρ u) and ∇L(w + ρ u) over u ~ N(0, I), estimated without bias from n ≥ 2.
 
-    Its expectation is g + λ/(2ρ²) ∇ Var_u L(w + ρ u), where Var_u L(w + ρ u) is ρ² ‖∇L‖² + ρ⁴/2 ‖H‖_F² up to higher
-    orders in ρ: where the gradient vanishes it is λ ρ²/4 times the gradient of ‖H‖_F², elsewhere mostly λ H g.
+    Its expectation is g + λ/(2ρ²) ∇ Var_u L(w + ρ u). Where L is cubic that is g + λ (H ∇L_ρ + ρ²/4 ∇ ‖H‖_F²) with
+    L_ρ = E_u L(w + ρ u): along a valley of minima λ ρ²/4 times the gradient of ‖H‖_F², on a slope mostly λ H g.
 
     Args:
         rho: radius ρ ≥ 0 in units of a weight; 0 is the gradient alone. The source uses 0.005.
@@ -176,10 +177,10 @@ class FrobeniusDescent(Universal):
 class DeterminantDescent(Universal):
     """g + λ · φ'(ψ̄) · mean of ψ'(x_u) (∇L(w + ρ u) − ∇L(w)) with φ(t) = 1/t², ψ(x) = exp(−x/2), ψ̄ = mean of ψ(x_u).
 
-    u is uniform on the cube [−c, c]^dim. Where the cube is wide against 1/√λ_min(H) and ρ small, φ(E ψ) is det H times
-    (c²/π)^dim, and the estimate is λ ρ² times its gradient, φ ∇ log det H; where it is narrow, as with the c of the
-    source, φ(E ψ) is 1 + c² tr H / 6, and it is λ ρ² c²/6 times the gradient of the trace. The bias of a function of
-    a mean falls with 1/n: a single probe estimates the gradient of E exp(x_u) instead.
+    u is uniform on the cube [−c, c]^dim. The estimate is of λ ρ² ∇ φ(E ψ(x_u)), with the bias of a function of a mean
+    that falls with 1/n: a single probe estimates λ ρ² ∇ E exp(x_u). Along a valley of minima, with ρ small and a cube
+    that is wide against 1/√λ of the k curvatures across it, φ(E ψ(x_u)) is (c²/π)^k times their product, the
+    determinant of the Hessian across. With the narrow cube of the source it is 1 + E x_u, as for the trace.
 
     Args:
         rho: radius ρ ≥ 0 in units of a weight; 0 is the gradient alone. The source uses 1.
