@@ -56,18 +56,19 @@ def draw_planes(results: Mapping[str, PlaneSlice]) -> Figure:
     names, lines = wrapped(list(results), width=(60, 28, 22)[columns - 1])
     titles = ["\n".join([name, *_at_model(results, label)]) for name, label in zip(names, results, strict=True)]
     with theme():
-        figure, axes = new_figure(rows, columns, height=(4.5, 2.75, 1.9)[columns - 1] + 0.14 * (lines + 1), share=True)
+        height = (4.1, 2.4, 1.7)[columns - 1] + 0.14 * (lines + 1) + 0.45 / rows  # a row, and its share of the labels
+        figure, axes = new_figure(rows, columns, height=height, share=True)
         figure.set_layout_engine("compressed")  # the axes are square: no wide gaps between them
         heights = _heights(results)
         finite = np.concatenate([height[np.isfinite(height)] for height in heights.values()])
         levels, norm, scale = _root_scale(finite) if shows_rise(results) else _loss_scale(finite)
         image = None
         for ax, title, (label, result) in zip(axes, titles, results.items(), strict=False):
-            x, y, height = _grid(label, result, heights[label])
+            x, y, values = _grid(label, result, heights[label])
             ax.set_facecolor("white")
             ax.patch.set(hatch="xxx", edgecolor="#b8bec6")
-            image = ax.contourf(x, y, height, levels=levels, norm=norm, cmap=SEQUENTIAL)
-            ax.contour(x, y, height, levels=levels, norm=norm, colors="white", linewidths=0.4)
+            image = ax.contourf(x, y, values, levels=levels, norm=norm, cmap=SEQUENTIAL)
+            ax.contour(x, y, values, levels=levels, norm=norm, colors="white", linewidths=0.4)
             ax.plot(0, 0, "+", color="#d01c1c", markersize=8, markeredgewidth=1.6)
             ax.set_title(title, fontsize=8.5)
             ax.set_aspect("equal")
