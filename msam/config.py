@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import nn
 
-from landscape.perturbations import AdaptiveAscent, GradientAscent, Perturbation
-from msam.batchnorm import BatchNormPolicy, RunningStatistics, ShardStatistics
-from msam.execution import Execution, OneByOne
-from msam.layerwise import Layerwise
+from landscape.perturbations import Perturbation
+from msam.choices import (
+    BALLS,
+    BATCH_NORMS,
+    EXECUTIONS,
+    METHODS,
+    OPTIMIZERS,
+    PERTURBATIONS,
+    PRECISIONS,
+    RHO_SCHEDULES,
+    SCHEDULES,
+    perturbation_of,
+    perturbed_of,
+)
+from msam.descents import Descent
+from msam.execution import OneByOne
 from msam.optimizer import mSAM
 from msam.processes import Processes
 from msam.tasks import Task, load_task
-
-PERTURBATIONS: dict[str, Callable[[float], Perturbation]] = {"sam": GradientAscent, "asam": AdaptiveAscent}
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda _: 1.0,
-    "cosine": lambda elapsed: 0.5 * (1 + math.cos(math.pi * elapsed)),
-}
-OPTIMIZERS = ("sgd", "adamw")
-EXECUTIONS: dict[str, Callable[[OneByOne], Execution]] = {
-    "one-by-one": lambda one_by_one: one_by_one,
-    "layerwise": lambda one_by_one: Layerwise(otherwise=one_by_one),
-}
-BATCH_NORMS: dict[str, Callable[[], BatchNormPolicy]] = {"shard": ShardStatistics, "running": RunningStatistics}
-PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +39,14 @@ class TrainConfig:
     Attributes:
         task: name of the task.
         settings: keyword arguments of the task, the model among them.
-        perturbation: ``"none"``, ``"sam"`` or ``"asam"``.
+        perturbation: ``"none"``, ``"sam"``, ``"asam"``, ``"fsam"`` (Friendly SAM), ``"gcsam"``, ``"random"``, or
+            Universal SAM: ``"usam-trace"``, ``"usam-frobenius"``, ``"usam-determinant"``.
         rho: radius of the perturbation.
+        rho_schedule: of the radius over all steps: ``"constant"``, ``"cosine"`` down to zero, or ``"rising"`` from it.
+        ball: in which norm the radius is: ``"l2"`` or ``"linf"``.
+        ascent_steps: steps of ascent, each with a look at the gradient; 1 is that of SAM.
+        perturbed: which parameters are perturbed: ``"all"``, ``"norm"`` (those of normalisation layers),
+            ``"all-but-norm"``, or a pattern of names such as ``"head.*"``.
         num_microbatches: micro-batches per batch, each perturbed on its own.
         epochs: passes over the training data.
         batch_size: examples per step.
@@ -55,7 +60,7 @@ class TrainConfig:
         device_batch_size: the most examples that go through the model together when micro-batches are taken one by
             one; 0 for no limit. The same results within rounding, but for batch norm, which sees the parts.
         batch_norm: what a micro-batch is normalised by in training: the statistics of the ``"shard"``, its own, or
-            ``"running"`` ones, which then stay as they are at the start.
+            ``"running"`` ones, which then stay as they are at the start, or those of the whole ``"batch"``.
         precision: of the passes: ``"float32"``, or automatic mixed precision with ``"bf16"`` or ``"fp16"``; the latter
             scales the loss, and skips steps in which a gradient overflows.
         max_grad_norm: the averaged gradient is shortened to this L2 norm where it is longer; 0 for no limit.
@@ -66,6 +71,10 @@ class TrainConfig:
     settings: Mapping[str, Any] = field(default_factory=dict)
     perturbation: str = "sam"
     rho: float = 0.05
+    rho_schedule: str = "constant"
+    ball: str = "l2"
+    ascent_steps: int = 1
+    perturbed: str = "all"
     num_microbatches: int = 1
     epochs: int = 20
     batch_size: int = 100
@@ -91,8 +100,10 @@ class TrainConfig:
                 f"the config entry {entry.name} must be of type {entry.type}; got {value!r}",
             )
         for name, options in (
-            ("perturbation", ("none", *PERTURBATIONS)),
-            ("optimizer", OPTIMIZERS),
+            ("perturbation", PERTURBATIONS),
+            ("rho_schedule", tuple(RHO_SCHEDULES)),
+            ("ball", tuple(BALLS)),
+            ("optimizer", tuple(OPTIMIZERS)),
             ("schedule", tuple(SCHEDULES)),
             ("execution", tuple(EXECUTIONS)),
             ("batch_norm", tuple(BATCH_NORMS)),
@@ -100,7 +111,7 @@ class TrainConfig:
         ):
             if getattr(self, name) not in options:
                 raise ValueError(f"there is no {name} {getattr(self, name)!r}; there are: {', '.join(options)}")
-        for name in ("num_microbatches", "epochs", "batch_size"):
+        for name in ("num_microbatches", "ascent_steps", "epochs", "batch_size"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}")
         for name in ("rho", "lr", "momentum", "weight_decay", "max_grad_norm"):
             value = getattr(self, name)
@@ -108,6 +119,7 @@ class TrainConfig:
         _require(0 <= self.seed < 2**63, f"seed must be an integer from 0 on; got {self.seed}")
         for name in ("checkpoint_every", "device_batch_size"):
             _require(getattr(self, name) >= 0, f"{name} must be 0 or more; got {getattr(self, name)}")
+        self.ascent()  # which refuses what is not defined
         _require(
             self.num_microbatches <= self.batch_size,
             f"a batch of {self.batch_size} examples cannot be split into {self.num_microbatches} micro-batches",
@@ -132,9 +144,12 @@ class TrainConfig:
         """The task, its data loaded; checks that every batch can be split.
 
         Raises:
-            ValueError: if the task or a setting is unknown, or the last batch is smaller than the micro-batches.
+            ValueError: if the task or a setting is unknown, the last batch is smaller than the micro-batches, or no
+                parameter of the model is among those to be perturbed.
         """
         task = load_task(self.task, self.settings)
+        if self.perturbed != "all":
+            perturbed_of(task.model(seed=self.seed), self.perturbed)
         last = len(task.train) % self.batch_size or self.batch_size
         _require(
             min(last, len(task.train)) >= self.num_microbatches,
@@ -143,9 +158,11 @@ class TrainConfig:
         )
         return task
 
-    def ascent(self) -> Perturbation | None:
+    def ascent(self) -> Perturbation | Descent | None:
         """The perturbation that the run trains with."""
-        return None if self.perturbation == "none" else PERTURBATIONS[self.perturbation](self.rho)
+        return perturbation_of(
+            self.perturbation, self.rho, ball=self.ball, steps=self.ascent_steps, seed=self.seed % 2**31
+        )
 
     def base_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer that takes the averaged gradient."""
@@ -162,6 +179,7 @@ class TrainConfig:
             self.ascent(),
             num_microbatches=self.num_microbatches,
             module=model,
+            perturbed=None if self.perturbation == "none" else perturbed_of(model, self.perturbed),
             execution=EXECUTIONS[self.execution](OneByOne(device_batch_size=self.device_batch_size or None)),
             batch_norm=BATCH_NORMS[self.batch_norm](),
             processes=processes,
@@ -173,11 +191,14 @@ class TrainConfig:
     @property
     def method(self) -> str:
         """What a person calls this way of training."""
-        base = {"sgd": "SGD", "adamw": "AdamW"}[self.optimizer]
+        base = OPTIMIZERS[self.optimizer]
         if self.perturbation == "none" or self.rho == 0:
             return base
-        name = self.perturbation.upper()
-        return name if self.num_microbatches == 1 else f"m{name}"
+        name = METHODS[self.perturbation]
+        several = (
+            name if self.num_microbatches == 1 else f"m{name}" if name in ("SAM", "ASAM") else f"micro-batch {name}"
+        )
+        return several if base == "SGD" else f"{several} on {base}"
 
 
 def _require(holds: bool, sentence: str) -> None:

@@ -15,6 +15,8 @@ from msam.diagnostics import Observer
 from msam.replay import RandomState, buffers_kept, copy_into, weights_kept
 from msam.step import Gradient, Outcome, Step
 
+MIXED = "the closure reported a denominator for some micro-batches and none for others; report one for all, or none"
+
 
 class Execution(ABC):
     """A way of computing Σ_i |S_i|/b ∇L_{S_i}(w + ε_i)."""
@@ -134,7 +136,9 @@ class _MicroBatch:
         shares: list[float] = []
         reported: float | None = None
         for part, size in zip(self.parts, self.sizes, strict=True):
-            loss, scaled, reported = self.step.loss(part)
+            before, (loss, scaled, reported) = reported, self.step.loss(part)
+            if shares and (before is None) != (reported is None):
+                raise ValueError(MIXED)
             if reported == 0:
                 continue
             shares.append(float(size) if reported is None else reported)
@@ -165,6 +169,8 @@ class _Sums:
 
     def add(self, shard: _MicroBatch, slopes: Gradient, size: int) -> None:
         """Take in one micro-batch."""
+        if self.losses and self.reported != (shard.denominator is not None):
+            raise ValueError(MIXED)
         self.reported = shard.denominator is not None
         self.shares.append(float(size) if shard.denominator is None else shard.denominator)
         self.losses.append(shard.loss)

@@ -58,12 +58,20 @@ def chosen_parameters(perturbed: Iterable[Tensor], optimizer: torch.optim.Optimi
     return chosen
 
 
-def require_weights_of(module: nn.Module | None, optimizer: torch.optim.Optimizer) -> None:
-    """An optimizer must hold weights, and where there is a module, none but its.
+def require_base(optimizer: torch.optim.Optimizer, module: nn.Module | None, *, not_a: type) -> None:
+    """A base optimizer must step without a closure, hold weights, and where there is a module, none but its.
 
     Raises:
-        ValueError: if it does not.
+        TypeError: if it is no optimizer, or the module no module.
+        ValueError: if it evaluates a closure of its own, is ``not_a``, or its weights are none or others.
     """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"base_optimizer must be a torch optimizer; got {type(optimizer).__name__}")
+    if isinstance(optimizer, torch.optim.LBFGS | not_a):
+        name = type(optimizer).__name__
+        raise ValueError(f"{name} evaluates its own closure and cannot be wrapped; use SGD, AdamW or the like")
+    if module is not None and not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module or None; got {type(module).__name__}")
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if not held:
         raise ValueError("the base optimizer holds no parameters; build it from module.parameters()")

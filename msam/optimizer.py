@@ -16,17 +16,11 @@ from msam.batchnorm import BatchNormPolicy, ShardStatistics
 from msam.descents import AtPerturbation, Descent
 from msam.diagnostics import PerShard
 from msam.execution import Execution, OneByOne
-from msam.holdings import chosen_parameters, require_state_of, require_weights_of
+from msam.holdings import chosen_parameters, require_base, require_state_of
 from msam.microbatches import sizes
 from msam.processes import OneProcess, Processes
 from msam.replay import buffers_kept_on_error
 from msam.step import Closure, Outcome, Step
-
-_KEPT = (
-    *("base_optimizer", "descent", "num_microbatches", "module", "perturbed", "execution", "batch_norm", "processes"),
-    *("scaler", "max_grad_norm", "seed", "observes", "per_shard", "steps", "skipped_steps", "_batches", "_waiting"),
-    "defaults",
-)
 
 
 class mSAM(torch.optim.Optimizer):
@@ -66,6 +60,7 @@ class mSAM(torch.optim.Optimizer):
         per_shard: the report on the last step, when ``observes``; with several processes, on this one's micro-batches.
         steps: the number of steps taken, skipped ones included.
         skipped_steps: the number of those that were skipped.
+        denominator: what the mean loss of the last step was divided by: examples, or the sum of what closures reported.
 
     Raises:
         TypeError: if an argument is of another kind.
@@ -96,21 +91,14 @@ class mSAM(torch.optim.Optimizer):
         seed: int | None = None,
         observes: bool = False,
     ) -> None:
-        if not isinstance(base_optimizer, torch.optim.Optimizer):
-            raise TypeError(f"base_optimizer must be a torch optimizer; got {type(base_optimizer).__name__}")
-        if isinstance(base_optimizer, torch.optim.LBFGS | mSAM):
-            name = type(base_optimizer).__name__
-            raise ValueError(f"{name} evaluates its own closure and cannot be wrapped; use SGD, AdamW or the like")
         if perturbation is not None and not isinstance(perturbation, Perturbation | Descent):
             raise TypeError(f"perturbation must be a Perturbation or None; got {type(perturbation).__name__}")
         num_microbatches = integer(num_microbatches, "num_microbatches")
         if num_microbatches < 1:
             raise ValueError(f"num_microbatches must be at least 1; got {num_microbatches}")
-        if module is not None and not isinstance(module, nn.Module):
-            raise TypeError(f"module must be a torch.nn.Module or None; got {type(module).__name__}")
         if max_grad_norm is not None and not real(max_grad_norm, "max_grad_norm") > 0:
             raise ValueError(f"max_grad_norm must be positive; got {max_grad_norm}")
-        require_weights_of(module, base_optimizer)
+        require_base(base_optimizer, module, not_a=mSAM)
         self.base_optimizer = base_optimizer
         self.descent = AtPerturbation(perturbation) if isinstance(perturbation, Perturbation) else perturbation
         self.num_microbatches = num_microbatches
@@ -126,8 +114,10 @@ class mSAM(torch.optim.Optimizer):
         self.per_shard: PerShard | None = None
         self.steps = 0
         self.skipped_steps = 0
+        self.denominator = 0.0
         self._batches = 0
         self._waiting: Outcome | None = None
+        self._own = ("_own", *self.__dict__)
         # Not Optimizer.__init__, which would make groups and a state of its own beside the base optimizer's.
         super().__setstate__({"defaults": base_optimizer.defaults})
 
@@ -175,6 +165,7 @@ class mSAM(torch.optim.Optimizer):
         outcome, self._waiting = self._waiting, None
         self._step_base(outcome, closure if batch is None else None)
         self.steps += 1
+        self.denominator = outcome.denominator
         if self.descent is not None and outcome.clean is not None and bool(outcome.finite):
             self.descent.learn(outcome.clean, perturbed=self._perturbed(self._parameters()))
         return outcome.loss
@@ -293,7 +284,7 @@ class mSAM(torch.optim.Optimizer):
             nn.utils.clip_grad_norm_(self._parameters(), self.max_grad_norm)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name in _KEPT}
+        return {name: self.__dict__[name] for name in (*self._own, "defaults")}
 
     def __repr__(self) -> str:
         return f"mSAM({self.base_optimizer!r}, {self.descent!r}, num_microbatches={self.num_microbatches})"

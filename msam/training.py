@@ -14,16 +14,19 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from landscape.denominators import denominator_of, examples
 from landscape.manifest import hash_of_settings
 from landscape.progress import Progress, silent
 from msam.checkpoints import is_whole, load_optimizer_state, load_weights, read_state, save_state, save_weights
-from msam.config import PRECISIONS, SCHEDULES, TrainConfig
+from msam.choices import PRECISIONS, RHO_SCHEDULES, SCHEDULES
+from msam.config import TrainConfig
 from msam.data import shuffled
 from msam.distributed import Distributed
 from msam.evaluation import evaluate
 from msam.processes import OneProcess, Processes
 from msam.replay import RandomState
 from msam.run import Run
+from msam.schedules import RhoScheduler
 from msam.tasks import Task
 
 
@@ -125,11 +128,14 @@ class _Trainer:
         self.task, self.config, self.run, self.device, self.processes = task, config, run, device, processes
         self.train, self.test = task.train.to(device), task.test.to(device)
         self.model = task.model(seed=config.seed).to(device)
+        self.denominator = denominator_of(task.loss)
         self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
         self.optimizer = config.optimizer_for(self.model, processes=processes, scaler=self.scaler)
         steps = config.epochs * math.ceil(len(self.train) / config.batch_size)
         curve = SCHEDULES[config.schedule]
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: curve(step / steps))
+        radius = RHO_SCHEDULES[config.rho_schedule]
+        self.rho = None if config.perturbation == "none" else RhoScheduler(self.optimizer, lambda n: radius(n / steps))
         self.epoch = 0
         self.skipped_in_a_row = 0
         self.rows: list[dict[str, float]] = []
@@ -151,18 +157,20 @@ class _Trainer:
         self.model.train()
         order = shuffled(len(self.train), seed=self.config.seed, epoch=self.epoch)
         skipped_before = self.optimizer.skipped_steps
-        losses, sizes = [], []
+        losses, shares = [], []
         for number, batch in enumerate(self.train.batches(self.config.batch_size, order=order), start=1):
             skipped = self.optimizer.skipped_steps
             loss = self.optimizer.step(self._loss, batch)
             self.scheduler.step()
+            if self.rho is not None:
+                self.rho.step()
             if self.optimizer.skipped_steps > skipped:
                 self._require_progress(number)
                 continue
             self.skipped_in_a_row = 0
             self._require_finite(loss, f"the training loss became {loss.item()}", step=number)
-            losses.append(loss.item() * len(batch[1]))
-            sizes.append(len(batch[1]))
+            shares.append(self.optimizer.denominator)
+            losses.append(loss.item() * shares[-1])
         self._require_finite(_all_weights(self.model), "a weight is no longer finite", step=number)
         test = evaluate(self.model, self.task.loss, self.test)
         self._require_finite(
@@ -173,7 +181,7 @@ class _Trainer:
             {
                 "epoch": self.epoch,
                 "lr": lr,
-                "train_loss": sum(losses) / sum(sizes) if sizes else float("nan"),
+                "train_loss": sum(losses) / sum(shares) if shares else float("nan"),
                 "test_loss": test.loss,
                 "test_accuracy": test.accuracy,
                 "skipped_steps": self.optimizer.skipped_steps - skipped_before,
@@ -182,11 +190,13 @@ class _Trainer:
         )
         self._save()
 
-    def _loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def _loss(self, batch: tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor | float]:
         inputs, targets = batch
         precision = PRECISIONS[self.config.precision]
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            return self.task.loss(self.model(inputs), targets)
+            outputs = self.model(inputs)
+            loss = self.task.loss(outputs, targets)
+        return loss if self.denominator is examples else (loss, self.denominator(outputs, targets))
 
     def _require_progress(self, step: int) -> None:
         """A step was skipped because gradients overflowed; that ends when the scale is low enough, or never."""
@@ -222,6 +232,7 @@ class _Trainer:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
+                "rho": {} if self.rho is None else self.rho.state_dict(),
                 "scaler": {} if self.scaler is None else self.scaler.state_dict(),
                 "random": RandomState(self.device).states,
             },
@@ -247,6 +258,8 @@ class _Trainer:
             fresh = self.config.base_optimizer(nn.Linear(2, 1, bias=False))
             load_optimizer_state(self.optimizer, state["optimizer"], fresh=fresh, source=str(self.run.state_path))
             self.scheduler.load_state_dict(state["scheduler"])
+            if self.rho is not None:
+                self.rho.load_state_dict(state["rho"])
             if self.scaler is not None:
                 self.scaler.load_state_dict(state["scaler"])
             random_state = RandomState(self.device)

@@ -11,18 +11,24 @@ import torch
 from landscape.perturbations import AdaptiveAscent, GradientAscent
 from msam import TrainConfig
 
-NUMBERS = ("rho", "lr", "momentum", "weight_decay")
+NUMBERS = ("rho", "lr", "momentum", "weight_decay", "max_grad_norm")
 
 
 @pytest.mark.parametrize(
     ("entry", "sentence"),
     [
-        ({"perturbation": "sma"}, "there is no perturbation 'sma'; there are: none, sam, asam"),
+        ({"perturbation": "sma"}, "there is no perturbation 'sma'; there are: none, sam, asam, fsam, "),
         ({"optimizer": "adam"}, "there is no optimizer 'adam'; there are: sgd, adamw"),
         ({"schedule": "linear"}, "there is no schedule 'linear'; there are: constant, cosine"),
         ({"num_microbatches": 0}, "num_microbatches must be at least 1; got 0"),
         ({"num_microbatches": -2}, "num_microbatches must be at least 1; got -2"),
         ({"num_microbatches": 101}, "a batch of 100 examples cannot be split into 101 micro-batches"),
+        ({"ball": "l1"}, "there is no ball 'l1'; there are: l2, linf"),
+        ({"rho_schedule": "up"}, "there is no rho_schedule 'up'; there are: constant, cosine, rising"),
+        ({"batch_norm": "none"}, "there is no batch_norm 'none'; there are: shard, batch, running"),
+        ({"precision": "fp8"}, "there is no precision 'fp8'; there are: float32, bf16, fp16"),
+        ({"ascent_steps": 0}, "ascent_steps must be at least 1; got 0"),
+        ({"device_batch_size": -1}, "device_batch_size must be 0 or more; got -1"),
         ({"epochs": 0}, "epochs must be at least 1; got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
         ({"seed": -1}, "seed must be an integer from 0 on; got -1"),
