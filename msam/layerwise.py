@@ -114,7 +114,7 @@ class Layerwise(Execution):
         random_state.restore()
         with buffers_kept(module), _in_place_of_forward({rule.layer: rule.second for rule in rules}):
             _, perturbed, _ = step.loss(step.own_batch)
-        gradient: Gradient = list(torch.autograd.grad(perturbed, step.parameters, allow_unused=True))
+            gradient: Gradient = list(torch.autograd.grad(perturbed, step.parameters, allow_unused=True))
         finite = torch.ones((), dtype=torch.bool)
         if step.scale is not None:
             finite = torch.isfinite(squares).all() & all_finite(gradient)
@@ -128,8 +128,10 @@ def _module_of(step: Step) -> nn.Module:
 
 
 def _perturbation_of(step: Step) -> GradientAscent:
-    if isinstance(step.descent, AtPerturbation) and type(step.descent.perturbation) is GradientAscent:
-        return step.descent.perturbation
+    if isinstance(step.descent, AtPerturbation):
+        perturbation = step.descent.perturbation
+        if type(perturbation) is GradientAscent and perturbation.is_multiple:
+            return perturbation
     raise UnsupportedError(f"{step.descent!r} is not a multiple of the gradient")
 
 
