@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from landscape import (
     SeveralSteps,
 )
 from landscape.chance import normals
-from msam import CentralizedDescent, mSAM, norm_layers
+from msam import CentralizedDescent, Layerwise, OneByOne, mSAM, norm_layers
 
 
 def sgd(model):
@@ -219,3 +220,18 @@ def test_descents_say_what_they_are():
     descent = CentralizedDescent(CentralizedAscent(0.3))
     assert descent.settings() == {"perturbation": "CentralizedAscent", "rho": 0.3, "descent": "CentralizedDescent"}
     assert repr(descent) == "CentralizedDescent(CentralizedAscent(rho=0.3))"
+
+
+def test_layer_by_layer_leaves_other_balls_to_the_other_execution(make_net, make_batch, closure_of):
+    models = [make_net(), make_net()]
+    for model, execution in zip(models, [Layerwise(), OneByOne()], strict=True):
+        ascent = GradientAscent(0.3, ball=Linf())
+        optimizer = mSAM(sgd(model), ascent, num_microbatches=3, module=model, execution=execution)
+        says = (
+            pytest.warns(UserWarning, match="is not a multiple of the gradient")
+            if model is models[0]
+            else nullcontext()
+        )
+        with says:
+            optimizer.step(closure_of(model), make_batch(11))
+    assert all(torch.equal(p, q) for p, q in zip(*[m.parameters() for m in models], strict=True))
