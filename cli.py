@@ -438,3 +438,7 @@ def plot(paths: Sequence[Path], out: Path, as_json: bool) -> None:
     save(draw(results), out)
     content = {"figure": out, "results": {name: result.summary() for name, result in results.items()}}
     terminal.answer(content, [f"figure: {out}"], as_json=as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,8 +16,15 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
 
 from landscape.results import Result
 
@@ -29,14 +36,15 @@ def show(*tables: Table | str) -> None:
     """Print tables and lines on standard output; without a terminal they are not cut to its width.
 
     A table that is wider than the terminal has its headings broken into lines; if that is not enough, each of its
-    rows becomes a block of lines. No number is ever cut.
+    rows becomes a block of lines, of which the number has one to itself where even that is too wide. No number is ever
+    cut.
     """
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
     for table in tables:
         if isinstance(table, Table):
             _print_table(console, table)
         else:
-            console.print(table)
+            console.print(table, soft_wrap=True)  # a path that is broken into lines cannot be copied
 
 
 def result_table(results: Sequence[Result]) -> Table:
@@ -93,8 +101,12 @@ def _print_table(console: Console, made: Table) -> None:
     for row in rows:
         console.print("  ".join(row[:words]), soft_wrap=True)
         for heading, cell in zip(headings[words:], row[words:], strict=True):
-            if cell:
-                console.print(f"  {heading.ljust(most)}  {cell}", soft_wrap=True)
+            line = f"  {heading.ljust(most)}  {cell}"
+            if cell and cell_len(line) <= console.width:
+                console.print(line)
+            elif cell:  # each on a line of its own; a number that has spaces in it is broken at these
+                console.print(f"  {heading.strip()}") if heading.strip() else None
+                console.print(f"  {cell}")
 
 
 def _least_width(console: Console, made: Table) -> int:
@@ -144,8 +156,9 @@ def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
         A function from the name of a stage to its ``progress(done, total)``.
     """
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(
+        *_bar_columns(console.width), console=console, expand=True, transient=True, disable=not console.is_terminal
+    ) as bars:
 
         def begin(stage: str) -> Callable[[int, int], None]:
             if not console.is_terminal:
@@ -156,6 +169,15 @@ def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
             return lambda done, total: bars.update(bar, completed=done, total=total)
 
         yield begin
+
+
+def _bar_columns(width: int) -> list[ProgressColumn]:
+    """The parts of a progress bar; where the terminal is narrow, the name of the stage is cut and no number is."""
+    name = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+    numbers = MofNCompleteColumn(table_column=Column(no_wrap=True))
+    if width < 60:
+        return [name, numbers]
+    return [name, BarColumn(bar_width=20), numbers, TimeRemainingColumn(table_column=Column(no_wrap=True))]
 
 
 def _plain(value: Any) -> Any:

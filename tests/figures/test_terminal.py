@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
 import math
 import re
@@ -7,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from figures import terminal
 from landscape.answers import TraceEstimate
@@ -113,3 +117,76 @@ def test_no_number_is_cut_however_narrow_the_terminal(width, capsys, monkeypatch
     in_blocks = any(line.split() == [WIDE_HEADINGS[-1], *WIDE_ROWS[0][-1].split()] for line in lines)
     assert in_blocks is (width < 120)
     assert len(lines) == (36 if in_blocks else len(lines))
+
+
+def on_a_terminal(width, monkeypatch, capsys, *shown):
+    """The lines that are printed on a terminal of some width."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("LINES", "25")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    terminal.show(*shown)
+    return re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+
+
+@pytest.mark.parametrize("width", [12, 16, 24, 30, 40, 50])
+def test_numbers_are_whole_on_terminals_too_narrow_for_a_block(width, capsys, monkeypatch, make):
+    rows = [[f"mSAM, {2**i} micro-batches", *(f"{i}.{j}53" for j in range(5))] for i in range(3)]
+    (result,) = make("eigenvalues", ["a"]).values()
+    shown = (terminal.table(WIDE_HEADINGS, rows), terminal.result_table([result]))
+    lines = on_a_terminal(width, monkeypatch, capsys, *shown)
+    wholes = [*(cell for row in rows for cell in row[1:]), *(terminal.number(line.value) for line in result.lines())]
+    assert all(any(re.search(rf"(^|\s){re.escape(cell)}(\s|$)", line) for line in lines) for cell in wholes), lines
+    assert all(len(line) <= width for line in lines if line.startswith("  "))
+    assert any(line.split() == ["m-sharpness", "0.353"] for line in lines) is (width >= 40)
+
+
+def test_a_path_is_not_broken_into_lines(capsys, monkeypatch):
+    path = "runs/" + "a" * 60 + "/results/trace-0123456789abcdef.npz"
+    assert on_a_terminal(20, monkeypatch, capsys, f"trace: {path}") == [f"trace: {path}"]
+
+
+@pytest.mark.parametrize("width", [12, 20, 59, 60, 80, 120])
+@pytest.mark.parametrize("name", ["a", "runs/sweep/run-07: mSAM, 16 micro-batches, seed 12" * 3])
+def test_the_numbers_of_a_progress_bar_are_whole(name, width):
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    bars = Progress(*terminal._bar_columns(width), console=console, expand=True)
+    bars.update(bars.add_task(name, total=60), completed=57)
+    console.print(bars.get_renderable())
+    (line,) = [line for line in console.file.getvalue().splitlines() if line.strip()]
+    assert len(line) <= width
+    assert re.search(r"57/60( -:--:--)?\s*$", line)
+
+
+CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1 GiB is free."
+CPU = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("rho must be positive; got -1"), "rho must be positive; got -1"),
+        (ValueError("first line\nframe #0: 0x0"), "first line"),
+        (ValueError(), "ValueError"),
+        (RuntimeError("odd"), "RuntimeError: odd (a defect: MSAM_TRACEBACK=1 shows where)"),
+        (MemoryError(), "there is not enough memory; choose a smaller model"),
+        (
+            MemoryError("Unable to allocate 7.28 TiB for an array"),
+            "there is not enough memory (it asked for 7.28 TiB);",
+        ),
+        (RuntimeError(CUDA), "there is not enough memory (it asked for 2.00 GiB); choose"),
+        (RuntimeError(f"{CPU}256 bytes. Error code 12"), "there is not enough memory (it asked for 256 bytes);"),
+        (
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+            "(it asked for 9 bytes)",
+        ),
+        (RuntimeError("Storage size calculation overflowed with sizes=[9, 9]"), "there is not enough memory; choose"),
+        (TypeError('failed to unpack "Overflow when unpacking long'), "there is not enough memory; choose"),
+        (OSError(errno.ENOSPC, "No space left", "a"), "cannot read or write a: no space left. Make room, or choose"),
+        (OSError(errno.EISDIR, "Is a directory", "a"), "cannot read or write a: is a directory. Choose another name"),
+        (OSError(errno.EACCES, "Permission denied"), "cannot read or write the output: permission denied."),
+        (FileNotFoundError("there is no run at a"), "there is no run at a"),
+    ],
+)
+def test_an_error_is_one_sentence(error, words):
+    assert terminal.sentence(error).startswith(words) or words in terminal.sentence(error)
+    assert "\n" not in terminal.sentence(error)
