@@ -44,8 +44,8 @@ class BatchStatistics(BatchNormPolicy):
     and they stay those at w where weights are perturbed. So at ρ = 0 the gradient is not that of ordinary batch norm,
     which differentiates through its statistics, but it is the same for every m. The pass calls the closure once more,
     with the whole batch at once; what is drawn at random in it (dropout masks) is not what the micro-batches draw,
-    whose numbers are left to them. Each accumulated batch is normalised by its own statistics. Where processes share the
-    work, each of them takes the whole batch in this pass.
+    whose numbers are left to them. Each accumulated batch is normalised by its own statistics. Where processes share
+    the work, each of them takes the whole batch in this pass.
     """
 
     @contextlib.contextmanager
