@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import io
 import os
@@ -172,9 +171,11 @@ _PICTURED = ("density", "line", "plane")  # asked of each run for the pictures o
 def main() -> None:
     """Train with mSAM, measure the loss landscape, and put flatness next to generalization."""
     os.environ["MPLBACKEND"] = "agg"  # figures go to files, whatever the user's notebooks draw with
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115  (it may have been closed)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ± gets a question mark, not an error
+        setattr(sys, name, stream)
 
 
 def _config(*, task_settings: Sequence[str], model: str | None, **entries: Any) -> TrainConfig:
@@ -184,25 +185,18 @@ def _config(*, task_settings: Sequence[str], model: str | None, **entries: Any) 
 
     given = dict(entry.partition("=")[::2] for entry in task_settings)
     if not all("=" in entry for entry in task_settings):
-        raise ValueError(f"--set takes NAME=VALUE; got {', '.join(task_settings)}")
+        raise ValueError(f"--set takes NAME=VALUE; got {', '.join(map(repr, task_settings))}")
+    if model is not None and given.get("model", model) != model:
+        raise ValueError(f"--model {model} and --set model={given['model']} differ; give one of them")
     chosen = given if model is None else given | {"model": model}
     return TrainConfig(settings=complete_settings(entries["task"], chosen), **entries)
 
 
 def _given() -> set[str]:
-    """The options that stand on the command line."""
+    """The settings that stand on the command line, by their names in the config."""
     ctx = click.get_current_context()
-    return {name for name in ctx.params if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE}
-
-
-def _begun_as(begun: TrainConfig, asked: TrainConfig) -> TrainConfig:
-    """The config of a run that is gone on with; options that are given must be those it was begun with."""
-    for name in sorted(_given() & {entry.name for entry in dataclasses.fields(begun)}):
-        if getattr(begun, name) != getattr(asked, name):
-            raise ValueError(f"the run was begun with {name} {getattr(begun, name)}, not {getattr(asked, name)}")
-    if _given() & {"task_settings", "model"} and begun.settings != asked.settings:
-        raise ValueError(f"the run was begun with the task settings {dict(begun.settings)}")
-    return begun
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE}
+    return given | ({"settings"} if given & {"model", "task_settings"} else set())
 
 
 def _require_trainable(configs: Sequence[TrainConfig], device: str) -> None:
@@ -232,8 +226,9 @@ def train(out: Path, resume: bool, overwrite: bool, as_json: bool, device: str, 
     with _usage():
         if resume and overwrite:
             raise ValueError("choose one of --resume and --overwrite")
-        asked = _config(**settings)
-        config = asked if begun is None else _begun_as(begun.config, asked)
+        config = _config(**settings)
+        if begun is not None:
+            config = begun.config_if_begun_with(config, _given())
         _require_trainable([config], device)
         run = begun or Run.create(out, config, overwrite=overwrite)
     with terminal.stages() as stage:
@@ -286,7 +281,8 @@ def _measure(path: Path, protocol: Protocol, questions: Sequence[str], device: s
     from msam.run import Run
 
     run = Run.open(path)
-    require_writable(run.result_path(questions[0], "key"))  # known before it is measured for minutes
+    for file in (run.result_path(questions[0], "..."), run.figure_path(f"{questions[0]}-....png")):
+        require_writable(file)  # known before it is measured for minutes
     with terminal.stages() as stage:
         subject = Subject(run, protocol, device=device, report=stage)
         answers = {question: getattr(subject, question)() for question in questions}
@@ -430,6 +426,9 @@ def plot(paths: Sequence[Path], out: Path, as_json: bool) -> None:
     from landscape.manifest import require_comparable
     from landscape.results import Result, require_one_kind
 
+    for path in paths:
+        if paths.count(path) > 1:
+            raise click.UsageError(f"{path} is named twice; name each result once")
     labels = [path.resolve().parent.parent.name if path.parent.name == "results" else path.stem for path in paths]
     names = labels if len(set(labels)) == len(labels) else [str(path) for path in paths]
     results = {name: Result.load(path) for name, path in zip(names, paths, strict=True)}

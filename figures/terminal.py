@@ -139,7 +139,11 @@ def sentence(error: Exception) -> str:
     if from_torch or isinstance(error, MemoryError):
         size = re.search(r"allocate ([\d.]+ \w+)", text)
         wanted = f" (it asked for {size[1]})" if size else ""
-        return f"there is not enough memory{wanted}; choose a smaller model or fewer examples, or another --device"
+        return (
+            f"there is not enough memory{wanted}; choose a smaller model, fewer examples or points, or another --device"
+        )
+    if isinstance(error, RuntimeError) and "without overflow" in text:
+        return "a number is too large for the type of the weights; choose a smaller radius, reach or learning rate"
     if isinstance(error, OSError) and error.strerror:
         where = error.filename2 or error.filename or "the output"
         advice = "Make room, or choose another folder." if error.errno in _NO_ROOM else "Choose another name or folder."

@@ -113,9 +113,15 @@ class Result:
         if path.is_dir():
             raise ValueError(f"{path} is a folder and not a result; name a file, such as {path}/trace-....npz")
         try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                header = json.loads(archive[_HEADER].tobytes())
-                arrays = {name: archive[name] for name in archive.files if name != _HEADER}
+            with path.open("rb") as stream:
+                if not zipfile.is_zipfile(
+                    stream
+                ):  # numpy would take it for a pickle, and say how to load that unsafely
+                    raise ValueError("it is no whole .npz archive")
+                stream.seek(0)
+                with np.load(stream, allow_pickle=False) as archive:
+                    header = json.loads(archive[_HEADER].tobytes())
+                    arrays = {name: archive[name] for name in archive.files if name != _HEADER}
             kind, scalars, manifest = str(header["kind"]), dict(header["scalars"]), dict(header["manifest"])
             written = int(header["format"])
         except FileNotFoundError:

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -79,14 +79,26 @@ class Run:
         path = Path(path)
         chosen = None
         if path.is_file():
-            if path.absolute().parent.name != "checkpoints":
-                raise FileNotFoundError(f"{path} is no run; a RUN is a run directory, or a file in its checkpoints/")
+            if path.absolute().parent.name != "checkpoints" or path.name == "state.pt":
+                raise FileNotFoundError(f"{path} is no run; a RUN is a run directory, or an epoch in its checkpoints/")
             path, chosen = path.absolute().parent.parent, path
         file = path / "config.json"
         if not file.is_file():
             raise FileNotFoundError(f"there is no run at {path} (no config.json in it){_hint(path)}")
         (config,) = read_configs(file, what="the config of a run")
         return cls(path, config, chosen=chosen)
+
+    def config_if_begun_with(self, asked: TrainConfig, names: Collection[str]) -> TrainConfig:
+        """The config, when the named settings are in it as they are asked for.
+
+        Raises:
+            ValueError: if one of them is another.
+        """
+        for name in sorted(set(names) & {entry.name for entry in dataclasses.fields(TrainConfig)}):
+            begun, now = getattr(self.config, name), getattr(asked, name)
+            if begun != now:
+                raise ValueError(f"the run was begun with {name} {begun}, not {now}; leave that out, or --overwrite it")
+        return self.config
 
     @property
     def name(self) -> str:
@@ -146,7 +158,7 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """All checkpoints, in the order of training."""
         found = (self.path / "checkpoints").glob("epoch-*.safetensors")
-        return sorted(found, key=lambda path: (len(path.name), path.name))
+        return sorted((path for path in found if path.stem[6:].isdecimal()), key=lambda path: int(path.stem[6:]))
 
     @property
     def checkpoint(self) -> Path:
@@ -188,7 +200,13 @@ class Run:
             raise ValueError(f"{file} is damaged ({error}); put it back, or train anew with --overwrite") from None
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Replace ``metrics.csv``."""
+        """Replace ``metrics.csv``.
+
+        Raises:
+            FileNotFoundError: if the run has been removed: what is written would be half a run.
+        """
+        if not (self.path / "config.json").is_file():
+            raise FileNotFoundError(f"the run {self.path} was removed, or its config.json, while it was being trained")
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -269,4 +287,6 @@ def _hint(path: Path) -> str:
     if (path / SWEEP_FILE).is_file():
         runs = f"name one of its runs ({named})" if inside else "it has no run yet"
         return f"; it is a sweep, which msam analyze, compare and flatness-vs-m take; {runs}"
+    if (path.absolute().parent / "config.json").is_file():
+        return f"; it is a part of the run {path.absolute().parent}"
     return f"; there are runs in it: {named}" if inside else ""

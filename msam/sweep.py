@@ -81,7 +81,8 @@ class Sweep:
         path = Path(path)
         file = path / SWEEP_FILE
         if not file.is_file():
-            raise FileNotFoundError(f"there is no sweep at {path} (no {SWEEP_FILE} in it)")
+            hint = "; it is a single run" if (path / "config.json").is_file() else ""
+            raise FileNotFoundError(f"there is no sweep at {path} (no {SWEEP_FILE} in it){hint}")
         return cls(path, read_configs(file, what="the description of a sweep"))
 
     def run_path(self, index: int) -> Path:

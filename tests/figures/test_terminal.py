@@ -181,6 +181,10 @@ CPU = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't 
         ),
         (RuntimeError("Storage size calculation overflowed with sizes=[9, 9]"), "there is not enough memory; choose"),
         (TypeError('failed to unpack "Overflow when unpacking long'), "there is not enough memory; choose"),
+        (
+            RuntimeError("value cannot be converted to type float without overflow"),
+            "a number is too large for the type",
+        ),
         (OSError(errno.ENOSPC, "No space left", "a"), "cannot read or write a: no space left. Make room, or choose"),
         (OSError(errno.EISDIR, "Is a directory", "a"), "cannot read or write a: is a directory. Choose another name"),
         (OSError(errno.EACCES, "Permission denied"), "cannot read or write the output: permission denied."),

@@ -219,8 +219,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path, write):
     write(path.with_suffix(".npy") if write is FOREIGN["an array"] else path)
     if write is FOREIGN["an array"]:
         path.with_suffix(".npy").rename(path)
-    with pytest.raises(ValueError, match=r"foreign\.npz is not a whole result file"):
+    with pytest.raises(ValueError, match=r"foreign\.npz is not a whole result file") as caught:
         Result.load(path)
+    assert "unsafely" not in str(caught.value)
 
 
 def test_a_folder_is_not_a_result_and_says_so(tmp_path):

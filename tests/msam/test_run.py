@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -135,9 +136,25 @@ def test_a_sweep_is_no_run_and_the_error_says_who_takes_it_and_names_its_runs(tm
 def test_a_file_that_is_no_checkpoint_is_no_run(run):
     run.write_metrics([{"epoch": 1}])
     with pytest.raises(
-        FileNotFoundError, match=r"metrics\.csv is no run; a RUN is a run directory, or a file in its check"
+        FileNotFoundError, match=r"metrics\.csv is no run; a RUN is a run directory, or an epoch in its check"
     ):
         Run.open(run.path / "metrics.csv")
+
+
+def test_a_run_that_is_removed_while_it_is_trained_is_not_made_again_by_half(run):
+    shutil.rmtree(run.path)
+    with pytest.raises(FileNotFoundError, match=r"was removed, or its config\.json, while it was being trained"):
+        run.write_metrics([{"epoch": 1}])
+    assert not run.path.exists()
+
+
+def test_a_run_is_gone_on_with_the_settings_it_was_begun_with(run):
+    other = TrainConfig(epochs=3, lr=0.5, settings={"hidden": 4})
+    assert run.config_if_begun_with(other, ["rho", "seed", "out"]) == CONFIG
+    with pytest.raises(ValueError, match="the run was begun with lr 0.1, not 0.5; leave that out, or --overwrite it"):
+        run.config_if_begun_with(other, {"lr", "rho"})
+    with pytest.raises(ValueError, match="was begun with settings {'hidden': 3}, not {'hidden': 4}"):
+        run.config_if_begun_with(other, {"settings"})
 
 
 def test_epochs_are_whole_numbers_in_the_metrics(run):

@@ -123,6 +123,11 @@ def test_an_empty_folder_is_taken(tmp_path):
 def test_opening_what_is_not_there_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no sweep at"):
         Sweep.open(tmp_path)
+    Run.create(tmp_path / "run", TINY)
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no sweep at .*run \(no sweep\.json in it\); it is a single run$"
+    ):
+        Sweep.open(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
