@@ -45,7 +45,8 @@ def choose_device(name: str) -> torch.device:
     try:
         torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"there is no device {name!r} here ({str(error).splitlines()[0]}); try 'cpu'") from None
+        reason = str(error).splitlines()[0].split(". ")[0]  # of a backend that was not built, torch writes a page
+        raise ValueError(f"there is no device {name!r} here ({reason}); try 'cpu'") from None
     return torch.device(name)
 
 
