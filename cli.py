@@ -6,7 +6,9 @@ import contextlib
 import functools
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from analyses.results import RunTable
     from landscape.progress import Progress
     from msam.config import TrainConfig
+    from msam.processes import Processes
     from msam.run import Run
 
 Command = Callable[..., Any]
@@ -49,7 +52,8 @@ class Sentences(click.Group):
             with warnings.catch_warnings():
                 warnings.filterwarnings("always", message="micro-batches are not computed")
                 warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
-                return super().invoke(ctx)
+                with _terminated_as_interrupted():
+                    return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except KeyboardInterrupt:
@@ -62,6 +66,19 @@ class Sentences(click.Group):
             if os.environ.get("MSAM_TRACEBACK"):
                 raise
             raise click.ClickException(sentence(error)) from None
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A cluster that takes the machine back sends SIGTERM: it ends a command like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -91,7 +108,7 @@ class ListType(click.ParamType[list[Any]]):
 
 Row = tuple[str, Any, Any, str]  # names, type, default, help
 _VARIED: tuple[Row, ...] = (
-    ("--perturbation", str, "sam", "none, sam or asam."),
+    ("--perturbation", str, "sam", "none, sam, asam, fsam, gcsam, random, usam-trace, -frobenius or -determinant."),
     ("--rho", float, 0.05, "Radius of the perturbation."),
     ("--micro-batches num_microbatches", int, 1, "Micro-batches per batch; 1 is SAM."),
 )
@@ -111,7 +128,15 @@ _TRAINING: tuple[Row, ...] = (
     ("--momentum", float, 0.9, "Of sgd."),
     ("--weight-decay", float, 0.0, "Of the base optimizer."),
     ("--schedule", str, "cosine", "cosine or constant."),
+    ("--rho-schedule", str, "constant", "Of the radius: constant, cosine (falling) or rising."),
+    ("--ball", str, "l2", "Norm that the radius is in: l2 or linf."),
+    ("--ascent-steps", int, 1, "Looks at the gradient for each perturbation."),
+    ("--perturbed", str, "all", "Parameters: all, norm, all-but-norm, or a pattern such as 'head.*'."),
+    ("--batch-norm", str, "shard", "Statistics in training: of the shard, of the whole batch, or running."),
+    ("--precision", str, "float32", "float32, or mixed: bf16 or fp16."),
+    ("--max-grad-norm", float, 0.0, "The averaged gradient is shortened to this norm; 0: it is not."),
     ("--execution", str, "one-by-one", "Of the micro-batches: one-by-one, or layerwise (faster where it applies)."),
+    ("--device-batch-size", int, 0, "Most examples on the device at a time, one by one; 0: no limit."),
     ("--checkpoint-every", int, 0, "Keep the weights of every so many epochs; 0: the last only."),
 )
 _PROTOCOL: tuple[tuple[str, type, str], ...] = (  # the last of the names is that in Protocol, which has the default
@@ -221,6 +246,23 @@ def train(out: Path, resume: bool, overwrite: bool, as_json: bool, device: str, 
     """Train one model and write a run directory: config, metrics and checkpoints."""
     from figures import terminal
     from msam.run import Run
+    from msam.training import launched
+
+    with launched(device) as (processes, place):
+        if processes.is_first:
+            run = _run_to_train(out, resume=resume, overwrite=overwrite, device=place, settings=settings)
+        processes.wait()
+        if not processes.is_first:
+            run = Run.open(out)
+        with terminal.stages(silent=not processes.is_first) as stage:
+            _train(run, place, stage, processes)
+        if processes.is_first:
+            terminal.answer(run.outcome(), [terminal.run_table([run.outcome()])], as_json=as_json)
+
+
+def _run_to_train(out: Path, *, resume: bool, overwrite: bool, device: str, settings: dict[str, Any]) -> Run:
+    """A new run, or the one to go on with."""
+    from msam.run import Run
 
     begun = Run.open(out) if resume and (out / "config.json").is_file() else None
     with _usage():
@@ -230,18 +272,16 @@ def train(out: Path, resume: bool, overwrite: bool, as_json: bool, device: str, 
         if begun is not None:
             config = begun.config_if_begun_with(config, _given())
         _require_trainable([config], device)
-        run = begun or Run.create(out, config, overwrite=overwrite)
-    with terminal.stages() as stage:
-        _train(run, device, stage)
-    terminal.answer(run.outcome(), [terminal.run_table([run.outcome()])], as_json=as_json)
+        return begun or Run.create(out, config, overwrite=overwrite)
 
 
-def _train(run: Run, device: str, stage: Callable[[str], Progress]) -> None:
+def _train(run: Run, device: str, stage: Callable[[str], Progress], processes: Processes | None = None) -> None:
     """Train a run to its end; nothing, when it has been."""
     from msam.training import train as train_run
 
     if not run.is_complete:
-        train_run(run.config.load_task(), run.config, run, device=device, progress=stage(f"{run.path}: {run.about}"))
+        progress = stage(f"{run.path}: {run.about}")
+        train_run(run.config.load_task(), run.config, run, device=device, processes=processes, progress=progress)
 
 
 @main.command(epilog="Example: msam sweep --perturbation none,sam --micro-batches 1,2,4,8 --seeds 3 --out runs/sweep")
@@ -255,6 +295,8 @@ def sweep(seeds: int, out: Path, as_json: bool, device: str, **settings: Any) ->
     from msam.training import TrainingDivergedError
 
     with _usage():
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("a sweep runs on one process; train each run under torchrun with msam train")
         axes = {name: settings.pop(name) for name in ("perturbation", "rho", "num_microbatches")}
         configs = grid(_config(**settings), axes | {"seed": range(seeds)})
         _require_trainable(configs, device)

@@ -153,19 +153,22 @@ def sentence(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+def stages(*, silent: bool = False) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Progress on standard error: a bar for each stage on a terminal, a line for each elsewhere.
+
+    Args:
+        silent: show nothing, as one of several processes that another speaks for.
 
     Yields:
         A function from the name of a stage to its ``progress(done, total)``.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=silent)
     with Progress(
         *_bar_columns(console.width), console=console, expand=True, transient=True, disable=not console.is_terminal
     ) as bars:
 
         def begin(stage: str) -> Callable[[int, int], None]:
-            if not console.is_terminal:
+            if not (console.is_terminal or silent):
                 print(stage, file=sys.stderr, flush=True)
             for task in bars.task_ids:
                 bars.remove_task(task)

@@ -12,7 +12,7 @@ from msam.running import RunningBuffers
 from msam.step import Gradient, Outcome, Step
 
 
-class ProcessLostError(RuntimeError):
+class ProcessLostError(ConnectionError):
     """Another process of the group has died or failed."""
 
 
@@ -150,4 +150,7 @@ class Distributed(Processes):
 
 
 def _lost(error: RuntimeError) -> ProcessLostError:
-    return ProcessLostError(f"another process is gone ({str(error).splitlines()[0]}); the last checkpoint is whole")
+    reason = str(error).splitlines()[0].rpartition("] ")[2] if "] " in str(error) else str(error).splitlines()[0]
+    return ProcessLostError(
+        f"another process is gone ({reason.split(' This is')[0].rstrip('. ')}); the last checkpoint is whole"
+    )

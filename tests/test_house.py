@@ -27,7 +27,7 @@ PACKAGES = {
     "figures": {"matplotlib", "seaborn", "numpy", "rich"},
 }
 MOST_LINES = 300
-MOST_LINES_OF_THE_COMMAND_LINE = 450  # one file by design; a command is its options and three calls
+MOST_LINES_OF_THE_COMMAND_LINE = 500  # one file by design; a command is its options and three calls
 
 
 def imports(path: Path) -> set[str]:

@@ -28,6 +28,7 @@ def killed_at(number, step):
 if __name__ == "__main__":
     path, rank, number = sys.argv[1], os.environ["RANK"], int(sys.argv[3])
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, to the others when one has died: here they are to speak
     if rank == sys.argv[2]:
         msam.optimizer.mSAM.step = killed_at(number, msam.optimizer.mSAM.step)
     with launched("cpu") as (processes, device):

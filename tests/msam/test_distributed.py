@@ -72,3 +72,19 @@ def test_a_process_killed_in_the_middle_is_resumed_on_another_number_of_processe
     ours, theirs = tensors_of(run), tensors_of(whole)
     for name, value in theirs.items():
         assert torch.allclose(ours[name].double(), value.double(), rtol=2e-4, atol=2e-5), name
+
+
+def test_torchrun_trains_from_the_command_line_and_one_process_speaks_for_all(tmp_path):
+    words = ["train", "--set", "train_examples=60", "--set", "hidden=8", "--epochs", 2, "--micro-batches", 3, "--json"]
+    run = tmp_path / "run"
+    ended = launch(2, *words, "--out", run, program=ROOT / "cli.py")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["epoch"] == 2
+    assert ended.stderr.count("mSAM, 3 micro-batches, seed 0") == 1
+    again = launch(2, *words, "--out", run, program=ROOT / "cli.py")
+    assert again.returncode != 0
+    assert "holds a run already; continue it with --resume" in again.stderr
+    assert "defect" not in again.stderr
+    assert Run.open(run).is_complete
+    sweep = launch(2, "sweep", "--out", tmp_path / "sweep", program=ROOT / "cli.py")
+    assert "a sweep runs on one process" in sweep.stderr

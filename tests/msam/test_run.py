@@ -151,9 +151,11 @@ def test_a_run_that_is_removed_while_it_is_trained_is_not_made_again_by_half(run
 def test_a_run_is_gone_on_with_the_settings_it_was_begun_with(run):
     other = TrainConfig(epochs=3, lr=0.5, settings={"hidden": 4})
     assert run.config_if_begun_with(other, ["rho", "seed", "out"]) == CONFIG
-    with pytest.raises(ValueError, match="the run was begun with lr 0.1, not 0.5; leave that out, or --overwrite it"):
+    with pytest.raises(
+        ValueError, match=r"the run was begun with lr 0\.1, not 0\.5; leave that out, or --overwrite it"
+    ):
         run.config_if_begun_with(other, {"lr", "rho"})
-    with pytest.raises(ValueError, match="was begun with settings {'hidden': 3}, not {'hidden': 4}"):
+    with pytest.raises(ValueError, match=r"was begun with settings \{.hidden.: 3\}, not \{.hidden.: 4\}"):
         run.config_if_begun_with(other, {"settings"})
 
 
