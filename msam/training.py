@@ -71,7 +71,9 @@ def launched(device: str) -> Iterator[tuple[Processes, str]]:
         torch.cuda.set_device(place)
     torch.distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
-        yield Distributed(), str(place)
+        processes = Distributed()
+        yield processes, str(place)
+        processes.wait()  # a group must not be taken apart while others still use it
     finally:
         torch.distributed.destroy_process_group()
 

@@ -48,4 +48,5 @@ if __name__ == "__main__":
     processes = Distributed()
     states = {name: trained(name, processes) for name in MODELS}
     torch.save(states, f"{sys.argv[1]}/rank{processes.rank}.pt")
+    processes.wait()
     torch.distributed.destroy_process_group()
