@@ -15,7 +15,7 @@ from landscape.results import Array
 from msam.config import TrainConfig
 from msam.tasks import complete_settings
 
-_IN_THE_NAME = {"seed", "perturbation", "num_microbatches"}
+_IN_THE_NAME = {"seed", "perturbation", "num_microbatches", "optimizer"}
 
 
 def compare(subjects: Sequence[Subject]) -> RunTable:
@@ -116,11 +116,11 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
     """The entries that act and that the method does not say; the radius of no perturbation does not act."""
     entries = config.to_dict()
     settings: Mapping[str, Any] = entries.pop("settings")
-    for name in ("checkpoint_every", "execution"):  # they change no result
+    for name in ("checkpoint_every", "execution", "device_batch_size"):  # they change no result
         entries.pop(name)
     if unperturbed(config):
-        entries.pop("rho")
-        entries.pop("optimizer")
+        for name in ("rho", "rho_schedule", "ball", "ascent_steps", "perturbed", "optimizer"):
+            entries.pop(name)
     return entries | complete_settings(config.task, settings)
 
 

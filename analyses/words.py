@@ -146,7 +146,14 @@ def _flattest_by(table: RunTable, measure: str) -> str:
     if means[low] == means[high]:
         return f"{label} is the same for all, {number(measure, means[low])}"
     lower, higher = table.column(measure)[table.of_group(low)], table.column(measure)[table.of_group(high)]
-    apart = "" if lower.max() < higher.min() else ", though the seeds of the two overlap"
+    errors = [
+        float(np.linalg.norm(table.error(measure)[rows]) / rows.sum()) for rows in map(table.of_group, (low, high))
+    ]
+    apart = ""
+    if not lower.max() < higher.min():
+        apart = ", though the seeds of the two overlap"
+    elif not means[high] - means[low] > 2 * error:
+        apart = ", though the two differ by no more than twice the error of their difference"
     return (
         f"{label} is lowest for {low}, {over_seeds(measure, lower)}, "
         f"and highest for {high}, {over_seeds(measure, higher)}{apart}"

@@ -55,8 +55,9 @@ def pictures(
     found += [
         Picture(
             "Spectrum of the Hessian" if not several else "Spectra of the Hessian",
-            f"{chosen}Density of the eigenvalues, averaged over random probes, on a log scale: nearly all lie "
-            "close to zero. Isolated humps to the right are single large eigenvalues, or a few close together.",
+            f"{chosen}Density of the eigenvalues, averaged over random probes, on a log scale. In "
+            "trained networks most of the mass is close to zero; isolated humps to the right are single large "
+            "eigenvalues, or a few close together.",
             render(draw_density(_first(densities)), "svg"),
         ),
         Picture(

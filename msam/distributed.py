@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed
-from torch import Tensor, nn
+from torch import Tensor
 
 from msam.execution import Execution
 from msam.processes import Processes
@@ -71,9 +71,6 @@ class Distributed(Processes):
             ProcessLostError: if another process has died or failed.
             ValueError: if the processes were given batches of different sizes.
         """
-        if not self._agreed:
-            self.agree(step.parameters, step.module)
-            self._agreed = True
         running = RunningBuffers(step.module)
         mine, failure = None, None
         try:
@@ -135,15 +132,22 @@ class Distributed(Processes):
         pieces = torch.split(flat, [part.numel() for part in parts])
         return [piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)]
 
-    def agree(self, parameters: list[Tensor], module: nn.Module | None) -> None:
-        """Take over the weights and buffers of the first process."""
-        buffers = [] if module is None else list(module.buffers())
+    def agree(self, step: Step) -> None:
+        """See :class:`Processes`.
+
+        Raises:
+            ProcessLostError: if another process has died.
+        """
+        if self._agreed:
+            return
+        buffers = [] if step.module is None else list(step.module.buffers())
         first = 0 if self.group is None else torch.distributed.get_global_rank(self.group, 0)
         try:
-            for tensor in [*parameters, *buffers]:
+            for tensor in [*step.parameters, *buffers]:
                 torch.distributed.broadcast(tensor.detach(), src=first, group=self.group)
         except RuntimeError as error:
             raise _lost(error) from None
+        self._agreed = True
 
     def __repr__(self) -> str:
         return f"Distributed(rank {self.rank} of {self.number})"

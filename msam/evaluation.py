@@ -71,8 +71,13 @@ class Evaluation:
 
     @property
     def accuracy_stderr(self) -> float:
-        """Binomial standard error of the accuracy, as an estimate for new examples like these."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / len(self.targets))
+        """Binomial standard error of the accuracy, as an estimate for new examples like these.
+
+        Where all are right, or none, it is that of one fewer, or one more: a hundred right answers are no certainty.
+        """
+        number = len(self.targets)
+        right = min(max(int(self.correct.sum()), 1), number - 1) if number > 1 else 0.5
+        return math.sqrt(right / number * (1 - right / number) / number)
 
 
 def evaluate(model: nn.Module, loss: Loss, examples: Examples) -> Evaluation:

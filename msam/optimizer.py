@@ -205,6 +205,7 @@ class mSAM(torch.optim.Optimizer):
             scale=self._scale(parameters[0]),
             observes=self.observes,
         )
+        self.processes.agree(step)
         with buffers_kept_on_error(self.module), self.batch_norm.during(step):
             outcome = self.processes.outcome(step, self.execution)
             if outcome.denominator == 0:

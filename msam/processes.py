@@ -23,6 +23,9 @@ class Processes(ABC):
     def own(self, number: int) -> range:
         """Which of ``number`` micro-batches this process carries out."""
 
+    def agree(self, step: Step) -> None:  # noqa: B027  one process agrees with itself
+        """Take over the weights and buffers of the first process, before the first step."""
+
     @abstractmethod
     def outcome(self, step: Step, execution: Execution) -> Outcome:
         """What the micro-batches of all processes come to; the same on each of them."""

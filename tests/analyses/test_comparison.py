@@ -171,7 +171,7 @@ def test_the_seed_is_not_in_a_name():
             [config(perturbation="asam", num_microbatches=n) for n in (2, 4)],
             ["mASAM, 2 micro-batches", "mASAM, 4 micro-batches"],
         ),
-        ([config(optimizer=o) for o in ("sgd", "adamw")], ["SAM, optimizer sgd", "SAM, optimizer adamw"]),
+        ([config(optimizer=o) for o in ("sgd", "adamw")], ["SAM", "SAM on AdamW"]),
         ([config(optimizer=o, perturbation="none") for o in ("sgd", "adamw")], ["SGD", "AdamW"]),
         ([config(settings={"label_noise": 0.2}), config()], ["SAM, label_noise 0.2", "SAM, label_noise 0.0"]),
         ([config(settings={"hidden": "8"}), config(settings={"hidden": 8})], ["SAM", "SAM"]),

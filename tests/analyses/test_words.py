@@ -212,3 +212,11 @@ def test_what_takes_more_than_two_groups_is_said_of_more_than_two_only(groups, m
     assert ("The best and the worst of 3, chosen after the fact, differ" in shown) is (groups == "ABC")
     assert ("chosen after the fact" in shown) is (groups == "ABC")
     assert ("Kendall" in shown) is (groups == "ABC")
+
+
+@pytest.mark.parametrize(("higher", "said"), [(1.02, True), (1.04, False)])
+def test_means_within_twice_the_error_of_their_difference_are_said_to_be_so(make_table, higher, said):
+    table = make_table({"SGD": {"trace": [1.0]}, "SAM": {"trace": [higher]}})  # errors of 0.01 each
+    (flatness, *_) = words.what_it_shows(table)
+    trace = next(part for part in flatness.split(";") if "trace" in part)
+    assert ("differ by no more than twice the error" in trace) == said

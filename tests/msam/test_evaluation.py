@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from msam import evaluate
+from msam import Evaluation, evaluate
 from msam.data import Examples
 
 
@@ -44,7 +44,7 @@ def test_the_loss_of_all_is_divided_by_what_the_loss_itself_divides_by_across_ba
     assert found.loss == pytest.approx(weighted(examples.inputs, examples.targets).item(), rel=1e-14)
 
 
-@pytest.mark.parametrize(("right", "expected"), [(0, 0.0), (100, 0.0), (50, 0.05)])
+@pytest.mark.parametrize(("right", "expected"), [(20, 0.04), (50, 0.05)])
 def test_the_standard_error_of_the_accuracy_is_binomial(right, expected):
     found = evaluate(nn.Identity(), functional.cross_entropy, identity_examples(100, right=right))
     assert found.accuracy_stderr == pytest.approx(expected)
@@ -116,3 +116,13 @@ def test_modes_come_back_after_an_error(make_net, make_batch):
 
 def test_outputs_have_no_gradient(make_net, make_batch):
     assert not evaluate(make_net(), functional.cross_entropy, Examples(*make_batch(11))).outputs.requires_grad
+
+
+@pytest.mark.parametrize("right", [0, 10])
+def test_ten_right_answers_are_no_certainty(right):
+    targets = torch.zeros(10, dtype=torch.long)
+    outputs = torch.zeros(10, 2)
+    outputs[:, 0 if right else 1] = 1.0
+    found = Evaluation(outputs, targets, functional.cross_entropy)
+    assert found.accuracy == right / 10
+    assert found.accuracy_stderr == pytest.approx(math.sqrt(0.1 * 0.9 / 10))
