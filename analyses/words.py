@@ -146,9 +146,8 @@ def _flattest_by(table: RunTable, measure: str) -> str:
     if means[low] == means[high]:
         return f"{label} is the same for all, {number(measure, means[low])}"
     lower, higher = table.column(measure)[table.of_group(low)], table.column(measure)[table.of_group(high)]
-    errors = [
-        float(np.linalg.norm(table.error(measure)[rows]) / rows.sum()) for rows in map(table.of_group, (low, high))
-    ]
+    errors = [table.error(measure)[table.of_group(group)] for group in (low, high)]
+    error = float(np.hypot(*(np.linalg.norm(own) / len(own) for own in errors)))  # of the difference of the means
     apart = ""
     if not lower.max() < higher.min():
         apart = ", though the seeds of the two overlap"
