@@ -109,7 +109,10 @@ def test_every_imported_package_is_declared():
 def test_every_dependency_is_pinned():
     pins = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
     assert {line.split(">=")[0].lower() for line in wanted} <= pins
 
 

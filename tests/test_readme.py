@@ -1,4 +1,4 @@
-"""What the README says works as it stands there."""
+"""What the README and the recipes say works as it stands there."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
+import tomllib
 
+import papers
 import pytest
 from click.testing import CliRunner
 
 import cli
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROOT = papers.ROOT
+README = papers.text("README.md")
+RECIPES = papers.recipes()
 
 
 def blocks(language: str) -> list[str]:
-    """The fenced code blocks of a language, in order."""
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    """The fenced code blocks of the README."""
+    return papers.blocks("README.md", language)
 
 
 def test_there_are_blocks_of_known_languages_only():
@@ -63,3 +65,30 @@ def test_every_command_stands_in_the_readme(name):
 def test_every_file_the_readme_points_to_is_there():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).is_file(), target
+
+
+@pytest.mark.parametrize("heading", RECIPES)
+def test_every_recipe_runs_by_itself(heading, tmp_path):
+    """Without a warning, where no other framework is there to give one."""
+    code = RECIPES[heading]
+    if papers.absent(code):
+        pytest.skip(f"needs {', '.join(papers.absent(code))}")
+    script = tmp_path / "recipe.py"
+    script.write_text(code, encoding="utf-8")
+    strict = [] if papers.extras_of(code) else ["-W", "error"]
+    done = subprocess.run([sys.executable, *strict, script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert papers.extras_of(code) or done.stderr == ""
+
+
+def test_the_recipes_have_no_code_that_is_not_run():
+    assert len(RECIPES) == len(re.findall(r"^```\w", papers.text("docs/recipes.md"), flags=re.MULTILINE))
+
+
+def test_every_extra_that_the_recipes_name_holds_what_they_import():
+    extras = tomllib.loads(papers.text("pyproject.toml"))["project"]["optional-dependencies"]
+    sections = papers.text("docs/recipes.md").split("\n## ")
+    for section in sections:
+        named = {name for extra in re.findall(r"msam-landscape\[(\w+)\]", section) for name in extras[extra]}
+        code = "".join(re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL))
+        assert papers.extras_of(code) <= {name.split(">=")[0] for name in named}, section.splitlines()[0]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import papers
 import pytest
 import torch
 from torch import Tensor, nn
@@ -57,3 +60,36 @@ def toy_config() -> Callable[..., TrainConfig]:
     """Builds settings with four batches an epoch, the last ragged: 8, 8, 8, 6."""
     default = TrainConfig(batch_size=8, num_microbatches=3, epochs=3)
     return lambda **changes: dataclasses.replace(default, **changes)
+
+
+@pytest.fixture
+def cook(tmp_path, monkeypatch) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Runs a recipe in an empty folder, whole or up to its last statement, and gives what it defines."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(heading, *, whole=True, changed=()):
+        code = papers.recipes()[heading]
+        if papers.absent(code):
+            pytest.skip(f"needs {', '.join(papers.absent(code))}")
+        for old, new in changed:
+            assert code.count(old) == 1, old
+            code = code.replace(old, new)
+        lines = code if whole else code[: code.rindex("\nfor ")]
+        names = {"__name__": "recipe"}
+        exec(compile(lines, f"{heading}.py", "exec"), names)
+        return names
+
+    yield run
+    with contextlib.suppress(ImportError):  # it holds on to the precision of the first one who asks
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Everything in float64, so that rounding is far from any mistake."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
