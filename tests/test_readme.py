@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -76,7 +77,10 @@ def test_every_recipe_runs_by_itself(heading, tmp_path):
     script = tmp_path / "recipe.py"
     script.write_text(code, encoding="utf-8")
     strict = [] if papers.extras_of(code) else ["-W", "error"]
-    done = subprocess.run([sys.executable, *strict, script], cwd=tmp_path, capture_output=True, text=True)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *strict, script], cwd=tmp_path, capture_output=True, text=True, env=one_thread
+    )
     assert done.returncode == 0, done.stderr
     assert papers.extras_of(code) or done.stderr == ""
 
