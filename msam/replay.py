@@ -38,10 +38,15 @@ Copies = list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]]
 
 
 def _copies_of_buffers(module: nn.Module | None) -> Copies:
-    owners = [] if module is None else list(module.modules())
-    return [
-        (m._buffers, name, b, b.detach().clone()) for m in owners for name, b in m._buffers.items() if b is not None
-    ]
+    kept: Copies = []
+    waiting = [] if module is None else [module]
+    seen: set[int] = set()
+    for part in waiting:  # which grows; ``modules()`` puts together names, which takes much longer
+        if id(part) not in seen:
+            seen.add(id(part))
+            waiting += [child for child in part._modules.values() if child is not None]
+            kept += [(part._buffers, k, b, b.detach().clone()) for k, b in part._buffers.items() if b is not None]
+    return kept
 
 
 def _put_back(kept: Copies) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from landscape.batches import Batch, map_tensors
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -15,15 +17,19 @@ class Shards:
 
     Attributes:
         runs: (number of micro-batches, examples in each), in the order of the batch.
+        interleaved: whether the rows of a run have been put in another order: the first example of each micro-batch,
+            then the second of each. One image of each is then one image with so many times the channels, as grouped
+            convolutions want it, without a copy.
 
     >>> Shards.of([2, 2, 1]).runs
     ((2, 2), (1, 1))
     """
 
     runs: tuple[tuple[int, int], ...]
+    interleaved: bool = False
 
     @classmethod
-    def of(cls, sizes: Sequence[int]) -> Shards:
+    def of(cls, sizes: Sequence[int], *, interleaved: bool = False) -> Shards:
         """From the number of examples of each micro-batch."""
         runs: list[tuple[int, int]] = []
         for size in sizes:
@@ -31,31 +37,56 @@ class Shards:
                 runs[-1] = (runs[-1][0] + 1, size)
             else:
                 runs.append((1, size))
-        return cls(tuple(runs))
+        return cls(tuple(runs), interleaved)
 
     @property
     def num_examples(self) -> int:
         """The size of the batch."""
         return sum(number * size for number, size in self.runs)
 
+    def arranged(self, batch: Batch) -> Batch:
+        """The batch with its rows in this order."""
+        if not self.interleaved or all(number == 1 or size == 1 for number, size in self.runs):
+            return batch
+        rows = torch.arange(self.num_examples)
+        parts, start = [], 0
+        for number, size in self.runs:
+            stop = start + number * size
+            parts.append(rows[start:stop].view(number, size).T.flatten())
+            start = stop
+        order = torch.cat(parts)
+        return map_tensors(lambda t: t.index_select(0, order.to(t.device)) if t.ndim > 0 else t, batch)
+
     def cut(self, tensor: Tensor) -> Iterator[Tensor]:
         """``(examples, ...)`` to one ``(number, size, ...)`` for each run."""
         start = 0
         for number, size in self.runs:
             stop = start + number * size
-            yield tensor[start:stop].reshape(number, size, *tensor.shape[1:])
+            rows = tensor if number * size == tensor.shape[0] else tensor[start:stop]
+            if self.interleaved:
+                yield rows.reshape(size, number, *tensor.shape[1:]).transpose(0, 1)
+            else:
+                yield rows.reshape(number, size, *tensor.shape[1:])
             start = stop
 
     def join(self, blocks: Sequence[Tensor]) -> Tensor:
         """The reverse of :meth:`cut`."""
-        flat = [block.flatten(0, 1) for block in blocks]
+        flat = [(block.transpose(0, 1) if self.interleaved else block).flatten(0, 1) for block in blocks]
         return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+    def fold(self, tensor: Tensor) -> Iterator[Tensor]:
+        """``(examples, channels, ...)`` to one ``(size, number · channels, ...)`` for each run."""
+        for block in self.cut(tensor):
+            yield block.transpose(0, 1).flatten(1, 2)
+
+    def unfold(self, blocks: Sequence[Tensor]) -> Tensor:
+        """The reverse of :meth:`fold`."""
+        apart = [
+            block.reshape(len(block), number, -1, *block.shape[2:]).transpose(0, 1)
+            for block, (number, _) in zip(blocks, self.runs, strict=True)
+        ]
+        return self.join(apart)
 
     def split(self, values: Tensor) -> Sequence[Tensor]:
         """One value per micro-batch, ``(shards, ...)``, to one ``(number, ...)`` for each run."""
         return torch.split(values, [number for number, _ in self.runs])
-
-    def scales(self, like: Tensor) -> Tensor:
-        """b / |S_i|, ``(shards,)``: turns a gradient of the batch's mean loss into that of the micro-batch's."""
-        sizes = [size for number, size in self.runs for _ in range(number)]
-        return self.num_examples / torch.tensor(sizes, dtype=like.dtype, device=like.device)

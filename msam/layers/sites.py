@@ -1,0 +1,129 @@
+"""Where weights enter a pass: one operation, watched in the first pass, and perturbed in the second."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from msam.shards import Shards
+from msam.stacks import Ascent, Stacks
+
+
+class UnsupportedError(Exception):
+    """A model that cannot be taken with all micro-batches at once; the sentence says why."""
+
+
+@dataclass
+class Passes:
+    """What the sites of one step share.
+
+    Attributes:
+        shards: the micro-batches.
+        ascent: the perturbation.
+        stacks: gradients and then copies of the weights, for each run.
+        factors: c_i, for each run, after the first pass.
+        anchor: what the first pass is differentiated in, so that it reaches all sites and no weight.
+        hooks: whether all weights are perturbed, so that behind an input that has a graph there is another site.
+    """
+
+    shards: Shards
+    ascent: Ascent
+    anchor: Tensor
+    hooks: bool = False
+    factors: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.num_examples = self.shards.num_examples
+        self.stacks = [Stacks(self.ascent) for _ in self.shards.runs]
+
+
+class Site(ABC):
+    """One operation that has weights.
+
+    Args:
+        name: what the model calls it.
+        weights: all its weights, by name; an entry may be None.
+        perturbed: the names of those that are perturbed.
+
+    Attributes:
+        shared: whether another site has one of the weights too.
+    """
+
+    def __init__(self, name: str, weights: Mapping[str, Tensor | None], perturbed: frozenset[str]) -> None:
+        self.name = name
+        self.weights = dict(weights)
+        self.perturbed = perturbed
+        self.shared = False
+
+    def begin(self, passes: Passes) -> None:
+        """Start a step."""
+        self.passes = passes
+        self.calls = 0
+        self.answers = 0
+        self.repeats = 0
+        self.hooked = False
+        self.clear()
+
+    def clear(self) -> None:  # noqa: B027  most keep nothing
+        """Let go of what the first pass left for the second."""
+
+    def watched(self, inputs: Tensor, output: Tensor) -> Tensor:
+        """The output of the first pass, so that the site learns its gradient when it comes."""
+        for rows in (inputs, output):
+            if rows.ndim < 1 or rows.shape[0] != self.passes.num_examples:
+                kind = "input" if rows is inputs else "output"
+                raise UnsupportedError(f"the {kind} of {self.name}, {tuple(rows.shape)}, has no row for each example")
+        self.calls += 1
+        self.dtype = output.dtype
+        kept = inputs.detach()
+        if self.passes.hooks and inputs.requires_grad and not output._is_view():
+            self.hooked = True  # much cheaper, but only called where the backward pass goes further than this
+            output.register_hook(lambda slope: self._told(kept, slope))  # type: ignore[no-untyped-call]
+            return output
+        return _Watched.apply(output, self.passes.anchor, lambda slope: self._told(kept, slope))  # type: ignore[no-untyped-call,no-any-return]
+
+    def _told(self, inputs: Tensor, slope: Tensor) -> None:
+        self.answers += 1
+        self.learn(inputs, slope)
+
+    @property
+    def alone(self) -> bool:
+        """Whether the weights act here only, and once, so that their gradients need not be summed."""
+        return self.calls == 1 and not self.shared and self.passes.ascent.is_plain
+
+    @abstractmethod
+    def learn(self, inputs: Tensor, slope: Tensor) -> None:
+        """Take in the gradient of the first pass's loss at an output: add to the stacks, or keep what stands for it."""
+
+    def squares(self, run: int) -> Tensor | None:
+        """‖g_i‖² of what is kept outside the stacks, for the micro-batches of one run."""
+        del run
+        return None
+
+    def again(self, inputs: Tensor) -> Tensor:
+        """The operation in the second pass."""
+        self.repeats += 1
+        return self.second(inputs)
+
+    @abstractmethod
+    def second(self, inputs: Tensor) -> Tensor:
+        """The operation at w + ε_i for micro-batch i, differentiable in w."""
+
+
+class _Watched(torch.autograd.Function):
+    """The identity; tells somebody the gradient when it passes."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, anchor: Tensor, tell: Callable[[Tensor], None]) -> Tensor:  # noqa: ARG004
+        ctx.tell = tell
+        return output.data  # no view, so that the next operation may write into it
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        ctx.tell(slopes[0])
+        return slopes[0], None, None

@@ -1,0 +1,114 @@
+"""Every rule of a layer, against one micro-batch after another: one gradient, to rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import ASCENTS, NETS, B, closure_of, net, require_same, step_of
+from torch import nn
+
+from msam.execution import OneByOne
+from msam.layerwise import Layerwise
+
+
+@pytest.mark.parametrize("ascent", ASCENTS, ids=["gradient", "adaptive"])
+@pytest.mark.parametrize("number", [1, 2, 3, 5, B])
+@pytest.mark.parametrize("name", NETS)
+def test_the_gradient_is_that_of_one_after_another(name, number, ascent):
+    model, batch = net(name)
+    require_same(step_of(model, batch, number, ascent), Layerwise())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_only_some_weights_are_perturbed(name):
+    model, batch = net(name)
+    number = len(list(model.parameters()))
+    for parity in (0, 1):
+        perturbed = [index % 2 == parity for index in range(number)]
+        if any(perturbed):
+            require_same(step_of(model, batch, 3, ASCENTS[0], perturbed=perturbed), Layerwise())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_some_weights_are_frozen(name):
+    model, batch = net(name)
+    for index, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(index % 3 != 1)
+    require_same(step_of(model, batch, 3, ASCENTS[0]), Layerwise())
+
+
+@pytest.mark.parametrize("name", ["mlp", "patches", "residual"])
+def test_the_gradient_is_times_the_scale_of_the_loss(name):
+    model, batch = net(name)
+    require_same(step_of(model, batch, 3, ASCENTS[0], scale=1024.0), Layerwise())
+
+
+def test_it_carries_out_the_micro_batches_of_one_process():
+    model, batch = net("residual")
+    require_same(step_of(model, batch, 5, ASCENTS[0], own=range(1, 4)), Layerwise())
+    step = step_of(model, batch, 5, ASCENTS[0], own=range(1, 4))
+    assert Layerwise().outcome(step).denominator == 6  # of 3, 2, 2, 2, 2
+
+
+def test_an_overflow_is_noticed_in_either_pass():
+    model, batch = net("mlp")
+    execution = Layerwise()
+    step = step_of(model, batch, 3, ASCENTS[0], scale=1.0)
+    assert bool(execution.outcome(step).finite)
+    for calls_before in (0, 1):
+        calls = []
+
+        def closure(part, calls=calls, calls_before=calls_before):
+            calls.append(None)
+            return closure_of(model)(part) * (float("inf") if len(calls) == calls_before + 1 else 1.0)
+
+        outcome = execution.outcome(step_of(model, batch, 3, ASCENTS[0], scale=1.0, closure=closure))
+        assert not bool(outcome.finite)
+    assert execution.reason is None
+
+
+def test_an_overflow_on_the_first_step_does_not_count_against_it():
+    model, batch = net("mlp")
+    execution = Layerwise()
+    closure = lambda part: closure_of(model)(part) * float("inf")  # noqa: E731
+    assert not bool(execution.outcome(step_of(model, batch, 3, ASCENTS[0], scale=2.0, closure=closure)).finite)
+    require_same(step_of(model, batch, 3, ASCENTS[0]), execution)
+
+
+def test_means_over_what_the_closure_reports_are_weighted_by_it():
+    model, (inputs, targets) = net("mlp")
+    weights = torch.tensor([1.0, 4.0, 0.3]).double()
+    targets = targets.clone()
+    targets[:4] = -100  # the first micro-batch has nothing to average
+
+    def closure(part):
+        loss = nn.functional.cross_entropy(model(part[0]), part[1], weight=weights)
+        return loss, weights[part[1][part[1] != -100]].sum()
+
+    require_same(step_of(model, (inputs, targets), 3, ASCENTS[0], closure=closure), Layerwise())
+    with pytest.raises(ValueError, match="a denominator of zero for every micro-batch"):
+        Layerwise().outcome(step_of(model, (inputs, torch.full_like(targets, -100)), 3, ASCENTS[0], closure=closure))
+
+
+@pytest.mark.parametrize("name", ["mlp", "patches", "residual", "words", "self-attention"])
+def test_under_autocast_it_rounds_as_coarsely_and_no_more(name):
+    model, batch = net(name)
+    model.float()
+    batch = tuple(part.float() if part.is_floating_point() else part for part in batch)
+
+    def closure(part):
+        with torch.autocast("cpu", torch.bfloat16):
+            return closure_of(model)(part)
+
+    step = step_of(model, batch, 3, ASCENTS[0], closure=closure)
+    execution = Layerwise()
+    ours, theirs = execution.outcome(step), OneByOne().outcome(step)
+    exact = OneByOne().outcome(step_of(model, batch, 3, ASCENTS[0]))
+    assert execution.reason is None
+
+    def far(outcome):
+        pairs = zip(outcome.gradient, exact.gradient, strict=True)
+        return torch.cat([(a - b).flatten() for a, b in pairs]).norm()
+
+    assert all(slope.dtype == torch.float32 for slope in ours.gradient)
+    assert far(ours) <= 1.5 * far(theirs)
