@@ -1,0 +1,144 @@
+"""Micro-batches through torch.func, against one after another; what it cannot take says why."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import ASCENTS, B, closure_of, images, net, require_same, step_of
+from torch import nn
+from torch.nn import functional
+
+from landscape import GradientAscent
+from msam import mSAM
+from msam.vectorised import Vectorised
+
+
+@pytest.mark.parametrize("ascent", ASCENTS, ids=["gradient", "adaptive"])
+@pytest.mark.parametrize("number", [1, 3, 5, B])
+@pytest.mark.parametrize("name", ["mlp", "attention", "tied", "called twice", "patches", "residual"])
+def test_the_gradient_is_that_of_one_after_another(name, number, ascent):
+    model, batch = net(name)
+    require_same(step_of(model, batch, number, ascent), Vectorised())
+
+
+def test_what_torch_vectorises_wrongly_is_found_out():
+    """Looking up padding in a stack of tables gives it a gradient (torch 2.13)."""
+    model, batch = net("tied words")
+    with pytest.warns(UserWarning, match="all at once with torch.func, but by OneByOne: on one batch its gradient"):
+        Vectorised().outcome(step_of(model, batch, 3, ASCENTS[0]))
+
+
+@pytest.mark.parametrize("name", ["mlp", "patches", "residual"])
+def test_chunks_scales_and_frozen_weights(name):
+    model, batch = net(name)
+    weights = list(model.parameters())
+    largest = sum(p.numel() for p in weights) * 8
+    for memory in (1, 6 * largest):  # one at a time, and two
+        require_same(step_of(model, batch, 5, ASCENTS[0], scale=1024.0), Vectorised(memory=memory))
+    require_same(step_of(model, batch, 5, ASCENTS[0], own=range(1, 4)), Vectorised())
+    perturbed = [index % 2 == 0 for index in range(len(weights))]
+    require_same(step_of(model, batch, 3, ASCENTS[0], perturbed=perturbed), Vectorised())
+    for index, parameter in enumerate(weights):
+        parameter.requires_grad_(index % 3 != 1)
+    require_same(step_of(model, batch, 3, ASCENTS[0]), Vectorised())
+    assert all(p is q for p, q in zip(model.parameters(), weights, strict=True))
+
+
+def test_reported_denominators():
+    model, (inputs, targets) = net("mlp")
+    weights = torch.tensor([1.0, 4.0, 0.3]).double()
+
+    def closure(part):
+        return functional.cross_entropy(model(part[0]), part[1], weight=weights), weights[part[1]].sum()
+
+    require_same(step_of(model, (inputs, targets), 3, ASCENTS[0], closure=closure), Vectorised())
+
+    def mean_of_rows(part):
+        kept = (part[1] > 0).to(inputs)
+        rows = functional.cross_entropy(model(part[0]), part[1], reduction="none")
+        return (rows * kept).sum() / kept.sum(), kept.sum()
+
+    assert (targets[:4] > 0).any()
+    targets = targets.clone()
+    targets[:4] = 0  # the first micro-batch has nothing to average
+    execution = Vectorised()
+    require_same(step_of(model, (inputs, targets), 3, ASCENTS[0], closure=mean_of_rows), execution)
+
+
+def test_a_weighted_mean_within_each_micro_batch_is_taken_as_it_is():
+    model, batch = net("mlp")
+    weights = torch.tensor([1.0, 4.0, 0.3]).double()
+    closure = lambda part: functional.cross_entropy(model(part[0]), part[1], weight=weights)  # noqa: E731
+    require_same(step_of(model, batch, 3, ASCENTS[0], closure=closure), Vectorised())
+
+
+class Counting(nn.Module):
+    """Counts how often it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x):
+        self.seen = self.seen + 1
+        return self.layer(x)
+
+
+class Looking(nn.Module):
+    """Looks at a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y if float(y.detach().sum()) > 0 else y * 2
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (lambda: nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5), nn.Linear(4, 3)), "draws random numbers"),
+        (lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), "batch norm in training mode"),
+        (Counting, "changes its buffers"),
+        (Looking, "fails with RuntimeError: vmap: It looks like you're"),
+    ],
+)
+def test_a_model_that_cannot_be_taken_falls_back_with_one_warning_that_says_why(build, reason):
+    torch.manual_seed(3)
+    model = build().double()
+    batch = (images(5), torch.zeros(B, dtype=torch.long))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = mSAM(sgd, GradientAscent(rho=0.1), num_microbatches=3, module=model, execution=Vectorised())
+    weights = list(model.parameters())
+    with pytest.warns(UserWarning, match=reason):
+        optimizer.step(closure_of(model), batch)
+    optimizer.step(closure_of(model), batch)
+    assert all(p is q for p, q in zip(model.parameters(), weights, strict=True))
+    if isinstance(model, Counting):
+        assert model.seen == 6  # once for each micro-batch and step
+
+
+def test_dropout_after_a_fallback_is_that_of_one_after_another():
+    results = []
+    for execution in (Vectorised(), None):
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5), nn.Linear(4, 3)).double()
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer = mSAM(sgd, GradientAscent(rho=0.1), num_microbatches=3, module=model, execution=execution)
+        batch = (images(5), torch.zeros(B, dtype=torch.long))
+        if execution is None:
+            optimizer.step(closure_of(model), batch)
+        else:
+            with pytest.warns(UserWarning, match="draws random numbers"):
+                optimizer.step(closure_of(model), batch)
+        results.append([p.detach() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_memory_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="memory must be a positive number of bytes; got 0"):
+        Vectorised(memory=0)
+    assert repr(Vectorised(memory=5)) == "Vectorised(memory=5)"
