@@ -8,6 +8,7 @@ from msam.config import TrainConfig
 from msam.descents import CentralizedDescent, Descent
 from msam.evaluation import Evaluation, evaluate
 from msam.execution import OneByOne
+from msam.fastest import Fastest
 from msam.layerwise import Layerwise
 from msam.microbatches import microbatches
 from msam.optimizer import mSAM
@@ -16,12 +17,14 @@ from msam.schedules import RhoScheduler
 from msam.selections import all_but_norm_layers, matching, norm_layers
 from msam.tasks import Task, load_task
 from msam.training import TrainingDivergedError, train
-from msam.universal import DeterminantDescent, FrobeniusDescent, TraceDescent
+from msam.vectorised import Vectorised
 
 __all__ = [
     "mSAM",
     "OneByOne",
     "Layerwise",
+    "Vectorised",
+    "Fastest",
     "microbatches",
     "Descent",
     "CentralizedDescent",
