@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -147,7 +148,7 @@ def _flattest_by(table: RunTable, measure: str) -> str:
         return f"{label} is the same for all, {number(measure, means[low])}"
     lower, higher = table.column(measure)[table.of_group(low)], table.column(measure)[table.of_group(high)]
     errors = [table.error(measure)[table.of_group(group)] for group in (low, high)]
-    error = float(np.hypot(*(np.linalg.norm(own) / len(own) for own in errors)))  # of the difference of the means
+    error = math.hypot(*(float(np.linalg.norm(own)) / len(own) for own in errors))  # of the difference of the means
     apart = ""
     if not lower.max() < higher.min():
         apart = ", though the seeds of the two overlap"
