@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,6 +59,28 @@ def require_evaluable_mode(model: nn.Module) -> None:
         )
 
 
+def require_precision(weights: Tensor) -> None:
+    """Weights must be real and of single precision at least: below, rounding is larger than what is measured."""
+    if weights.dtype not in (torch.float32, torch.float64):
+        kind = str(weights.dtype).removeprefix("torch.")
+        advice = "Write them as pairs of real numbers" if weights.is_complex() else "Use model.float() for it"
+        raise ValueError(f"a landscape is measured in float32 or float64; the weights are {kind}. {advice}.")
+
+
+def require_like(value: object, weights: Tensor, name: str, *, columns: bool = False) -> None:
+    """A vector, or a block of columns, must have the length, dtype and device of the weights."""
+    dim = len(weights)
+    shapes = f"({dim},) or ({dim}, k)" if columns else f"({dim},), like objective.weights"
+    if not isinstance(value, Tensor) or value.ndim not in (1, 1 + columns) or len(value) != dim:
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name} must be a tensor of shape {shapes}; got {found}")
+    if (value.dtype, value.device) != (weights.dtype, weights.device):
+        raise ValueError(
+            f"{name} must have the dtype and the device of the weights, {weights.dtype} on {weights.device}; got "
+            f"{value.dtype} on {value.device}. Use {name}.to(objective.weights)."
+        )
+
+
 def require_finite(weights: Tensor) -> None:
     """Weights must be finite numbers."""
     if not torch.isfinite(weights).all():
@@ -87,24 +110,20 @@ def require_deterministic(objective: Objective) -> list[float]:
 
     A batch without anything to count has no loss and does not matter; its entry is NaN or meaningless.
     """
-    w = objective.weights
     parts = [objective.part([batch]) for batch in objective.batches]
-    first, gradient = parts[0].loss_and_gradient(w)
-    losses = [first.item(), *(part.loss_and_gradient(w)[0].item() for part in parts[1:])]
+    first = [_Seen.of(part) for part in parts]
+    losses = [seen.loss for seen in first]
     loss = _mean(losses, [part.weight for part in parts])
     if not math.isfinite(loss):
         raise ValueError(
             f"the loss at the model's weights is {loss}; a landscape is measured around a finite loss. "
             "Check the inputs, the targets and the weights."
         )
-    # A model that draws random numbers has moved the state on. One gradient is enough for noise that hides from losses.
-    again, other_gradient = parts[0].loss_and_gradient(w)
-    others = [again.item(), *(part.loss(w).item() for part in parts[1:])]
-    if parts[0].weight != 0:
-        _require_same(losses[0], others[0], gradient, other_gradient)
-    for one, other, part in zip(losses, others, parts, strict=True):
+    tolerance = _tolerance(objective.weights)
+    for seen, part in zip(first, parts, strict=True):  # a model that draws random numbers has moved the state on
+        again = _Seen.of(part)
         if part.weight != 0:
-            _require_same(one, other, w[:0], w[:0])
+            seen.require_same(again, tolerance)
     return losses
 
 
@@ -125,16 +144,30 @@ def require_additive(objective: Objective, losses: Sequence[float]) -> None:
         _require_mean(together.loss(objective.weights).item(), objective.part(heads))
 
 
-def _require_same(loss: float, other: float, gradient: Tensor, other_gradient: Tensor) -> None:
-    moved, scale = abs(loss - other), max(1.0, abs(loss))
-    if gradient.numel():
-        moved = max(moved, (gradient - other_gradient).abs().max().item())
-        scale = max(scale, gradient.abs().max().item())
-    if not moved <= _tolerance(gradient) * scale:  # also when it is NaN
-        raise ValueError(
-            f"the objective is not deterministic: the same weights and data gave loss {loss:.8g} and then "
-            f"{other:.8g} (loss or gradient moved by {moved:.2g}). Turn off dropout and noise."
-        )
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of a batch's loss and gradient until they are computed again: not the whole gradient."""
+
+    loss: float
+    length: float
+    projection: float  # of the gradient on random signs, which noise in any direction changes
+
+    @classmethod
+    def of(cls, part: Objective) -> _Seen:
+        """The loss and the gradient of a part at the objective's weights."""
+        loss, gradient = part.loss_and_gradient(part.weights)
+        signs = torch.randint(0, 2, gradient.shape, generator=torch.Generator().manual_seed(0), dtype=torch.int8)
+        projection = torch.dot(gradient, (2 * signs - 1).to(gradient))
+        return cls(loss.item(), torch.linalg.vector_norm(gradient).item(), projection.item())
+
+    def require_same(self, again: _Seen, tolerance: float) -> None:
+        """Another evaluation must have given the same, up to rounding."""
+        moved = abs(self.loss - again.loss) + abs(self.projection - again.projection)
+        if not moved <= tolerance * max(1.0, abs(self.loss), self.length):  # also when it is NaN
+            raise ValueError(
+                f"the objective is not deterministic: the same weights and data gave loss {self.loss:.8g} and then "
+                f"{again.loss:.8g} (loss or gradient moved by {moved:.2g}). Turn off dropout and noise."
+            )
 
 
 def _require_mean(whole: float, parts: Objective) -> None:

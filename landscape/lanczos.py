@@ -16,7 +16,8 @@ class Krylov:
 
     The basis grows along a chain: each step multiplies the newest vector by A and appends what is orthogonal to all
     vectors so far. A chain may be followed by another one that starts from a new vector; what the ended chain would
-    have appended is kept, so that residuals stay exact: A Q = Q T + Σ_c f_c e_c', one term per chain c.
+    have appended is kept, so that residuals stay exact: A Q = Q (T + N) + Σ_c f_c e_c', one term per chain c. N is what
+    the products lack in symmetry: T is taken from the newest column, and N says how far the older ones differ.
 
     Args:
         product: v ↦ A v for one vector ``(dim,)``.
@@ -32,7 +33,8 @@ class Krylov:
         self._like = like
         self._basis = torch.empty(0, dim, dtype=like.dtype, device=like.device)  # (capacity, dim), one row a vector
         self.size = 0
-        self._projection = torch.zeros(0, 0, dtype=torch.float64)  # (size, size) on the CPU
+        self._projection = torch.zeros(0, 0, dtype=torch.float64)  # T, (size, size) on the CPU
+        self._asymmetry = torch.zeros(0, 0, dtype=torch.float64)  # N, zero up to rounding for a symmetric A
         self._ends: list[tuple[int, Tensor]] = []  # (index of the chain's last vector, what it leaves over)
         self.scale = 0.0  # largest ‖A q‖ seen, a lower bound on ‖A‖
 
@@ -75,7 +77,8 @@ class Krylov:
         left = torch.stack([leftover for _, leftover in self._ends])  # (chains, dim)
         gram = (left @ left.T).to("cpu", torch.float64)
         rounding = 4 * torch.finfo(self._like.dtype).eps * self.scale  # no residual is known better than that
-        residuals = ((last * (gram @ last)).sum(dim=0).clamp(min=0) + rounding**2).sqrt()
+        lacking = (self._asymmetry @ coordinates).square().sum(dim=0)
+        residuals = ((last * (gram @ last)).sum(dim=0).clamp(min=0) + lacking + rounding**2).sqrt()
         return values, coordinates, residuals
 
     def vectors(self, coordinates: Tensor) -> Tensor:
@@ -101,15 +104,20 @@ class Krylov:
         leftover = image - basis.T @ column
         correction = basis @ leftover  # the second sweep makes the leftover orthogonal to rounding
         leftover -= basis.T @ correction
+        column = (column + correction).to("cpu", torch.float64)
+        known = torch.zeros(self.size - 1, dtype=torch.float64)  # what the older products have along the new vector
+        for index, old in self._ends:
+            known[index] = float(vector @ old)
         if not new_chain:
             self._ends.pop()
         # The leftovers of ended chains were orthogonal to the old basis only.
         self._ends = [(index, old - vector * (vector @ old)) for index, old in self._ends]
         self._ends.append((self.size - 1, leftover))
-        projection = torch.zeros(self.size, self.size, dtype=torch.float64)
-        projection[:-1, :-1] = self._projection
-        projection[:, -1] = projection[-1, :] = (column + correction).to("cpu", torch.float64)
-        self._projection = projection
+        self._projection, self._asymmetry = (
+            torch.nn.functional.pad(matrix, (0, 1, 0, 1)) for matrix in (self._projection, self._asymmetry)
+        )
+        self._projection[:, -1] = self._projection[-1, :] = column
+        self._asymmetry[-1, :-1] = known - column[:-1]
 
     def _orthogonalised(self, vector: Tensor) -> Tensor:
         basis = self._basis[: self.size]

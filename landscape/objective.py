@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from landscape import checks
 from landscape.arguments import integer
 from landscape.batches import Batch, Fingerprint, map_tensors, num_examples, regroup
-from landscape.denominators import Denominator, denominator_of, name_of
-from landscape.forward import Forward, Seam, supervised
+from landscape.certificate import GGN, HESSIAN, Curvature, certify
+from landscape.denominators import Denominator, examples, name_of
+from landscape.forward import Forward, supervised
 from landscape.manifest import hash_of_settings, hash_of_tensor, versions
 from landscape.parameters import ParameterSpace
 from landscape.products import ggn_product, hessian_product, second_derivatives, slope_of
+from landscape.reach import require_given_weights, require_shape_of_targets
 from landscape.terms import Definition, Loss, Mean, Term
 
 
@@ -72,15 +74,20 @@ class Objective:
         self.space = ParameterSpace.of(model).select(parameters)
         named = dict(model.named_parameters())
         self.weights: Tensor = self.space.flatten({name: named[name].detach() for name in self.space.names})
+        checks.require_precision(self.weights)
         checks.require_finite(self.weights)
-        seam = Seam(copy.deepcopy(model).requires_grad_(False), forward)
-        self._definition = Definition(seam, loss, denominator or denominator_of(loss), self.space)
+        self._definition = Definition.of(model, loss, forward, denominator, self.space)
         self._pattern = parameters
         self._split = split
+        self._certified: set[str] = set()  # kinds of curvature whose products have been checked; shared with the parts
         self._weight: Tensor | float | None = None  # Σ_b d_b at the weights, once they have been evaluated
         with checks.random_state_kept(self.weights.device):  # a DataLoader draws from it at each pass
             self._batches, self._fingerprint = self._read(data)  # (list of batches, what they contain)
             losses = checks.require_deterministic(self)
+            held = {id(named[name]): name for name in self.space.names}
+            terms = require_given_weights(self._definition, self.weights, self._batches, held)
+            if denominator is None and self._definition.denominator is examples:
+                require_shape_of_targets(terms, self.weights)
             checks.require_additive(self, losses)
 
     @property
@@ -119,7 +126,7 @@ class Objective:
 
     @property
     def loss_function(self) -> Loss:
-        """The loss as it was given."""
+        """The loss, as it was when the objective was made."""
         return self._definition.loss
 
     def loss(self, w: Tensor) -> Tensor:
@@ -165,6 +172,7 @@ class Objective:
         """
         self._require_weights(w)
         columns = self._columns(V)
+        self._require_certified(HESSIAN)
         return self._mean(lambda term: hessian_product(term.loss, w, columns)).reshape(V.shape)
 
     def ggn_product(self, w: Tensor, V: Tensor) -> Tensor:
@@ -179,6 +187,7 @@ class Objective:
         """
         self._require_weights(w)
         columns = self._columns(V)
+        self._require_certified(GGN)
         return self._mean(lambda term: ggn_product(term.outputs, term.loss_of_outputs, w, columns)).reshape(V.shape)
 
     def part(self, batches: Sequence[Batch]) -> Objective:
@@ -248,17 +257,14 @@ class Objective:
             self._weight = mean.weight
         return mean.value.to(self.weights.dtype)
 
+    def _require_certified(self, curvature: Curvature) -> None:
+        if curvature.name not in self._certified:
+            certify(curvature, self._definition, self.weights, self._batches)
+            self._certified.add(curvature.name)
+
     def _columns(self, V: Tensor) -> Tensor:
-        if not isinstance(V, Tensor) or V.ndim not in (1, 2) or len(V) != self.space.dim:
-            raise ValueError(
-                f"V must be a tensor of shape ({self.space.dim},) or ({self.space.dim}, k); got "
-                f"{tuple(V.shape) if isinstance(V, Tensor) else type(V).__name__}"
-            )
+        checks.require_like(V, self.weights, "V", columns=True)
         return V.reshape(self.space.dim, -1)
 
     def _require_weights(self, w: Tensor) -> None:
-        if not isinstance(w, Tensor) or w.shape != (self.space.dim,):
-            raise ValueError(
-                f"w must be a tensor of shape ({self.space.dim},), like objective.weights; got "
-                f"{tuple(w.shape) if isinstance(w, Tensor) else type(w).__name__}"
-            )
+        checks.require_like(w, self.weights, "w")

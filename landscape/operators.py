@@ -10,6 +10,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from landscape.checks import require_like
 from landscape.manifest import hash_of_tensor
 from landscape.objective import Objective
 
@@ -31,7 +32,8 @@ class CurvatureOperator(LinearOperator, ABC):
         dim = objective.space.dim
         if self.weights.shape != (dim,):
             raise ValueError(f"weights must have shape ({dim},); got {tuple(self.weights.shape)}")
-        super().__init__(_numpy_dtype(self.weights), (dim, dim))  # type: ignore[call-arg]
+        require_like(self.weights, objective.weights, "weights")
+        super().__init__(torch.empty(0, dtype=self.weights.dtype).numpy().dtype, (dim, dim))  # type: ignore[call-arg]
 
     @abstractmethod
     def apply(self, V: Tensor) -> Tensor:
@@ -98,13 +100,3 @@ def require_operator(value: object) -> None:
         wrapped = "HessianOperator(objective)" if isinstance(value, Objective) else "a HessianOperator or a GGNOperator"
         advice = f"Wrap it in {wrapped}." if isinstance(value, Objective) else f"Pass {wrapped}."
         raise TypeError(f"operator must be a curvature operator; got {type(value).__name__}. {advice}")
-
-
-def _numpy_dtype(weights: Tensor) -> np.dtype[Any]:
-    if weights.dtype == torch.float64:
-        return np.dtype(np.float64)
-    if weights.dtype == torch.float32:
-        return np.dtype(np.float32)
-    raise ValueError(
-        f"curvature is measured in float32 or float64; the weights are {weights.dtype}. Use model.float() for it."
-    )

@@ -10,6 +10,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _NO_SECOND_DERIVATIVE = ("derivative", "double backward")  # in what torch says of kernels, and of compiled modules
+_NO_DEPENDENCE = (
+    "the loss does not depend on the weights to measure: none of them is used, or the model or the loss detaches "
+    "them, or `forward` calls another model than the one it is given, or the call stands under "
+    "torch.inference_mode(). Select other weights, or remove the cause."
+)
 
 
 def hessian_product(loss: Callable[[Tensor], Tensor], w: Tensor, V: Tensor) -> Tensor:
@@ -72,20 +77,22 @@ def slope_of(value: Tensor, leaf: Tensor, *, create_graph: bool = False) -> Tens
         ValueError: if the value does not depend on the leaf.
     """
     _require_dependence(value)
-    return torch.autograd.grad(value, leaf, create_graph=create_graph, materialize_grads=True)[0]
+    (slope,) = torch.autograd.grad(value, leaf, create_graph=create_graph, allow_unused=True)
+    if slope is None:  # it depends on something else that requires gradients
+        raise ValueError(_NO_DEPENDENCE)
+    return slope
 
 
 def _require_dependence(value: Tensor) -> None:
     if not value.requires_grad:
-        raise ValueError(
-            "the loss does not depend on the weights to measure: none of them is used, or the model or the loss "
-            "detaches them, or the call stands under torch.inference_mode(). Select other weights, or remove the cause."
-        )
+        raise ValueError(_NO_DEPENDENCE)
 
 
 def _pull_back(function: Tensor, leaf: Tensor, V: Tensor) -> Tensor:
     """(∂function/∂leaf)' V, column by column: ``(function.numel(), k)`` -> ``(leaf.numel(), k)``."""
-    if not function.requires_grad:  # constant in the leaf, as the gradient of a linear function is
+    if (
+        not V.shape[1] or not function.requires_grad
+    ):  # no column, or constant in the leaf, as the gradient of a linear function is
         return torch.zeros(leaf.numel(), V.shape[1], dtype=V.dtype, device=V.device)
     try:
         columns = [

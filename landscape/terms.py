@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
-from landscape.batches import Batch
+from landscape.batches import Batch, map_tensors
 from landscape.checks import require_scalar
-from landscape.denominators import Denominator
-from landscape.forward import Seam
+from landscape.denominators import Denominator, denominator_of
+from landscape.forward import Forward, Seam
 from landscape.parameters import ParameterSpace
 
 Loss = Callable[[Any, Any], Tensor]
@@ -28,26 +30,60 @@ class Definition:
     denominator: Denominator
     space: ParameterSpace
 
+    @classmethod
+    def of(
+        cls, model: nn.Module, loss: Loss, forward: Forward, denominator: Denominator | None, space: ParameterSpace
+    ) -> Definition:
+        """The definition by copies of everything that is given, so that it does not follow what becomes of that.
+
+        The weights of the model are no part of it: where the loss or ``forward`` holds them, it goes on doing so.
+
+        Raises:
+            TypeError: if something cannot be copied.
+            ValueError: if the loss is set to a sum, or to no reduction at all.
+        """
+        named = dict(model.named_parameters())
+        held = {id(named[name]): named[name] for name in space.names}
+        loss, forward, denominator = (
+            _copied(part, name, dict(held))
+            for part, name in ((loss, "loss"), (forward, "forward"), (denominator, "denominator"))
+        )
+        seam = Seam(_copied(model, "model", {}).requires_grad_(False), forward)
+        return cls(seam, loss, denominator or denominator_of(loss), space)
+
+    def doubled(self) -> Definition:
+        """The same in double precision, as far as the numbers lie in modules and in ``functools.partial``."""
+        return replace(self, seam=copy.deepcopy(self.seam).double(), loss=_doubled_loss(self.loss))
+
 
 class Term:
-    """The loss of one batch as a function of w; ``count`` is its denominator d_b once the loss has been evaluated."""
+    """The loss of one batch as a function of w; ``count`` is its denominator d_b once the loss has been evaluated.
+
+    Each evaluation starts from the same buffers: what a model counts or remembers in them is forgotten again.
+    """
 
     def __init__(self, definition: Definition, batch: Batch) -> None:
         self.definition = definition
         self.batch = batch
         self.count: Tensor | int = 0
-        self._targets: Any = None
+        self.targets: Any = None  # what ``forward`` made of the batch, once the outputs have been computed
 
     def outputs(self, w: Tensor) -> Tensor:
         """The model's outputs for this batch."""
         named = {f"model.{name}": block for name, block in self.definition.space.unflatten(w).items()}
-        outputs, self._targets = functional_call(self.definition.seam, named, (self.batch,))
-        self.count = self.definition.denominator(outputs, self._targets)
+        seam = self.definition.seam
+        outputs, self.targets = functional_call(seam, _fresh_buffers(seam) | named, (self.batch,))
+        self.count = self.definition.denominator(outputs, self.targets)
         return outputs  # type: ignore[no-any-return]
 
     def loss_of_outputs(self, outputs: Tensor) -> Tensor:
         """The loss as a function of the outputs, a scalar."""
-        loss = self.definition.loss(outputs, self._targets)
+        function = self.definition.loss
+        loss: Tensor
+        if isinstance(function, nn.Module):
+            loss = functional_call(function, _fresh_buffers(function), (outputs, self.targets))
+        else:
+            loss = function(outputs, self.targets)
         require_scalar(loss)
         return loss
 
@@ -81,3 +117,30 @@ class Mean:
         if self._total is None:
             raise ValueError("a mean over no batch is not defined")
         return self._total / self.weight
+
+
+def double(tensor: Tensor) -> Tensor:
+    """Floating-point numbers in double precision; anything else as it is."""
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _fresh_buffers(module: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+
+def _copied(part: Any, name: str, memo: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(part, memo)
+    except Exception as error:  # whatever its parts raise
+        raise TypeError(
+            f"{name} cannot be copied ({' '.join(str(error).split())[:200]}); an objective works on copies. "
+            "Leave out what it holds besides numbers and layers, old hooks, open files and graphs."
+        ) from None
+
+
+def _doubled_loss(loss: Loss) -> Loss:
+    if isinstance(loss, nn.Module):
+        return copy.deepcopy(loss).double()
+    if isinstance(loss, functools.partial):
+        return functools.partial(loss.func, *map_tensors(double, loss.args), **map_tensors(double, loss.keywords))
+    return loss

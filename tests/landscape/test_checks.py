@@ -216,7 +216,31 @@ def test_vectors_of_another_shape_are_refused(method, V):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_curvature_in_half_precision_is_refused(dtype):
-    objective = Objective(nn.Linear(3, 3).to(dtype), F.mse_loss, [(X[:1].to(dtype), X[:1].to(dtype))])
-    with pytest.raises(ValueError, match=f"measured in float32 or float64; the weights are {dtype}. Use model.float"):
-        HessianOperator(objective)
+def test_weights_of_half_precision_are_refused_since_no_check_could_tell_noise_from_rounding(dtype):
+    data = [(X[:1].to(dtype), X[:1].to(dtype))]
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=f"measured in float32 or float64; the weights are {kind}. Use model.float"):
+        Objective(nn.Linear(3, 3).to(dtype), F.mse_loss, data)
+
+
+def test_complex_weights_are_refused():
+    model = nn.Linear(3, 3, dtype=torch.complex64)
+    with pytest.raises(ValueError, match=r"the weights are complex64\. Write them as pairs of real numbers"):
+        Objective(model, lambda z, y: z.abs().mean(), [(X.to(torch.complex64), Y)])
+
+
+@pytest.mark.parametrize("method", ["loss", "gradient", "loss_and_gradient", "differentiable_loss"])
+def test_weights_of_another_dtype_are_refused(method):
+    sentence = r"w must have the dtype .* torch.float64 on cpu; got torch.float32 on cpu. Use w.to\(objective.weights\)"
+    with pytest.raises(ValueError, match=sentence):
+        getattr(build(), method)(torch.zeros(31))
+
+
+@pytest.mark.parametrize("method", ["hvp", "ggn_product"])
+def test_vectors_of_another_dtype_are_refused_and_no_vector_has_no_product(method):
+    objective = build()
+    with pytest.raises(ValueError, match=r"V must have the dtype .* got torch.int64 on cpu"):
+        getattr(objective, method)(objective.weights, torch.ones(31, dtype=torch.int64))
+    with pytest.raises(ValueError, match="weights must have the dtype"):
+        HessianOperator(objective, weights=objective.weights.float())
+    assert getattr(objective, method)(objective.weights, torch.zeros(31, 0).double()).shape == (31, 0)

@@ -63,15 +63,37 @@ def test_noise_in_any_one_batch_is_refused_and_leaves_the_random_state(place, no
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_noise_in_the_gradient_alone_is_refused():
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("noise", [1e-6, math.nan])
+def test_noise_in_the_gradient_of_any_one_batch_is_refused(place, noise):
+    marked = X.clone()
+    marked.split([5, 5, 3])[place][:, 0] = 9.0
+
     class Noisy(nn.Linear):
         def forward(self, x):
             outputs = super().forward(x)
-            noise = outputs * torch.randn(3).double()
-            return outputs + noise - noise.detach()
+            if x[0, 0] != 9.0:
+                return outputs
+            unseen = outputs * noise * torch.randn(3).double()
+            return outputs + _hidden(unseen)
 
     with pytest.raises(ValueError, match=r"the objective is not deterministic.*loss or gradient moved by"):
-        build(Noisy(3, 3))
+        build(Noisy(3, 3), data=ragged(marked, Y, (5, 5, 3)))
+
+
+def _hidden(value):
+    """Zero, with the gradient of the value."""
+
+    class Hidden(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return torch.zeros_like(x)
+
+        @staticmethod
+        def backward(ctx, slope):
+            return slope
+
+    return Hidden.apply(value)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

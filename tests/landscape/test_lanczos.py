@@ -139,3 +139,12 @@ def test_a_product_that_is_not_finite_is_refused():
 def test_vectors_are_normalised():
     krylov = grown(symmetric(SPECTRA["spread"]), 10)
     assert torch.allclose(krylov.vectors(normal(10, 3)).norm(dim=0), torch.ones(3).double(), rtol=1e-14)
+
+
+def test_the_residual_tells_that_products_are_not_symmetric():
+    A = symmetric(torch.arange(20.0).double()) + 0.1 * normal(20, 20, seed=4)
+    krylov = grown(A, 15, starts=(0, 9))
+    values, coordinates, residuals = krylov.ritz()
+    vectors = krylov.vectors(coordinates)
+    assert torch.allclose(residuals, (A @ vectors - vectors * values).norm(dim=0), rtol=1e-10)
+    assert residuals.min() > 0.01

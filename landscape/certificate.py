@@ -1,0 +1,170 @@
+"""Products with a curvature matrix are held against differences of first derivatives once, before they are believed.
+
+Second derivatives can be wrong in silence: a kernel whose double backward has a mistake, a custom function that drops
+out of it, a part that is detached. Such a product is no derivative of the gradient, and often not symmetric.
+
+The comparison is made in double precision, on a few examples, at weights moved a little off the objective's, so that
+no kink or zero is hit exactly. A ReLU network has a Hessian between its kinks only, and a difference quotient across a
+kink is off by the jump over the step. Two steps a hundred times apart therefore have to agree with one another before
+they count as evidence against a product: across a kink, or in rounding, they do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from landscape.batches import Batch, map_tensors, take
+from landscape.products import ggn_product, hessian_product, second_derivatives, slope_of
+from landscape.terms import Definition, Term, double
+
+EXAMPLES = 8  # of the first batch that has anything to count
+PROBES = 4  # vectors that the symmetry is estimated from
+STEPS = (1e-6, 1e-8)  # relative to the weights of each block
+OFFSET = 1e-2  # of the place where products are compared, relative to the weights of each block
+AGREES, CONSISTENT, SYMMETRIC = 1e-4, 1e-5, 5e-2  # relative errors of a product, of two quotients, of symmetry
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """A kind of curvature matrix: its products, and the difference quotient that they must be the limit of."""
+
+    name: str
+    product: Callable[[Term, Tensor, Tensor], Tensor]
+    quotient: Callable[[Term, Tensor, Tensor], Tensor]
+
+
+def certify(curvature: Curvature, definition: Definition, w: Tensor, batches: Sequence[Batch]) -> None:
+    """The products of a kind of curvature must be symmetric and the derivative of what they differentiate.
+
+    Where the model cannot be evaluated in double precision, only the symmetry is looked at.
+
+    Raises:
+        ValueError: saying by how much they are off.
+    """
+    batch = _sample(definition, w, batches)
+    try:
+        defect = _defect(curvature, Term(definition.doubled(), map_tensors(double, batch)), w.double())
+    except (RuntimeError, TypeError, ValueError):  # a kernel or a table of single precision, or no memory for it
+        defect = _defect(curvature, Term(definition, batch), w)
+    if defect:
+        raise ValueError(
+            f"products with the {curvature.name} of this model cannot be trusted: {defect}. {_advice(definition)}"
+        )
+
+
+def _defect(curvature: Curvature, term: Term, w: Tensor) -> str:
+    """What is wrong with the products, or nothing."""
+    sizes = _sizes(term, w)
+    offset, *vectors = sizes * _signs(w, 1 + PROBES)  # as large as the weights
+    V = torch.stack(vectors, dim=1)  # (dim, probes)
+    for place in (w + OFFSET * offset, w):
+        product = curvature.product(term, place, V)
+        if bool(torch.isfinite(product).all()):
+            break
+    else:
+        return ""  # whoever multiplies will say so
+    # Entries times sizes are in units of the loss, so that all blocks count alike.
+    product = sizes[:, None] * product
+    asymmetry = _asymmetry((V / sizes[:, None]).T @ product, product, term.loss(place))
+    if asymmetry > SYMMETRIC:
+        return f"they are not symmetric, u·Av and v·Au differ by {asymmetry:.2g} of their size"
+    if w.dtype != torch.float64:
+        return ""  # a step that avoids kinks is lost in rounding
+    quotients = [sizes * curvature.quotient(term, place, step * V[:, 0]) / step for step in STEPS]
+    if any(_apart(quotient, product[:, 0]) <= AGREES for quotient in quotients):
+        return ""
+    if not quotients[0].any() or _apart(*quotients) > CONSISTENT:  # rounding inside the model, or a kink
+        return ""
+    apart = _apart(quotients[0], product[:, 0])
+    return f"they differ by {apart:.2g} of their size from difference quotients of first derivatives"
+
+
+def _hessian_quotient(term: Term, w: Tensor, step: Tensor) -> Tensor:
+    """(∇L(w + s) − ∇L(w − s)) / 2."""
+
+    def gradient(place: Tensor) -> Tensor:
+        with torch.enable_grad(), second_derivatives():
+            leaf = place.detach().requires_grad_()
+            return slope_of(term.loss(leaf), leaf)
+
+    return (gradient(w + step) - gradient(w - step)) / 2
+
+
+def _ggn_quotient(term: Term, w: Tensor, step: Tensor) -> Tensor:
+    """J(w)' (p(w + s) − p(w − s)) / 2 with p the slope of the loss in the outputs: p' = (∂²loss/∂outputs²) J."""
+
+    def slope(place: Tensor) -> Tensor:
+        with torch.enable_grad(), second_derivatives():
+            heads = term.outputs(place.detach()).detach().requires_grad_()
+            return slope_of(term.loss_of_outputs(heads), heads)
+
+    change = (slope(w + step) - slope(w - step)) / 2
+    with torch.enable_grad(), second_derivatives():
+        leaf = w.detach().requires_grad_()
+        return slope_of((term.outputs(leaf) * change).sum(), leaf)
+
+
+HESSIAN = Curvature("Hessian", lambda term, w, V: hessian_product(term.loss, w, V), _hessian_quotient)
+GGN = Curvature(
+    "Gauss-Newton matrix",
+    lambda term, w, V: ggn_product(term.outputs, term.loss_of_outputs, w, V),
+    _ggn_quotient,
+)
+
+
+def _sample(definition: Definition, w: Tensor, batches: Sequence[Batch]) -> Batch:
+    for batch in batches:
+        few = take(batch, 0, EXAMPLES)
+        term = Term(definition, few)
+        with torch.no_grad():
+            term.outputs(w)
+        if term.count != 0:
+            return few
+    return batches[0]
+
+
+def _sizes(term: Term, w: Tensor) -> Tensor:
+    """For each weight the root mean square of its block, or of all weights where the block is zero, ``(dim,)``."""
+    overall = w.square().mean().sqrt()
+    overall = torch.where(overall > 0, overall, 1)
+    blocks = (block.square().mean().sqrt().expand(block.numel()) for block in term.definition.space.split(w))
+    sizes = torch.cat(list(blocks))
+    return torch.where(sizes > 0, sizes, overall)
+
+
+def _signs(like: Tensor, count: int) -> Tensor:
+    drawn = torch.randint(0, 2, (count, len(like)), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
+    return (2 * drawn - 1).to(like)
+
+
+def _asymmetry(projected: Tensor, product: Tensor, loss: Tensor) -> float:
+    """‖A − A'‖ / 2‖A‖ in the Frobenius norm, estimated from V'AV and AV for random signs V."""
+    pairs = PROBES * (PROBES - 1)
+    apart = (projected - projected.T).norm() / pairs**0.5
+    rounding = 1e4 * torch.finfo(product.dtype).eps * loss.detach().abs()
+    return float(apart / (2 * product.norm() / PROBES**0.5 + rounding))
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    """‖a − b‖ relative to the larger of the two; zero where both are."""
+    size = max(float(a.norm()), float(b.norm()))
+    return float((a - b).norm()) / size if size else 0.0
+
+
+def _advice(definition: Definition) -> str:
+    kinds = {type(part).__name__ for part in definition.seam.modules()}
+    hooks = {type(hook).__name__ for part in definition.seam.modules() for hook in part._forward_pre_hooks.values()}
+    if "_WeightNorm" in kinds or "WeightNorm" in hooks:
+        return (
+            "The double backward of torch's fused weight norm is wrong: fold the norm into the weights before "
+            "measuring, with torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') (or "
+            "torch.nn.utils.remove_weight_norm), or write the parametrization as g * v / v.norm()."
+        )
+    return (
+        "An operation in it has a wrong second derivative, or leaves a part out of it: a custom autograd function "
+        "(once_differentiable), a straight-through estimate, something detached. Measure without it."
+    )
