@@ -135,7 +135,12 @@ _TRAINING: tuple[Row, ...] = (
     ("--batch-norm", str, "shard", "Statistics in training: of the shard, of the whole batch, or running."),
     ("--precision", str, "float32", "float32, or mixed: bf16 or fp16."),
     ("--max-grad-norm", float, 0.0, "The averaged gradient is shortened to this norm; 0: it is not."),
-    ("--execution", str, "one-by-one", "Of the micro-batches: one-by-one, or layerwise (faster where it applies)."),
+    (
+        "--execution",
+        str,
+        "one-by-one",
+        "Of micro-batches: one-by-one, layerwise, vectorised, or fastest of the three.",
+    ),
     ("--device-batch-size", int, 0, "Most examples on the device at a time, one by one; 0: no limit."),
     ("--checkpoint-every", int, 0, "Keep the weights of every so many epochs; 0: the last only."),
 )

@@ -6,6 +6,8 @@
 from msam.batchnorm import BatchStatistics, RunningStatistics, ShardStatistics
 from msam.config import TrainConfig
 from msam.descents import CentralizedDescent, Descent
+from msam.diagnostics import PerShard
+from msam.distributed import Distributed, ProcessLostError
 from msam.evaluation import Evaluation, evaluate
 from msam.execution import OneByOne
 from msam.fastest import Fastest
@@ -17,6 +19,7 @@ from msam.schedules import RhoScheduler
 from msam.selections import all_but_norm_layers, matching, norm_layers
 from msam.tasks import Task, load_task
 from msam.training import TrainingDivergedError, train
+from msam.universal import DeterminantDescent, FrobeniusDescent, TraceDescent
 from msam.vectorised import Vectorised
 
 __all__ = [
@@ -25,6 +28,9 @@ __all__ = [
     "Layerwise",
     "Vectorised",
     "Fastest",
+    "Distributed",
+    "ProcessLostError",
+    "PerShard",
     "microbatches",
     "Descent",
     "CentralizedDescent",

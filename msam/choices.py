@@ -17,9 +17,11 @@ from landscape.several_steps import SeveralSteps
 from msam.batchnorm import BatchNormPolicy, BatchStatistics, RunningStatistics, ShardStatistics
 from msam.descents import CentralizedDescent, Descent
 from msam.execution import Execution, OneByOne
+from msam.fastest import Fastest
 from msam.layerwise import Layerwise
 from msam.selections import all_but_norm_layers, matching, norm_layers
 from msam.universal import DeterminantDescent, FrobeniusDescent, TraceDescent
+from msam.vectorised import Vectorised
 
 Curve = Callable[[float], float]
 
@@ -58,6 +60,10 @@ OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 EXECUTIONS: dict[str, Callable[[OneByOne], Execution]] = {
     "one-by-one": lambda one_by_one: one_by_one,
     "layerwise": lambda one_by_one: Layerwise(otherwise=one_by_one),
+    "vectorised": lambda one_by_one: Vectorised(otherwise=one_by_one),
+    "fastest": lambda one_by_one: Fastest(
+        (one_by_one, Layerwise(otherwise=one_by_one), Vectorised(otherwise=one_by_one))
+    ),
 }
 BATCH_NORMS: dict[str, Callable[[], BatchNormPolicy]] = {
     "shard": ShardStatistics,

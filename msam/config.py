@@ -56,7 +56,8 @@ class TrainConfig:
         weight_decay: of the base optimizer.
         schedule: of the learning rate, ``"cosine"`` to zero over all steps, or ``"constant"``.
         seed: of the initial weights, the order of the data and the model's own randomness.
-        execution: of the micro-batches, ``"one-by-one"`` or ``"layerwise"``; the same results within rounding.
+        execution: of the micro-batches, ``"one-by-one"``, ``"layerwise"``, ``"vectorised"``, or the ``"fastest"`` of
+            these, found on the first steps; the same results within rounding.
         device_batch_size: the most examples that go through the model together when micro-batches are taken one by
             one; 0 for no limit. The same results within rounding, but for batch norm, which sees the parts.
         batch_norm: what a micro-batch is normalised by in training: the statistics of the ``"shard"``, its own, or

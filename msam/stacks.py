@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape.balls import L2
 from landscape.perturbations import AdaptiveAscent, GradientAscent
 from msam.descents import AtPerturbation, Descent
 
@@ -24,19 +25,21 @@ class Ascent:
 
     def __init__(self, perturbation: GradientAscent | AdaptiveAscent) -> None:
         self.rho = perturbation.rho
-        self.eta = perturbation.eta if isinstance(perturbation, AdaptiveAscent) else None
+        self.adaptive = perturbation if isinstance(perturbation, AdaptiveAscent) else None
 
     @classmethod
     def of(cls, descent: Descent | None) -> Ascent | None:
-        """That of a descent; None for any other descent, subclasses of the two perturbations included."""
-        if isinstance(descent, AtPerturbation) and type(descent.perturbation) in (GradientAscent, AdaptiveAscent):
-            return cls(descent.perturbation)  # type: ignore[arg-type]
+        """That of a descent; None for any other, subclasses of the two perturbations and other balls included."""
+        perturbation = descent.perturbation if type(descent) is AtPerturbation else None
+        if isinstance(perturbation, GradientAscent | AdaptiveAscent):
+            plain = type(perturbation) in (GradientAscent, AdaptiveAscent) and type(perturbation.ball) is L2
+            return cls(perturbation) if plain else None
         return None
 
     @property
     def is_plain(self) -> bool:
         """Whether T = 1."""
-        return self.eta is None
+        return self.adaptive is None
 
     def factors(self, squares: Tensor) -> Tensor:
         """c_i for ‖T g_i‖²."""
@@ -44,7 +47,9 @@ class Ascent:
 
     def scale(self, weight: Tensor) -> Tensor | None:
         """T of a weight, None where it is one."""
-        return None if self.eta is None or weight.ndim < 2 else weight.detach().abs() + self.eta
+        if self.adaptive is None or not self.adaptive.scaled(weight):
+            return None
+        return weight.detach().abs() + self.adaptive.eta
 
 
 class Stacks:

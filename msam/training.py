@@ -23,6 +23,7 @@ from msam.config import TrainConfig
 from msam.data import shuffled
 from msam.distributed import Distributed
 from msam.evaluation import evaluate
+from msam.fastest import Fastest
 from msam.processes import OneProcess, Processes
 from msam.replay import RandomState
 from msam.run import Run
@@ -236,6 +237,7 @@ class _Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "rho": {} if self.rho is None else self.rho.state_dict(),
+                "execution": getattr(self.optimizer.execution, "chosen", None),
                 "scaler": {} if self.scaler is None else self.scaler.state_dict(),
                 "random": RandomState(self.device).states,
             },
@@ -263,6 +265,8 @@ class _Trainer:
             self.scheduler.load_state_dict(state["scheduler"])
             if self.rho is not None:
                 self.rho.load_state_dict(state["rho"])
+            if isinstance(self.optimizer.execution, Fastest) and state["execution"] is not None:
+                self.optimizer.execution.choose(state["execution"])
             if self.scaler is not None:
                 self.scaler.load_state_dict(state["scaler"])
             random_state = RandomState(self.device)

@@ -189,3 +189,22 @@ def test_a_closure_around_compiled_code_is_never_wrong(execution):
             theirs.step(closure_of(other), batch)
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.allclose(p, q, rtol=1e-12)
+
+
+class Coupled(nn.Module):
+    """Couples the examples of a batch in training, and is no batch norm."""
+
+    def forward(self, x):
+        return (x - x.mean(0)) / (x.std(0) + 0.1) if self.training else x
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_examples_that_are_coupled_in_training_alone_are_found(seed):
+    model = nn.Sequential(nn.Linear(4, 5), Coupled(), nn.Tanh(), nn.Linear(5, 3)).double()
+    batch = (torch.randn(12, 4).double(), torch.randint(0, 3, (12,)))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    execution = Layerwise()
+    optimizer = mSAM(sgd, GradientAscent(rho=0.1), num_microbatches=3, module=model, execution=execution, seed=seed)
+    with pytest.warns(UserWarning, match="not computed layer by layer"):
+        optimizer.step(closure_of(model), batch)
+    assert "its gradient was off" in execution.reason
