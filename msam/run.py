@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from landscape.files import atomic_write, is_vacant, remove_partial
+from landscape.files import atomic_write, is_vacant, remove_partial, require_writable
 from landscape.manifest import versions
 from msam.checkpoints import is_whole, load_weights, read_weights
 from msam.config import TrainConfig
@@ -62,6 +62,7 @@ class Run:
                     raise FileExistsError(f"{path} exists and is not a run; choose another folder")
                 if not overwrite:
                     raise FileExistsError(f"{path} holds a run already; continue it with --resume, or --overwrite it")
+                require_writable(path / "config.json")  # before anything is removed
                 run._clear()
             content = {"format": FORMAT, "config": config.to_dict(), "versions": versions()}
             with atomic_write(path / "config.json") as stream:

@@ -274,9 +274,9 @@ def test_ctrl_c_is_a_sentence_and_the_run_can_be_resumed(tmp_path):
     out = tmp_path / "run"
     # Long epochs, so that it is interrupted between two writes; interrupts within a write have a test of their own.
     line = f"train --set hidden=8 --batch-size 1 --epochs 1000 --out {out}"
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import cli; cli.main()", *line.split()], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+    # What is started in the background of a script ignores Ctrl-C, and so does all that it starts.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import cli; cli.main()"
+    process = subprocess.Popen([sys.executable, "-c", code, *line.split()], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (out / "checkpoints" / "state.pt").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
