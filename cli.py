@@ -113,7 +113,7 @@ _VARIED: tuple[Row, ...] = (
     ("--micro-batches num_microbatches", int, 1, "Micro-batches per batch; 1 is SAM."),
 )
 _LISTS = [
-    (names, ListType(kind), "1,2,4,8" if "micro" in names else str(default), f"List, each one: {text}")
+    (names, ListType(kind), "1,2,4,8" if "micro" in names else str(default), f"List, with commas. {text}")
     for names, kind, default, text in _VARIED
 ]
 _SEED: Row = ("--seed", int, 0, "Of weights, data order and the model's noise.")
@@ -199,7 +199,10 @@ _PICTURED = ("density", "line", "plane")  # asked of each run for the pictures o
 @click.group(cls=Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="msam-landscape")
 def main() -> None:
-    """Train with mSAM, measure the loss landscape, and put flatness next to generalization."""
+    """Train with mSAM, measure the loss landscape, and put flatness next to generalization.
+
+    A RUN is the directory that train writes, or an epoch in its checkpoints/; a SWEEP is what sweep writes.
+    """
     os.environ["MPLBACKEND"] = "agg"  # figures go to files, whatever the user's notebooks draw with
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115  (it may have been closed)

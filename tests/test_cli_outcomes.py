@@ -206,3 +206,27 @@ def test_closed_output_is_no_defect_and_does_not_mix_with_the_other(folder):
     assert "sharpness" in json.loads(done.stdout)
     done = shell(f"msam sharpness {folder}/none 2>&-")
     assert (done.returncode, done.stdout) == (1, "")
+
+
+IN_SMALL = {
+    "train": "--set hidden=8 --set train_examples=60 --epochs 1",
+    "sweep": "--set hidden=8 --set train_examples=60 --epochs 1 --seeds 1",
+    "spectrum": "-k 1 --probes 2 --steps 3",
+    "slice": "--points 3 --plane-points 2",
+    "analyze": FEW,
+    "compare": FEW,
+    "flatness-vs-m": "--probes 2",
+}
+
+
+def test_the_example_of_every_command_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    examples = {name: command.epilog.removeprefix("Example: msam ") for name, command in cli.main.commands.items()}
+    lines = [examples["train"], f"train --perturbation none --out runs/b {IN_SMALL['train']}"]
+    lines += [f"slice runs/{name} --points 3" for name in "ab"]
+    for line in [*lines, *(examples[name] for name in ("sweep", *sorted(examples.keys() - {"train", "sweep"})))]:
+        words = [
+            part for word in line.split() for part in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
+        ]
+        result = msam(" ".join(words), IN_SMALL.get(words[0], "--json"))
+        assert result.exit_code == 0, (line, result.stderr)
