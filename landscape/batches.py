@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape.identity import name_of
+
 Batch = Any
 
 
@@ -140,10 +142,10 @@ class Fingerprint:
         return fingerprint
 
     def add(self, batch: Batch) -> None:
-        """Take in the examples of one batch, each with all its tensors."""
-        columns = [_bytes_of_rows(tensor) for tensor in tensors(batch) if tensor.ndim > 0]
+        """Take in the examples of one batch, each with all its tensors and what the batch says for all of them."""
+        columns, common = _rows_and_common(batch)
         for row in zip(*columns, strict=True):
-            digest = hashlib.blake2b(b"".join(row), digest_size=16).digest()
+            digest = hashlib.blake2b(b"".join(row) + common, digest_size=16).digest()
             self.examples[digest] += 1
             self._order.update(digest)
 
@@ -159,6 +161,31 @@ class Fingerprint:
     def order(self) -> str:
         """A hash of the sequence of examples."""
         return self._order.hexdigest()
+
+
+def _rows_and_common(batch: Batch) -> tuple[list[list[bytes]], bytes]:
+    """The bytes of each row, column by column, and what is one for all rows: keys, numbers, tensors without rows."""
+    columns: list[list[bytes]] = []
+    common: list[str] = []
+    size = num_examples(batch)
+
+    def read(part: Any) -> None:
+        if isinstance(part, Tensor) and part.ndim > 0:
+            columns.append(_bytes_of_rows(part))
+        elif isinstance(part, Mapping):
+            for key, value in part.items():
+                common.append(name_of(key))
+                read(value)
+        elif isinstance(part, tuple | list) and len(part) == size and not tensors(part):  # such as their names
+            columns.append([name_of(entry).encode() for entry in part])
+        elif isinstance(part, tuple | list):
+            for entry in part:
+                read(entry)
+        else:
+            common.append(name_of(part))
+
+    read(batch)
+    return columns, "; ".join(common).encode()
 
 
 def _bytes_of_rows(tensor: Tensor) -> list[bytes]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from landscape.batches import num_examples, tensors
+from landscape.identity import name_of as name_of
 
 Denominator = Callable[[Any, Any], Tensor | int]
 
@@ -40,7 +41,7 @@ class CrossEntropyDenominator:
         return torch.where(kept, self.weight.to(targets.device)[torch.where(kept, targets, 0)], 0).sum()
 
     def __repr__(self) -> str:
-        weights = "no class weights" if self.weight is None else "class weights"
+        weights = "no class weights" if self.weight is None else f"class weights {name_of(self.weight)}"
         return f"targets other than {self.ignore_index}, {weights}"
 
 
@@ -65,11 +66,3 @@ def denominator_of(loss: Callable[..., Any]) -> Denominator:
     if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
         return CrossEntropyDenominator(ignore_index=loss.ignore_index, weight=loss.weight)
     return examples
-
-
-def name_of(function: object) -> str:
-    """A name for a loss or a denominator that a person recognises in a manifest."""
-    if isinstance(function, functools.partial):
-        settings = ", ".join(f"{key}={value!r}" for key, value in sorted(function.keywords.items()))
-        return f"{name_of(function.func)}({settings})"
-    return getattr(function, "__qualname__", None) or repr(function)

@@ -13,8 +13,9 @@ from landscape import checks
 from landscape.arguments import integer
 from landscape.batches import Batch, Fingerprint, map_tensors, num_examples, regroup
 from landscape.certificate import GGN, HESSIAN, Curvature, certify
-from landscape.denominators import Denominator, examples, name_of
+from landscape.denominators import Denominator, examples
 from landscape.forward import Forward, supervised
+from landscape.identity import name_of
 from landscape.manifest import hash_of_settings, hash_of_tensor, versions
 from landscape.parameters import ParameterSpace
 from landscape.products import ggn_product, hessian_product, second_derivatives, slope_of
@@ -217,12 +218,17 @@ class Objective:
         return (self.part([batch]) for batch in regroup(self._batches, size))
 
     def manifest(self) -> dict[str, Any]:
-        """Where a number measured on this objective comes from: everything that could change it, and the versions."""
+        """Where a number measured on this objective comes from: everything that could change it, and the versions.
+
+        Losses, denominators and ``forward`` are named with their settings and, unless torch wrote them, a hash of their
+        code and of what they capture: best effort, see :mod:`landscape.identity`.
+        """
         model = self._definition.seam.model
         return {
             "objective": {
                 "loss": name_of(self._definition.loss),
                 "reduction": f"mean over {name_of(self._definition.denominator)}",
+                "forward": name_of(self._definition.seam.read),
                 "split": self._split,
                 "num_examples": self.num_examples,
                 "data": self.fingerprint.content,
@@ -233,7 +239,11 @@ class Objective:
                 "dim": self.space.dim,
                 "dtype": str(self.weights.dtype).removeprefix("torch."),
             },
-            "subject": {"model": type(model).__name__, "weights": hash_of_tensor(self.weights)},
+            "subject": {
+                "model": type(model).__name__,
+                "weights": hash_of_tensor(self.weights),
+                "fixed": self._definition.hash_of_fixed(),
+            },
             "machine": {"device": str(self.weights.device), **versions()},
         }
 

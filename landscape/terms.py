@@ -16,6 +16,7 @@ from landscape.batches import Batch, map_tensors
 from landscape.checks import require_scalar
 from landscape.denominators import Denominator, denominator_of
 from landscape.forward import Forward, Seam
+from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.parameters import ParameterSpace
 
 Loss = Callable[[Any, Any], Tensor]
@@ -50,6 +51,12 @@ class Definition:
         )
         seam = Seam(_copied(model, "model", {}).requires_grad_(False), forward)
         return cls(seam, loss, denominator or denominator_of(loss), space)
+
+    def hash_of_fixed(self) -> str:
+        """A hash of the model's numbers that are no part of w: other parameters, and buffers."""
+        model = self.seam.model
+        named = [*model.named_parameters(), *model.named_buffers()]
+        return hash_of_settings({name: hash_of_tensor(part) for name, part in named if name not in self.space.names})
 
     def doubled(self) -> Definition:
         """The same in double precision, as far as the numbers lie in modules and in ``functools.partial``."""

@@ -126,3 +126,26 @@ def test_the_content_counts_repeated_examples():
 @pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.int8, torch.complex64])
 def test_a_fingerprint_takes_every_dtype(dtype):
     assert sum(Fingerprint.of([X.to(dtype)[:, ::2]]).examples.values()) == N
+
+
+COMMON = {
+    "a number": ((X, 1.0), (X, 2.0)),
+    "a scalar tensor": ((X, torch.tensor(1)), (X, torch.tensor(2))),
+    "a text": ({"x": X, "task": "a"}, {"x": X, "task": "b"}),
+    "nothing": ((X, None), (X, "")),
+    "keys": ({"x": X, "y": Y}, {"y": X, "x": Y}),
+    "names of examples": ((X, ["a"] * N), (X, ["a"] * (N - 1) + ["b"])),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), COMMON.values(), ids=COMMON.keys())
+def test_a_fingerprint_sees_what_is_no_row_of_a_tensor(first, second):
+    assert Fingerprint.of([first]).content != Fingerprint.of([second]).content
+    assert Fingerprint.of([first]).content == Fingerprint.of([first]).content
+
+
+def test_names_of_examples_follow_them_into_other_batches():
+    names = [f"image {i}" for i in range(N)]
+    whole = Fingerprint.of([(X, Y, names)])
+    parts = Fingerprint.of([(X[:5], Y[:5], names[:5]), (X[5:], Y[5:], names[5:])])
+    assert (parts.content, parts.order) == (whole.content, whole.order)

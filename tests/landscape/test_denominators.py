@@ -9,7 +9,7 @@ from problems import N, classes, normal, ragged
 from torch import nn
 
 from landscape import Objective
-from landscape.denominators import CrossEntropyDenominator, denominator_of, examples, name_of
+from landscape.denominators import CrossEntropyDenominator, denominator_of, examples
 
 WEIGHT = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
 X = normal(N, 4, seed=1)
@@ -136,16 +136,8 @@ def test_a_loss_that_is_set_to_another_reduction_than_the_mean_is_refused(loss):
         denominator_of(loss)
 
 
-@pytest.mark.parametrize(
-    ("function", "name"),
-    [
-        (F.cross_entropy, "cross_entropy"),
-        (functools.partial(F.cross_entropy, ignore_index=0), "cross_entropy(ignore_index=0)"),
-        (examples, "examples"),
-        (CrossEntropyDenominator(ignore_index=0), "targets other than 0, no class weights"),
-        (CrossEntropyDenominator(weight=WEIGHT), "targets other than -100, class weights"),
-        (nn.MSELoss(), "MSELoss()"),
-    ],
-)
-def test_the_name_in_a_manifest_says_what_it_is(function, name):
-    assert name_of(function) == name
+def test_the_name_of_a_denominator_says_what_is_ignored_and_hashes_the_class_weights():
+    assert repr(CrossEntropyDenominator(ignore_index=0)) == "targets other than 0, no class weights"
+    weighted, other = (repr(CrossEntropyDenominator(weight=w)) for w in (WEIGHT, WEIGHT + 1e-12))
+    assert weighted.startswith("targets other than -100, class weights float64[3] ")
+    assert weighted != other

@@ -201,6 +201,7 @@ def test_the_manifest_says_what_was_measured():
     assert manifest["objective"] == {
         "loss": "cross_entropy",
         "reduction": "mean over targets other than -100, no class weights",
+        "forward": "supervised",
         "split": "test",
         "num_examples": N,
         "data": given.objective().fingerprint.content,
