@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from landscape.files import atomic_write
+from landscape.frozen import frozen
 
 Array = npt.NDArray[Any]
 FORMAT = 1
@@ -37,7 +38,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Base of all answers.
+    """Base of all answers. Nothing in them can be changed, and two are equal when all they hold is, NaN with NaN.
 
     Attributes:
         manifest: what was measured, on what, and by which versions.
@@ -51,14 +52,28 @@ class Result:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         Result.kinds[cls.__name__] = cls
+        for name in ("__eq__", "__hash__"):  # or dataclass writes its own, which cannot compare arrays
+            if name not in vars(cls):
+                setattr(cls, name, getattr(Result, name))
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        pairs = ((getattr(self, entry.name), getattr(other, entry.name)) for entry in dataclasses.fields(self))
+        return all(_equal(one, two) for one, two in pairs)
+
+    def __hash__(self) -> int:
+        arrays = (value for value in vars(self).values() if isinstance(value, np.ndarray))
+        return hash((type(self), *((array.shape, array.dtype.str) for array in arrays)))
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "manifest", frozen(self.manifest))
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, np.ndarray):
-                frozen = value.copy()
-                frozen.flags.writeable = False
-                object.__setattr__(self, entry.name, frozen)
+                fixed = value.copy()
+                fixed.flags.writeable = False
+                object.__setattr__(self, entry.name, fixed)
 
     def summary(self) -> dict[str, Any]:
         """The headline numbers by name, each beside its uncertainty: what a table shows and ``--json`` prints."""
@@ -156,3 +171,10 @@ def require_one_kind(results: Mapping[str, Result]) -> None:
         if kinds[0] is not kinds[1]:
             first, other = (repr(kind.title) for kind in kinds)
             raise ValueError(f"{names[0]} is of kind {first} and {name} of kind {other}; name results of one kind")
+
+
+def _equal(one: Any, two: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(two, np.ndarray):
+        numbers = one.dtype.kind in "fc" and two.dtype.kind in "fc"
+        return one.dtype == two.dtype and np.array_equal(one, two, equal_nan=numbers)
+    return bool(one == two or (one != one and two != two))
