@@ -72,6 +72,11 @@ def require_base(optimizer: torch.optim.Optimizer, module: nn.Module | None, *, 
         raise ValueError(f"{name} evaluates its own closure and cannot be wrapped; use SGD, AdamW or the like")
     if module is not None and not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module or None; got {type(module).__name__}")
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            f"mSAM and {type(module).__name__} would each average gradients in their own way; call the plain model in "
+            "the closure, give it as module, and let mSAM share micro-batches by processes=Distributed()"
+        )
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if not held:
         raise ValueError("the base optimizer holds no parameters; build it from module.parameters()")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from landscape.batches import Batch, take
+from landscape.batches import Batch, map_tensors, take
 from landscape.chance import mixed
 from msam.descents import Descent
 from msam.diagnostics import PerShard
@@ -81,7 +81,7 @@ class Step:
             ValueError: if the loss is not a scalar tensor with a graph, or the denominator is negative or not finite.
         """
         with torch.enable_grad():
-            returned = self.closure(batch)
+            returned = self.closure(map_tensors(_itself, batch))  # a closure may take entries out of its mapping
             loss, denominator = _checked(returned)
             scaled = loss if self.scale is None else loss * self.scale
         return loss.detach(), scaled, denominator
@@ -138,3 +138,7 @@ def _checked(returned: object) -> tuple[Tensor, float | None]:
         if not (math.isfinite(denominator) and denominator >= 0):
             raise ValueError(f"the denominator that the closure reports must be zero or more; got {denominator}")
     return loss, denominator
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor

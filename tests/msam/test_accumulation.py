@@ -180,3 +180,24 @@ def test_bad_holdings_are_named(make_net):
     with pytest.raises(ValueError, match="groups of"):
         mSAM(sgd, None).load_state_dict(torch.optim.SGD([other[0].weight], lr=1.0).state_dict())
     assert sgd.state_dict() == before
+
+
+def test_a_data_parallel_model_is_refused(make_net):
+    model = nn.DataParallel(make_net())
+    with pytest.raises(ValueError, match="mSAM and DataParallel would each average gradients"):
+        mSAM(torch.optim.SGD(model.parameters(), lr=0.1), None, module=model)
+
+
+def test_a_closure_may_take_entries_out_of_its_mapping(make_net, make_batch):
+    def closure_on(model, take):
+        def closure(batch):
+            targets = batch.pop("targets") if take else batch["targets"]
+            return functional.cross_entropy(model(batch["inputs"]), targets)
+
+        return closure
+
+    taking, leaving = make_net(), make_net()
+    inputs, targets = make_batch(8)
+    for model, take in ((taking, True), (leaving, False)):
+        optimizer_on(model, 2).step(closure_on(model, take), {"inputs": inputs, "targets": targets})
+    assert torch.equal(weights(taking), weights(leaving))
