@@ -20,7 +20,7 @@ from msam import (
     TrainConfig,
     train,
 )
-from msam.checkpoints import read_state, read_weights
+from msam.checkpoints import read_state, read_weights, save_state
 from msam.choices import OF_ITS_OWN, PERTURBATIONS
 from msam.data import Examples
 from msam.run import Run
@@ -156,3 +156,30 @@ def test_denominators_for_some_micro_batches_alone_are_refused(make_net, make_ba
 
     with pytest.raises(ValueError, match="a denominator for some micro-batches and none for others"):
         optimizer.step(closure, make_batch(8))
+
+
+@pytest.mark.parametrize("execution", ["layerwise", "vectorised", "fastest"])
+def test_every_execution_trains_to_the_same_weights_within_rounding(execution, toy_task, toy_config, tmp_path):
+    config = toy_config(execution=execution, epochs=5)
+    run = train(toy_task, config, Run.create(tmp_path / "run", config))
+    plain = train(toy_task, toy_config(epochs=5), Run.create(tmp_path / "plain", toy_config(epochs=5)))
+    ours, theirs = read_weights(run.checkpoint), read_weights(plain.checkpoint)
+    assert all(torch.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-5) for key in theirs)
+
+
+def test_a_run_with_the_fastest_execution_goes_on_with_the_one_it_chose(toy_task, toy_config, tmp_path):
+    config = toy_config(execution="fastest", epochs=6)
+    run = Run.create(tmp_path / "run", config)
+
+    def stop(done, _):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(toy_task, config, run, progress=stop)
+    state = read_state(run.state_path)
+    assert state["execution"] in ("OneByOne()", "Layerwise()", "Vectorised()")
+    state["execution"] = "Vectorised()"
+    save_state(state, run.state_path)
+    train(toy_task, config, run)
+    assert read_state(run.state_path)["execution"] == "Vectorised()"
