@@ -1,4 +1,4 @@
-"""Run every benchmark, or those named: ``python -m benchmarks curvature``."""
+"""Run every benchmark, or one with its options: ``python -m benchmarks training --rounds 5``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks import curvature, training
 
 BENCHMARKS = {"training": training.main, "curvature": curvature.main}
 
-for name in sys.argv[1:] or list(BENCHMARKS):
-    if name not in BENCHMARKS:
-        sys.exit(f"there is no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
-    BENCHMARKS[name]()
+if len(sys.argv) > 1 and sys.argv[1] not in BENCHMARKS:
+    sys.exit(f"there is no benchmark {sys.argv[1]!r}; there are: {', '.join(BENCHMARKS)}")
+for name in sys.argv[1:2] or list(BENCHMARKS):
+    BENCHMARKS[name](sys.argv[2:])

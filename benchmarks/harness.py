@@ -1,4 +1,4 @@
-"""Timing that can be believed: candidates in turn, medians of ratios within a round, and how busy the machine was."""
+"""Timing that can be believed: candidates in turn, ratios within a round, and how busy the machine was."""
 
 from __future__ import annotations
 
@@ -6,19 +6,36 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 
-def compare(candidates: Mapping[str, Callable[[], object]], *, rounds: int, reference: str) -> dict[str, float]:
+@dataclass(frozen=True)
+class Ratio:
+    """A candidate's time as a multiple of the reference's, over the rounds."""
+
+    least: float
+    median: float
+    most: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Ratio:
+        """From one ratio per round."""
+        return cls(min(values), statistics.median(values), max(values))
+
+
+def compare(
+    candidates: Mapping[str, Callable[[], object]], *, rounds: int, reference: str
+) -> tuple[dict[str, Ratio], float]:
     """Time candidates one after the other, round by round, after one round that does not count.
 
     Args:
-        candidates: what to time, by name.
+        candidates: what to time, by name; each is to be done when it returns.
         rounds: that count.
         reference: the candidate that the others are divided by, within each round.
 
     Returns:
-        The median over rounds of each candidate's time as a multiple of the reference's.
+        Each candidate's ratio to the reference, and the share of the machine that other processes took.
     """
     for run in candidates.values():
         run()
@@ -35,8 +52,7 @@ def compare(candidates: Mapping[str, Callable[[], object]], *, rounds: int, refe
             ratios[name].append(seconds[name] / seconds[reference])
     elapsed = (time.perf_counter() - started) * (os.cpu_count() or 1)
     others = max(0.0, _busy_seconds() - busy - (sum(os.times()[:2]) - own)) / elapsed
-    print(f"  other processes took {others:.0%} of the machine; {rounds} rounds")
-    return {name: statistics.median(values) for name, values in ratios.items()}
+    return {name: Ratio.of(values) for name, values in ratios.items()}, others
 
 
 def _busy_seconds() -> float:

@@ -35,8 +35,8 @@ class Vectorised(Guarded):
     micro-batch has its own.
 
     Args:
-        memory: bytes that copies of the weights may take, 48 MiB when left out; as many micro-batches go at once as
-            fit, and one at least.
+        memory: bytes that copies of the weights may take, 48 MiB when left out. As many micro-batches go at once as
+            fit, and one at least; at most half of them, since vectorised code keeps more of what it computes.
         otherwise: the execution to fall back on and to be held against, ``OneByOne()`` when left out.
         check_every: steps between two comparisons.
 
@@ -58,7 +58,8 @@ class Vectorised(Guarded):
         chunks: list[_Chunk] = []
         gradient: Gradient = []
         shares: list[float] = []
-        for number, size, batch in _parts(step, self.memory // (COPIES * setting.num_bytes)):
+        most = min(self.memory // (COPIES * setting.num_bytes), (len(step.own) + 1) // 2)
+        for number, size, batch in _parts(step, most):
             chunk = _Chunk(setting, batch, number, size)
             if not chunk.averages:
                 return self.otherwise.outcome(step)

@@ -1,0 +1,52 @@
+"""What benchmarks are measured against does what it says, and on networks of the sizes that are stated."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from networks import closure_of, net
+from torch.nn import functional
+
+from benchmarks import harness, nets, steps
+from benchmarks.sam import TwoStepSAM
+from landscape import GradientAscent
+from msam import mSAM
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual"])
+def test_the_published_sam_takes_the_steps_of_one_micro_batch(name):
+    model, batch = net(name)
+    other = copy.deepcopy(model)
+    published = TwoStepSAM(torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9), 0.1)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    ours = mSAM(sgd, GradientAscent(rho=0.1), module=model)
+    for _ in range(3):
+        ours.step(closure_of(model), batch)
+        published.step(lambda: functional.cross_entropy(other(batch[0]), batch[1]))
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=1e-9, atol=1e-12)
+
+
+def test_networks_have_the_sizes_that_are_stated():
+    for build, number in ((nets.mlp, 173_614), (nets.ViT, 175_738), (nets.resnet20, 272_474)):
+        assert sum(p.numel() for p in build().parameters()) == number
+        assert f"{number:,} weights" in (build.__doc__ or "")
+
+
+def test_executions_are_held_against_each_other_before_they_are_timed():
+    problem = steps.PROBLEMS["MLP"]
+    steps.require_equal(problem, ["Layerwise", "Vectorised"], 8, "cpu")
+
+
+def test_ratios_are_taken_within_rounds(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: clock[0])
+    seconds = iter([9.0, 1.0, 1.0, 2.0, 2.0, 8.0, 4.0, 12.0])  # the first of each does not count
+
+    def run():
+        clock[0] += next(seconds)
+
+    ratios, _ = harness.compare({"a": run, "b": run}, rounds=3, reference="a")
+    assert ratios == {"a": harness.Ratio(1, 1, 1), "b": harness.Ratio(2, 3, 4)}
