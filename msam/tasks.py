@@ -48,10 +48,18 @@ class Task:
     def objective(
         self, model: nn.Module, *, split: Literal["train", "test"] = "train", batch_size: int = 1000
     ) -> Objective:
-        """The loss of a model over one split, in evaluation mode, on the device of the model."""
+        """The loss of a model over one split, in evaluation mode, on the device of the model.
+
+        The model itself stays in the mode it is in.
+        """
         device = next(model.parameters()).device
         examples: Examples = getattr(self, split)
-        return Objective(model.eval(), self.loss, list(examples.to(device).batches(batch_size)), split=split)
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            return Objective(model.eval(), self.loss, list(examples.to(device).batches(batch_size)), split=split)
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 def digits(

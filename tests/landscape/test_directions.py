@@ -5,7 +5,7 @@ import torch
 from problems import ZOO, Problem, classes, normal, problem
 from torch import nn
 
-from landscape import filter_normalized, random_direction
+from landscape import Objective, filter_normalized, random_direction
 
 
 def filters_of(objective, vector):
@@ -122,3 +122,41 @@ def test_the_seed_of_the_other_direction_is_refused():
     first = filter_normalized(objective, seed=3)
     with pytest.raises(ValueError, match="seed 3 gives the direction to be orthogonal to"):
         filter_normalized(objective, seed=3, orthogonal_to=first)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "parametrized, in a network"])
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_a_transposed_convolution_is_normalised_output_by_output(groups, wrapped, orthogonal):
+    layer = nn.ConvTranspose2d(4, 6, 3, groups=groups).double()
+    if wrapped:
+        nn.utils.parametrizations.spectral_norm(layer)
+    model = nn.Sequential(layer).eval() if wrapped else layer
+    objective = Objective(model, lambda z, _: (z**2).mean(), [(normal(3, 4, 5, 5), torch.zeros(3))])
+    name = "0.parametrizations.weight.original" if wrapped else "weight"
+    first = filter_normalized(objective, seed=0)
+    d = filter_normalized(objective, seed=1, orthogonal_to=first) if orthogonal else first
+    d, first, w = (objective.space.unflatten(v)[name] for v in (d, first, objective.weights))
+    for output in range(6):  # the weights that lead to it, by the definition of a grouped layer
+        group, place = divmod(output, 6 // groups)
+        inputs = slice(group * 4 // groups, (group + 1) * 4 // groups)
+        assert d[inputs, place].norm() == pytest.approx(w[inputs, place].norm().item(), rel=1e-12)
+        if orthogonal:
+            assert abs((d[inputs, place] * first[inputs, place]).sum()) < 1e-12
+
+
+def test_weights_without_an_element_are_passed_over():
+    class WithEmpty(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+            self.none, self.no_row = nn.Parameter(torch.empty(3, 0)), nn.Parameter(torch.empty(0, 3))
+
+        def forward(self, x):
+            return self.layer(x)
+
+    objective = Objective(WithEmpty().double(), nn.functional.mse_loss, [(normal(5, 3), normal(5, 3))])
+    first = filter_normalized(objective, seed=0)
+    second = filter_normalized(objective, seed=1, orthogonal_to=first)
+    assert first.shape == (12,)
+    assert abs(first @ second) < 1e-12

@@ -231,3 +231,9 @@ def test_the_density_of_the_gauss_newton_matrix_has_no_negative_nodes():
 def test_numbers_of_steps_and_probes_that_are_not_positive_are_refused(steps, probes):
     with pytest.raises(ValueError, match=f"must be at least 1; got {steps} and {probes}"):
         spectral_density(operator_of(SPECTRA["zero"]), steps, num_probes=probes)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_pair_more_than_asked_for_converges_so_that_a_close_neighbour_is_not_taken_for_the_largest(seed):
+    found = top_eigenvalues(operator_of(np.array([0.0] * 40 + [1.0] * 20 + [1.01])), tol=1e-2, seed=seed)
+    assert found.eigenvalues[0] == pytest.approx(1.01, abs=1e-9)  # 1 is within the tolerance after two products

@@ -98,9 +98,22 @@ def test_an_objective_of_a_split_is_the_mean_loss_in_evaluation_mode():
     test = task.test.inputs.double()
     task = type(task)(task.name, task.build, task.loss, task.train, type(task.test)(test, task.test.targets), "")
     objective = task.objective(model, split="test", batch_size=300)
-    assert not any(isinstance(m, nn.BatchNorm2d) and m.training for m in model.modules())
-    expected = task.loss(model(test), task.test.targets)
+    expected = task.loss(model.eval()(test), task.test.targets)
     torch.testing.assert_close(objective.loss(objective.weights), expected.detach(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_objective_leaves_every_layer_of_the_model_in_its_mode(training):
+    task = load_task("digits", {"model": "cnn-bn", "width": 4, "train_examples": 20})
+    model = task.model(seed=0).train(training)
+    next(layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)).train(not training)
+    modes = [layer.training for layer in model.modules()]
+    assert task.objective(model).manifest()["objective"]["mode"] == "evaluation"
+    assert [layer.training for layer in model.modules()] == modes
+    nn.init.constant_(next(model.parameters()), float("nan"))
+    with pytest.raises(ValueError, match="not all finite"):
+        task.objective(model)
+    assert [layer.training for layer in model.modules()] == modes
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn-bn", "cnn-gn"])
