@@ -26,11 +26,12 @@ from landscape.terms import Definition, Loss, Mean, Term
 class Objective:
     """L(w) = Σ_b d_b · loss(model(x_b; w), y_b) / Σ_b d_b, the mean loss over a fixed data set.
 
-    The objective works on a copy of the model made here, in the mode the model is in, and on the data as they are now,
-    moved to the device of the weights. It never changes the caller's model, its mode, gradients or the random state,
+    The objective works on copies made here: of the model, in the mode it is in, of the loss, and of the data as they
+    are now, on the device of the weights. It never changes the caller's model, its mode, gradients or the random state,
     and gives the same answer to the same question. It is therefore refused, with the reason, when the data change
     from one pass to the next, when the model draws random numbers or couples the examples of a batch
-    (training mode with dropout or batch norm), and when the means of two batches do not add up.
+    (training mode with dropout or batch norm), when the loss or ``forward`` reads the caller's model instead of the one
+    it is given, and when the means of two batches do not add up.
 
     Args:
         model: any module; its trainable parameters are w.
@@ -38,7 +39,8 @@ class Objective:
         data: batches that can be iterated again: a ``DataLoader``, or a list of batches.
         forward: ``forward(model, batch) -> (outputs, targets)``; see :func:`supervised` for the usual one.
         denominator: what the mean of a batch was divided by, ``denominator(outputs, targets)``. Read off the loss when
-            it is a cross-entropy (tokens under ``ignore_index``, class weights), examples otherwise.
+            it is a cross-entropy (tokens under ``ignore_index``, class weights), examples otherwise; to be given for
+            another loss whose targets differ in shape from batch to batch.
         parameters: a pattern that selects the blocks of w by name; the others stay as they are.
         split: what the data are, for the manifest: ``"train"``, ``"test"``.
 
@@ -47,8 +49,9 @@ class Objective:
         space: the named blocks that make up w.
 
     Raises:
-        TypeError: if the data cannot be iterated twice, or a batch cannot be read.
-        ValueError: if the model, the loss or the data do not define one deterministic mean.
+        TypeError: if the data cannot be iterated twice, a batch cannot be read, or the model or loss cannot be copied.
+        ValueError: if the model, the loss or the data do not define one deterministic mean, or the weights are not of
+            single or double precision.
 
     >>> model = nn.Linear(2, 1, bias=False).double()
     >>> x, y = torch.randn(5, 2).double(), torch.randn(5, 1).double()
@@ -163,6 +166,8 @@ class Objective:
 
     def hvp(self, w: Tensor, V: Tensor) -> Tensor:
         """∇²L(w) V by double backward; one gradient graph per batch serves all columns of V.
+
+        The first product is certified: see :mod:`landscape.certificate`.
 
         Args:
             w: weights, ``(dim,)``.
