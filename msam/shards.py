@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,8 +57,13 @@ class Shards:
         order = torch.cat(parts)
         return map_tensors(lambda t: t.index_select(0, order.to(t.device)) if t.ndim > 0 else t, batch)
 
-    def cut(self, tensor: Tensor) -> Iterator[Tensor]:
+    def cut(self, tensor: Tensor) -> Iterable[Tensor]:
         """``(examples, ...)`` to one ``(number, size, ...)`` for each run."""
+        if len(self.runs) == 1 and not self.interleaved:
+            return (tensor.reshape(*self.runs[0], *tensor.shape[1:]),)
+        return self._cut(tensor)
+
+    def _cut(self, tensor: Tensor) -> Iterator[Tensor]:
         start = 0
         for number, size in self.runs:
             stop = start + number * size

@@ -76,7 +76,7 @@ class LinearSite(Site):
         b = None if bias is None else _as(bias, dtype)
         if self.factored is not None:
             X, D = self.factored[run]
-            moved = D * _as(self.passes.factors[run], dtype)[:, None, None]
+            moved = D * _as(self.passes.factors[run], dtype)
             gram = _as(self.grams[run], dtype) if known else None
             return _Factored.apply(x, W, b, X, moved, "bias" in self.perturbed, gram)  # type: ignore[no-untyped-call,no-any-return]
         stacks = self.passes.stacks[run]

@@ -37,7 +37,7 @@ class TokenNormSite(Site):
         """See :class:`Site`."""
         shards, weight, bias = self.passes.shards, self.weights["weight"], self.weights["bias"]
         slope = wide(slope)
-        hats = shards.cut(self.normalised(inputs.to(slope.dtype))) if "weight" in self.perturbed else None
+        hats = iter(shards.cut(self.normalised(inputs.to(slope.dtype)))) if "weight" in self.perturbed else None
         for stacks, d in zip(self.passes.stacks, shards.cut(slope), strict=True):
             others = list(range(1, d.ndim - self.own))
             if hats is not None:

@@ -86,7 +86,12 @@ class Plan:
         for site in self.sites:
             if site.calls == 0:
                 raise UnsupportedError(f"{site.name} is not called")
-        torch.autograd.grad(loss, passes.anchor, allow_unused=True)
+        edges = [edge for edge, _, _ in passes.ends]
+        slopes = torch.autograd.grad(loss, [*edges, passes.anchor], allow_unused=True)[:-1]  # type: ignore[arg-type]
+        with torch.no_grad():
+            for slope, (_, site, inputs) in zip(slopes, passes.ends, strict=True):
+                if slope is not None:
+                    site.told(inputs, slope)
         for site in self.sites:
             if site.hooked and site.answers < site.calls:
                 raise UnsupportedError(f"the loss does not depend on {site.name}")
@@ -98,8 +103,9 @@ class Plan:
             parts = [stacks.squares(number), *(site.squares(run) for site in self.sites)]
             found = [part for part in parts if part is not None]
             total = torch.stack(found).sum(0) if found else passes.anchor.new_zeros(number)
-            passes.factors.append(passes.ascent.factors(total))
-            stacks.perturb(passes.factors[-1])
+            factors = passes.ascent.factors(total)
+            passes.factors.append(factors.view(-1, 1, 1))
+            stacks.perturb(factors)
             squares.append(total)
         return torch.cat(squares)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from msam.shards import Shards
 from msam.stacks import Ascent, Stacks
@@ -26,7 +27,8 @@ class Passes:
         shards: the micro-batches.
         ascent: the perturbation.
         stacks: gradients and then copies of the weights, for each run.
-        factors: c_i, for each run, after the first pass.
+        ends: where the backward pass of the first pass ends, besides: the output, the site, and its input.
+        factors: c_i, ``(number, 1, 1)``, for each run, after the first pass.
         anchor: what the first pass is differentiated in, so that it reaches all sites and no weight.
         hooks: whether all weights are perturbed, so that behind an input that has a graph there is another site.
     """
@@ -35,6 +37,7 @@ class Passes:
     ascent: Ascent
     anchor: Tensor
     hooks: bool = False
+    ends: list[tuple[GradientEdge, Site, Tensor]] = field(default_factory=list)
     factors: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -81,13 +84,17 @@ class Site(ABC):
         self.calls += 1
         self.dtype = output.dtype
         kept = inputs.detach()
-        if self.passes.hooks and inputs.requires_grad and not output._is_view():
+        if self.passes.hooks and not output._is_view():
             self.hooked = True  # much cheaper, but only called where the backward pass goes further than this
-            output.register_hook(lambda slope: self._told(kept, slope))  # type: ignore[no-untyped-call]
+            if inputs.requires_grad:
+                output.register_hook(lambda slope: self.told(kept, slope))  # type: ignore[no-untyped-call]
+            else:
+                self.passes.ends.append((get_gradient_edge(output), self, kept))
             return output
-        return _Watched.apply(output, self.passes.anchor, lambda slope: self._told(kept, slope))  # type: ignore[no-untyped-call,no-any-return]
+        return _Watched.apply(output, self.passes.anchor, lambda slope: self.told(kept, slope))  # type: ignore[no-untyped-call,no-any-return]
 
-    def _told(self, inputs: Tensor, slope: Tensor) -> None:
+    def told(self, inputs: Tensor, slope: Tensor) -> None:
+        """Take in the gradient at an output."""
         self.answers += 1
         self.learn(inputs, slope)
 

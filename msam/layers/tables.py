@@ -63,7 +63,7 @@ class EmbeddingSite(Site):
         for run, rows in enumerate(shards.cut(inputs)):
             if self.factored is not None:
                 same, d = self.factored[run]
-                shift = torch.bmm(same, d * self.passes.factors[run][:, None, None]).view(*rows.shape, -1)
+                shift = torch.bmm(same, d * self.passes.factors[run]).view(*rows.shape, -1)
                 outputs.append(nn.functional.embedding(rows, weight, self.layer.padding_idx) + shift)
                 continue
             copies = self.passes.stacks[run].spread(weight)
