@@ -226,9 +226,29 @@ def test_models_that_compute_in_single_precision_inside_are_not_refused_and_asym
     for model in right:
         objective = Objective(model.float(), F.cross_entropy, ragged(X.float(), Y))
         assert objective.hvp(objective.weights, objective.weights).isfinite().all()
-    wrong = Objective(Only(between_layers(Square.apply)).float(), F.cross_entropy, ragged(X.float(), Y))
+    model = between_layers(Square.apply)
+    nn.init.zeros_(model[0].bias)  # a block without a size of its own
+    wrong = Objective(Only(model).float(), F.cross_entropy, ragged(X.float(), Y))
     with pytest.raises(ValueError, match="are not symmetric"):
         wrong.hvp(wrong.weights, wrong.weights)
+
+
+def test_steps_that_are_lost_in_rounding_inside_the_model_are_no_evidence():
+    class Rounded(Function):  # the identity to three digits, which no small step moves
+        @staticmethod
+        def forward(ctx, x):
+            return x.bfloat16().to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, slope):
+            return slope
+
+    class Rounding(nn.Linear):
+        def forward(self, x):
+            return F.linear(x, Rounded.apply(self.weight), Rounded.apply(self.bias)) ** 2
+
+    objective = objective_of(Rounding(3, 3))
+    assert objective.hvp(objective.weights, objective.weights).any()
 
 
 def test_class_weights_are_taken_to_double_precision():
