@@ -73,10 +73,11 @@ class Layerwise(Guarded):
         with torch.no_grad():
             squares = plan.perturb(passes)
         random_state.restore()
-        with buffers_kept(module), plan.in_place(second=True):
-            _, perturbed, _ = step.loss(batch)
-        plan.require_repeats()
-        gradient: Gradient = list(torch.autograd.grad(perturbed, step.parameters, allow_unused=True))
+        with buffers_kept(module):  # until the gradient is taken, which may need the buffers as the pass left them
+            with plan.in_place(second=True):
+                _, perturbed, _ = step.loss(batch)
+            plan.require_repeats()
+            gradient: Gradient = list(torch.autograd.grad(perturbed, step.parameters, allow_unused=True))
         finite = torch.ones((), dtype=torch.bool)
         if step.scale is not None:
             finite = torch.isfinite(squares).all() & all_finite(gradient)

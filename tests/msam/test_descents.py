@@ -228,7 +228,7 @@ def test_layer_by_layer_leaves_other_balls_to_the_other_execution(make_net, make
         ascent = GradientAscent(0.3, ball=Linf())
         optimizer = mSAM(sgd(model), ascent, num_microbatches=3, module=model, execution=execution)
         says = (
-            pytest.warns(UserWarning, match="is not a multiple of the gradient")
+            pytest.warns(UserWarning, match="neither GradientAscent nor AdaptiveAscent in the L2 ball")
             if model is models[0]
             else nullcontext()
         )
