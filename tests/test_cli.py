@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -198,3 +199,37 @@ def test_training_layer_by_layer_ends_where_one_after_another_does(tmp_path):
         assert done.exit_code == 0, done.stderr
     first, second = (read_weights(Run.open(tmp_path / name).checkpoint) for name in ("one-by-one", "layerwise"))
     assert all(torch.allclose(first[name], second[name], rtol=1e-4, atol=1e-5) for name in first)
+
+
+def test_a_warning_goes_to_standard_error_and_json_alone_to_standard_output(tmp_path):
+    small = "--model cnn-bn --set width=4 --set train_examples=60 --batch-size 20 --epochs 1"
+    result = msam(f"train {small} --micro-batches 2 --execution layerwise --out {tmp_path}/run --json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["epoch"] == 1
+    assert "Warning: micro-batches are not computed layer by layer, but by OneByOne: batch norm" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "last"),
+    [
+        (f"train {SMALL} --out OUT/run", {"mSAM": (2, 2)}),
+        ("sharpness RUN --microbatch-size 16 --rho 0.07", {"m-sharpness": (4, 4)}),
+        ("spectrum RUN -k 2 --probes 6 --steps 4", {"trace": (6, 6)}),
+        ("slice RUN --dims 1 --points 7", {"line slice": (7, 7)}),
+    ],
+)
+def test_progress_is_reported_to_the_end(line, last, folder, tmp_path, monkeypatch):
+    seen = {}
+
+    @contextlib.contextmanager
+    def recorded(*, silent=False):
+        assert not silent
+        yield lambda stage: lambda done, total: seen.__setitem__(stage, (done, total))
+
+    monkeypatch.setattr("figures.terminal.stages", recorded)
+    result = msam(
+        line.replace("RUN", f"{folder}/a").replace("OUT", str(tmp_path)).replace("train ", "train --micro-batches 2 ")
+    )
+    assert result.exit_code == 0, result.stderr
+    for name, end in last.items():
+        assert [step for stage, step in seen.items() if name in stage] == [end]
