@@ -12,6 +12,7 @@ import numpy as np
 
 from analyses.protocol import Protocol
 from landscape.answers import Eigenpairs, LineSlice, PlaneSlice, Sharpness, SpectralDensity, TraceEstimate
+from landscape.density import spectral_density
 from landscape.directions import filter_normalized
 from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.objective import Objective
@@ -21,7 +22,7 @@ from landscape.progress import Progress, silent
 from landscape.results import Result
 from landscape.sharpness import m_sharpness
 from landscape.slices import line_slice, plane_slice
-from landscape.spectrum import spectral_density, top_eigenvalues
+from landscape.spectrum import top_eigenvalues
 from landscape.traces import trace
 from msam.data import Examples
 from msam.evaluation import Evaluation, evaluate

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from landscape.balls import L2 as L2, Ball as Ball, Linf as Linf
     from landscape.centralized import CentralizedAscent as CentralizedAscent
     from landscape.chance import RandomPerturbation as RandomPerturbation
+    from landscape.density import spectral_density as spectral_density
     from landscape.directions import filter_normalized as filter_normalized, random_direction as random_direction
     from landscape.friendly import FriendlyAscent as FriendlyAscent
     from landscape.objective import Objective as Objective
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from landscape.several_steps import SeveralSteps as SeveralSteps
     from landscape.sharpness import m_sharpness as m_sharpness
     from landscape.slices import line_slice as line_slice, plane_slice as plane_slice
-    from landscape.spectrum import spectral_density as spectral_density, top_eigenvalues as top_eigenvalues
+    from landscape.spectrum import top_eigenvalues as top_eigenvalues
     from landscape.traces import trace as trace
 
 _HOME = {
@@ -57,7 +58,7 @@ _HOME = {
     "HessianOperator": "operators",
     "GGNOperator": "operators",
     "top_eigenvalues": "spectrum",
-    "spectral_density": "spectrum",
+    "spectral_density": "density",
     "trace": "traces",
     "pyhessian_eigenvalues": "reference",
     "Perturbation": "perturbations",

@@ -1,0 +1,8 @@
+"""The kinds of answers, each with the uncertainty that belongs to it. No torch in here."""
+
+from landscape.answers.curvature import (
+    Eigenpairs as Eigenpairs,
+    SpectralDensity as SpectralDensity,
+    TraceEstimate as TraceEstimate,
+)
+from landscape.answers.surroundings import LineSlice as LineSlice, PlaneSlice as PlaneSlice, Sharpness as Sharpness

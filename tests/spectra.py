@@ -1,0 +1,24 @@
+"""Operators whose eigenvalues are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from problems import quadratic, symmetric
+
+from landscape import HessianOperator
+
+SPECTRA = {
+    "spread": np.linspace(-1, 2, 40),
+    "clustered": np.concatenate([np.linspace(1, 1.001, 20), np.linspace(5, 5.00001, 20)]),
+    "geometric": 2.0 ** -np.arange(40),
+    "rank_deficient": np.array([4.0, 2.0, 1.0, 0.5] + [0.0] * 36),
+    "negative_definite": -np.linspace(0.1, 7, 40),
+    "indefinite": np.concatenate([-np.linspace(1, 9, 20), np.linspace(0.5, 4, 20)]),
+    "multiple": np.array([3.0] * 4 + [2.0] * 3 + [1.0] * 20 + [-2.5] * 5),
+    "zero": np.zeros(12),
+}
+
+
+def operator_of(eigenvalues, *, seed=0):
+    return HessianOperator(quadratic(symmetric(torch.as_tensor(eigenvalues).double(), seed=seed)))
