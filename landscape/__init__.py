@@ -2,7 +2,7 @@
 
 An :class:`Objective` is L; everything else is a question asked of it, and every answer is a frozen ``Result``::
 
-    objective ──> HessianOperator, GGNOperator ──> top_eigenvalues, trace, spectral_density
+    objective ──> HessianOperator, GGNOperator, EmpiricalFisherOperator ──> top_eigenvalues, trace, spectral_density
     objective ──> m_sharpness(perturbation)
     objective ──> filter_normalized ──> line_slice, plane_slice
 
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from landscape.balls import L2 as L2, Ball as Ball, Linf as Linf
     from landscape.centralized import CentralizedAscent as CentralizedAscent
     from landscape.chance import RandomPerturbation as RandomPerturbation
+    from landscape.choices import FastestProducts as FastestProducts, FirstThatWorks as FirstThatWorks
     from landscape.density import spectral_density as spectral_density
+    from landscape.differences import CentralDifferences as CentralDifferences
     from landscape.directions import filter_normalized as filter_normalized, random_direction as random_direction
+    from landscape.forward_mode import ForwardOverReverse as ForwardOverReverse
     from landscape.friendly import FriendlyAscent as FriendlyAscent
     from landscape.objective import Objective as Objective
     from landscape.operators import (
         CurvatureOperator as CurvatureOperator,
+        EmpiricalFisherOperator as EmpiricalFisherOperator,
         GGNOperator as GGNOperator,
         HessianOperator as HessianOperator,
     )
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
         every_tensor as every_tensor,
         weights_proper as weights_proper,
     )
+    from landscape.processes import Together as Together
     from landscape.reference import pyhessian_eigenvalues as pyhessian_eigenvalues
     from landscape.results import Result as Result
     from landscape.several_steps import SeveralSteps as SeveralSteps
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
     from landscape.slices import line_slice as line_slice, plane_slice as plane_slice
     from landscape.spectrum import top_eigenvalues as top_eigenvalues
     from landscape.traces import trace as trace
+    from landscape.ways import KeptGraphs as KeptGraphs, RebuiltGraphs as RebuiltGraphs
 
 _HOME = {
     "ParameterSpace": "parameters",
@@ -57,6 +63,14 @@ _HOME = {
     "CurvatureOperator": "operators",
     "HessianOperator": "operators",
     "GGNOperator": "operators",
+    "EmpiricalFisherOperator": "operators",
+    "KeptGraphs": "ways",
+    "RebuiltGraphs": "ways",
+    "ForwardOverReverse": "forward_mode",
+    "CentralDifferences": "differences",
+    "FirstThatWorks": "choices",
+    "FastestProducts": "choices",
+    "Together": "processes",
     "top_eigenvalues": "spectrum",
     "spectral_density": "density",
     "trace": "traces",

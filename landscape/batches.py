@@ -76,6 +76,11 @@ def split(batch: Batch, sizes: Sequence[int]) -> list[Batch]:
     return parts
 
 
+def shape_of_examples(batch: Batch) -> str:
+    """What two batches must agree in to be put together: shapes of examples, and all that is not per example."""
+    return repr(map_tensors(lambda t: (t.dtype, *t.shape[1:]) if t.ndim else t.item(), batch))
+
+
 def concatenate(batches: Sequence[Batch]) -> Batch:
     """Put batches of one structure end to end.
 

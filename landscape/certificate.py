@@ -12,15 +12,16 @@ they count as evidence against a product: across a kink, or in rounding, they do
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from landscape.batches import Batch, map_tensors, take
-from landscape.products import ggn_product, hessian_product, second_derivatives, slope_of
+from landscape.curvatures import Curvature
+from landscape.products import Linear, NoSecondDerivativeError
 from landscape.terms import Definition, Term, double
 
+At = Callable[[Term, Tensor], Linear]
 EXAMPLES = 8  # of the first batch that has anything to count
 PROBES = 4  # vectors that the symmetry is estimated from
 STEPS = (1e-6, 1e-8)  # relative to the weights of each block
@@ -28,41 +29,41 @@ OFFSET = 1e-2  # of the place where products are compared, relative to the weigh
 AGREES, CONSISTENT, SYMMETRIC = 1e-4, 1e-5, 5e-2  # relative errors of a product, of two quotients, of symmetry
 
 
-@dataclass(frozen=True)
-class Curvature:
-    """A kind of curvature matrix: its products, and the difference quotient that they must be the limit of."""
-
-    name: str
-    product: Callable[[Term, Tensor, Tensor], Tensor]
-    quotient: Callable[[Term, Tensor, Tensor], Tensor]
-
-
-def certify(curvature: Curvature, definition: Definition, w: Tensor, batches: Sequence[Batch]) -> None:
+def certify(curvature: Curvature, definition: Definition, w: Tensor, batches: Sequence[Batch], *, at: At) -> None:
     """The products of a kind of curvature must be symmetric and the derivative of what they differentiate.
 
     Where the model cannot be evaluated in double precision, only the symmetry is looked at.
+
+    Args:
+        curvature: the kind, for its difference quotients.
+        definition: of the terms.
+        w: where, ``(dim,)``.
+        batches: from which a few examples are taken.
+        at: (term, w) -> products, those that are to be believed.
 
     Raises:
         ValueError: saying by how much they are off.
     """
     batch = _sample(definition, w, batches)
     try:
-        defect = _defect(curvature, Term(definition.doubled(), map_tensors(double, batch)), w.double())
+        defect = _defect(curvature, at, Term(definition.doubled(), map_tensors(double, batch)), w.double())
+    except NoSecondDerivativeError:
+        raise
     except (RuntimeError, TypeError, ValueError):  # a kernel or a table of single precision, or no memory for it
-        defect = _defect(curvature, Term(definition, batch), w)
+        defect = _defect(curvature, at, Term(definition, batch), w)
     if defect:
         raise ValueError(
             f"products with the {curvature.name} of this model cannot be trusted: {defect}. {_advice(definition)}"
         )
 
 
-def _defect(curvature: Curvature, term: Term, w: Tensor) -> str:
+def _defect(curvature: Curvature, at: At, term: Term, w: Tensor) -> str:
     """What is wrong with the products, or nothing."""
     sizes = _sizes(term, w)
     offset, *vectors = sizes * _signs(w, 1 + PROBES)  # as large as the weights
     V = torch.stack(vectors, dim=1)  # (dim, probes)
     for place in (w + OFFSET * offset, w):
-        product = curvature.product(term, place, V)
+        product = at(term, place)(V)
         if bool(torch.isfinite(product).all()):
             break
     else:
@@ -83,37 +84,19 @@ def _defect(curvature: Curvature, term: Term, w: Tensor) -> str:
     return f"they differ by {apart:.2g} of their size from difference quotients of first derivatives"
 
 
-def _hessian_quotient(term: Term, w: Tensor, step: Tensor) -> Tensor:
-    """(∇L(w + s) − ∇L(w − s)) / 2."""
+def differences_at(curvature: Curvature) -> At:
+    """Products by difference quotients of first derivatives, for a certificate of what is measured by these."""
 
-    def gradient(place: Tensor) -> Tensor:
-        with torch.enable_grad(), second_derivatives():
-            leaf = place.detach().requires_grad_()
-            return slope_of(term.loss(leaf), leaf)
+    def at(term: Term, w: Tensor) -> Linear:
+        def product(V: Tensor) -> Tensor:
+            steps = STEPS[0] * (w.norm() or 1) * V / V.norm(dim=0)
+            lengths = V.norm(dim=0) / steps.norm(dim=0)
+            images: Tensor = torch.stack([curvature.quotient(term, w, step) for step in steps.T], dim=1) * lengths
+            return images
 
-    return (gradient(w + step) - gradient(w - step)) / 2
+        return product
 
-
-def _ggn_quotient(term: Term, w: Tensor, step: Tensor) -> Tensor:
-    """J(w)' (p(w + s) − p(w − s)) / 2 with p the slope of the loss in the outputs: p' = (∂²loss/∂outputs²) J."""
-
-    def slope(place: Tensor) -> Tensor:
-        with torch.enable_grad(), second_derivatives():
-            heads = term.outputs(place.detach()).detach().requires_grad_()
-            return slope_of(term.loss_of_outputs(heads), heads)
-
-    change = (slope(w + step) - slope(w - step)) / 2
-    with torch.enable_grad(), second_derivatives():
-        leaf = w.detach().requires_grad_()
-        return slope_of((term.outputs(leaf) * change).sum(), leaf)
-
-
-HESSIAN = Curvature("Hessian", lambda term, w, V: hessian_product(term.loss, w, V), _hessian_quotient)
-GGN = Curvature(
-    "Gauss-Newton matrix",
-    lambda term, w, V: ggn_product(term.outputs, term.loss_of_outputs, w, V),
-    _ggn_quotient,
-)
+    return at
 
 
 def _sample(definition: Definition, w: Tensor, batches: Sequence[Batch]) -> Batch:

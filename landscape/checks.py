@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from landscape.batches import Batch, Fingerprint, concatenate, map_tensors, num_examples, split, take
+from landscape.batches import Batch, Fingerprint, concatenate, num_examples, shape_of_examples, split, take
 
 if TYPE_CHECKING:
     from landscape.objective import Objective
@@ -188,16 +188,11 @@ def _groups_of_heads(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
     alike: dict[str, list[Batch]] = {}
     for batch in batches:
         head = take(batch, 0, HEAD)
-        alike.setdefault(_shape(head), []).append(head)
+        alike.setdefault(shape_of_examples(head), []).append(head)
     number = max(2, max(num_examples(batch) for batch in batches) // HEAD)
     for heads in alike.values():
         for start in range(0, len(heads) - 1, number - 1):  # neighbours overlap in one batch
             yield heads[start : start + number]
-
-
-def _shape(batch: Batch) -> str:
-    """What two batches must agree in to be put together: shapes of examples, and all that is not per example."""
-    return repr(map_tensors(lambda t: (t.dtype, *t.shape[1:]) if t.ndim else t.item(), batch))
 
 
 def _mean(losses: Sequence[float], weights: Sequence[float]) -> float:

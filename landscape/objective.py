@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,16 +12,22 @@ from torch import Tensor, nn
 
 from landscape import checks
 from landscape.arguments import integer
-from landscape.batches import Batch, Fingerprint, map_tensors, num_examples, regroup
-from landscape.certificate import GGN, HESSIAN, Curvature, certify
+from landscape.batches import Batch
+from landscape.bound import CurvatureAt, Remembered
+from landscape.choices import FirstThatWorks
+from landscape.curvatures import GAUSS_NEWTON, HESSIAN, Curvature
+from landscape.dataset import DataSet
 from landscape.denominators import Denominator, examples
+from landscape.differences import CentralDifferences
 from landscape.forward import Forward, supervised
-from landscape.identity import name_of
-from landscape.manifest import hash_of_settings, hash_of_tensor, versions
+from landscape.manifest import hash_of_tensor, versions
 from landscape.parameters import ParameterSpace
-from landscape.products import ggn_product, hessian_product, second_derivatives, slope_of
+from landscape.processes import Sharing
+from landscape.products import second_derivatives, slope_of
 from landscape.reach import require_given_weights, require_shape_of_targets
-from landscape.terms import Definition, Loss, Mean, Term
+from landscape.terms import Definition, Loss, Term
+from landscape.ways import KeptGraphs, Products
+from landscape.work import Work
 
 
 class Objective:
@@ -43,6 +50,11 @@ class Objective:
             another loss whose targets differ in shape from batch to batch.
         parameters: a pattern that selects the blocks of w by name; the others stay as they are.
         split: what the data are, for the manifest: ``"train"``, ``"test"``.
+        products: how products with curvature matrices are computed; when left out, by graphs that are kept while a
+            quarter of the memory allows, and by central differences where the model has no second derivative.
+        chunk_size: the most examples that go through the model together, as many as are quick when left out.
+        sharing: processes that share the work, ``Together()`` under torchrun, each given the same data; every process
+            gets the same numbers. This process alone when left out.
 
     Attributes:
         weights: the model's weights when the objective was made, ``(dim,)``.
@@ -71,7 +83,14 @@ class Objective:
         denominator: Denominator | None = None,
         parameters: str = "*",
         split: str = "",
+        products: Products | None = None,
+        chunk_size: int | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
+        if chunk_size is not None and integer(chunk_size, "chunk_size") < 1:
+            raise ValueError(f"chunk_size must be at least 1; got {chunk_size}")
+        if products is not None and not isinstance(products, Products):
+            raise TypeError(f"products must be a way of computing them, as KeptGraphs(); got {products!r}")
         checks.require_module(model)
         checks.require_reiterable(data)
         checks.require_evaluable_mode(model)
@@ -83,13 +102,16 @@ class Objective:
         self._definition = Definition.of(model, loss, forward, denominator, self.space)
         self._pattern = parameters
         self._split = split
+        self._products = products or FirstThatWorks(KeptGraphs(), CentralDifferences())
         self._certified: set[str] = set()  # kinds of curvature whose products have been checked; shared with the parts
+        self._last = Remembered()  # the matrix that was asked for last
         self._weight: Tensor | float | None = None  # Σ_b d_b at the weights, once they have been evaluated
         with checks.random_state_kept(self.weights.device):  # a DataLoader draws from it at each pass
-            self._batches, self._fingerprint = self._read(data)  # (list of batches, what they contain)
+            self._data = DataSet.read(data, self.weights.device)
+            self.work = Work(self._definition, self.weights, self._data.pieces, chunk_size=chunk_size, sharing=sharing)
             losses = checks.require_deterministic(self)
             held = {id(named[name]): name for name in self.space.names}
-            terms = require_given_weights(self._definition, self.weights, self._batches, held)
+            terms = require_given_weights(self._definition, self.weights, self.batches, held)
             if denominator is None and self._definition.denominator is examples:
                 require_shape_of_targets(terms, self.weights)
             checks.require_additive(self, losses)
@@ -97,7 +119,7 @@ class Objective:
     @property
     def num_examples(self) -> int:
         """The number of examples in the data set."""
-        return sum(num_examples(batch) for batch in self._batches)
+        return self._data.num_examples
 
     @property
     def weight(self) -> float:
@@ -109,19 +131,12 @@ class Objective:
     @property
     def batches(self) -> tuple[Batch, ...]:
         """The batches, on the device of the weights."""
-        return tuple(self._batches)
+        return tuple(self._data.batches)
 
     @property
     def order(self) -> str:
         """A hash of the order of the examples, which decides what the shards are."""
-        return self.fingerprint.order
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """What the data are."""
-        if self._fingerprint is None:
-            self._fingerprint = Fingerprint.of(self._batches)
-        return self._fingerprint
+        return self._data.fingerprint.order
 
     @property
     def model(self) -> nn.Module:
@@ -137,13 +152,17 @@ class Objective:
         """L(w), a scalar tensor in the dtype of the weights; not finite where the loss is not."""
         self._require_weights(w)
         with torch.no_grad():  # not inference mode: what a model caches there could not be differentiated later
-            return self._mean(lambda term: term.loss(w), remember=w is self.weights)
+            (loss,), weight = self.work.means(lambda term: (term.loss(w),), (w.new_zeros((), dtype=w.dtype),))
+        if w is self.weights:
+            self._weight = weight
+        return loss
 
     def differentiable_loss(self, w: Tensor) -> Tensor:
         """L(w) with its autograd graph over all the data at once, for small problems and other tools."""
         self._require_weights(w)
+        alone = self.work.of(self.batches)  # a graph does not go from process to process
         with second_derivatives():
-            return self._mean(lambda term: term.loss(w))
+            return alone.means(lambda term: (term.loss(w),), (w.new_zeros(()),))[0][0]
 
     def gradient(self, w: Tensor) -> Tensor:
         """∇L(w), shape ``(dim,)``."""
@@ -152,34 +171,40 @@ class Objective:
     def loss_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """L(w), a scalar tensor, and ∇L(w), ``(dim,)``, in one pass over the data."""
         self._require_weights(w)
-        loss, gradient = Mean(), Mean()
         leaf = w.detach().requires_grad_()
-        for term in self._terms():
+
+        def both(term: Term) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 value = term.loss(leaf)
                 slope = slope_of(value, leaf)
-            loss.add(value.detach(), term.count)
-            gradient.add(slope, term.count)
+            return value.detach(), slope
+
+        (loss, gradient), weight = self.work.means(both, (w.new_zeros(()), w.detach()))
         if w is self.weights:
-            self._weight = loss.weight
-        return loss.value.to(w.dtype), gradient.value
+            self._weight = weight
+        return loss, gradient
+
+    def curvature(self, kind: Curvature, w: Tensor) -> CurvatureAt:
+        """A curvature matrix at w, ready for products; it holds the graphs that are kept for them.
+
+        Args:
+            kind: ``HESSIAN``, ``GAUSS_NEWTON`` or ``FISHER`` of :mod:`landscape.curvatures`.
+            w: weights, ``(dim,)``; a copy of them is taken.
+        """
+        self._require_weights(w)
+        return CurvatureAt(kind, w, self.work, self._products, self._certified)
 
     def hvp(self, w: Tensor, V: Tensor) -> Tensor:
-        """∇²L(w) V by double backward; one gradient graph per batch serves all columns of V.
+        """∇²L(w) V, by the way that the objective was given.
 
-        The first product is certified: see :mod:`landscape.certificate`.
+        The graphs that are kept serve the next product at the same ``w``. The first product is certified: see
+        :mod:`landscape.certificate`.
 
         Args:
             w: weights, ``(dim,)``.
-            V: one vector ``(dim,)`` or a block ``(dim, k)``.
-
-        Returns:
-            A tensor of the shape of ``V``.
+            V: one vector ``(dim,)`` or a block ``(dim, k)``, the shape of what is returned.
         """
-        self._require_weights(w)
-        columns = self._columns(V)
-        self._require_certified(HESSIAN)
-        return self._mean(lambda term: hessian_product(term.loss, w, columns)).reshape(V.shape)
+        return self._last.at(HESSIAN, w, self.curvature).product(V)
 
     def ggn_product(self, w: Tensor, V: Tensor) -> Tensor:
         """G(w) V with G = Σ_b d_b J_b' (∂²loss/∂outputs²) J_b / Σ_b d_b, the generalised Gauss-Newton matrix.
@@ -191,10 +216,35 @@ class Objective:
         Returns:
             A tensor of the shape of ``V``.
         """
+        return self._last.at(GAUSS_NEWTON, w, self.curvature).product(V)
+
+    def select(self, pattern: str) -> Objective:
+        """The objective as a function of some blocks of its weights only; the others stay as they are.
+
+        Args:
+            pattern: of the names of blocks, such as ``"head.*"``.
+
+        Raises:
+            ValueError: if nothing matches.
+        """
+        chosen = copy.copy(self)
+        chosen.space = self.space.select(pattern)
+        chosen.weights = chosen.space.flatten(self.space.unflatten(self.weights))
+        chosen._definition = dataclasses.replace(self._definition, space=chosen.space)
+        chosen._pattern = pattern if self._pattern == "*" else f"{pattern} of {self._pattern}"
+        chosen._certified, chosen._last = set(), Remembered()
+        chosen.work = self.work.by(chosen._definition, chosen.weights)
+        return chosen
+
+    def at(self, w: Tensor) -> Objective:
+        """The same objective with other weights of its own, ``(dim,)``."""
         self._require_weights(w)
-        columns = self._columns(V)
-        self._require_certified(GGN)
-        return self._mean(lambda term: ggn_product(term.outputs, term.loss_of_outputs, w, columns)).reshape(V.shape)
+        moved = copy.copy(self)
+        moved.weights = w.detach().clone()
+        moved._definition = self._definition.with_weights(moved.weights)
+        moved._certified, moved._last, moved._weight = set(), Remembered(), None
+        moved.work = self.work.by(moved._definition, moved.weights)
+        return moved
 
     def part(self, batches: Sequence[Batch]) -> Objective:
         """The objective of the same model and loss over other batches, taken as they are.
@@ -203,8 +253,9 @@ class Objective:
             batches: batches of this objective, or parts of them, on the device of the weights.
         """
         part = copy.copy(self)
-        part._batches = list(batches)
-        part._fingerprint = None
+        part._data = DataSet(batches)
+        part.work = self.work.of(part.batches)
+        part._last = Remembered()
         part._weight = None
         return part
 
@@ -217,10 +268,7 @@ class Objective:
             TypeError: if the size is not an integer.
             ValueError: if the size is not between 1 and the number of examples.
         """
-        size = integer(size, "the size of a shard")
-        if not 1 <= size <= self.num_examples:
-            raise ValueError(f"a shard must have 1 to {self.num_examples} examples, all there are; got {size}")
-        return (self.part([batch]) for batch in regroup(self._batches, size))
+        return (self.part([batch]) for batch in self._data.shards(size))
 
     def manifest(self) -> dict[str, Any]:
         """Where a number measured on this objective comes from: everything that could change it, and the versions.
@@ -228,58 +276,24 @@ class Objective:
         Losses, denominators and ``forward`` are named with their settings and, unless torch wrote them, a hash of their
         code and of what they capture: best effort, see :mod:`landscape.identity`.
         """
-        model = self._definition.seam.model
         return {
             "objective": {
-                "loss": name_of(self._definition.loss),
-                "reduction": f"mean over {name_of(self._definition.denominator)}",
-                "forward": name_of(self._definition.seam.read),
+                **self._definition.settings(),
                 "split": self._split,
                 "num_examples": self.num_examples,
-                "data": self.fingerprint.content,
-                "mode": "training" if model.training else "evaluation",
+                "data": self._data.fingerprint.content,
                 "batch_norm": "frozen running statistics",
-                "architecture": hash_of_settings({"modules": repr(model)}),
                 "parameters": self._pattern,
                 "dim": self.space.dim,
                 "dtype": str(self.weights.dtype).removeprefix("torch."),
             },
             "subject": {
-                "model": type(model).__name__,
+                "model": type(self._definition.seam.model).__name__,
                 "weights": hash_of_tensor(self.weights),
                 "fixed": self._definition.hash_of_fixed(),
             },
             "machine": {"device": str(self.weights.device), **versions()},
         }
-
-    def _read(self, data: Iterable[Batch]) -> tuple[list[Batch], Fingerprint | None]:
-        device = self.weights.device
-        copies = (map_tensors(lambda tensor: tensor.detach().to(device, copy=True), batch) for batch in data)
-        batches = [batch for batch in copies if num_examples(batch) > 0]  # a mean over no example is not a number
-        fingerprint = Fingerprint.of(batches)
-        checks.require_same_data(fingerprint, Fingerprint.of(data))
-        return batches, fingerprint
-
-    def _terms(self) -> Iterator[Term]:
-        return (Term(self._definition, batch) for batch in self._batches)
-
-    def _mean(self, of_term: Callable[[Term], Tensor], *, remember: bool = False) -> Tensor:
-        mean = Mean()
-        for term in self._terms():
-            value = of_term(term)  # before the count, which it sets
-            mean.add(value, term.count)
-        if remember:
-            self._weight = mean.weight
-        return mean.value.to(self.weights.dtype)
-
-    def _require_certified(self, curvature: Curvature) -> None:
-        if curvature.name not in self._certified:
-            certify(curvature, self._definition, self.weights, self._batches)
-            self._certified.add(curvature.name)
-
-    def _columns(self, V: Tensor) -> Tensor:
-        checks.require_like(V, self.weights, "V", columns=True)
-        return V.reshape(self.space.dim, -1)
 
     def _require_weights(self, w: Tensor) -> None:
         checks.require_like(w, self.weights, "w")

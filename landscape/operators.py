@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from landscape.arguments import real
+from landscape.bound import CurvatureAt
 from landscape.checks import require_like
+from landscape.curvatures import FISHER, GAUSS_NEWTON, HESSIAN, Curvature
 from landscape.manifest import hash_of_tensor
 from landscape.objective import Objective
 
@@ -19,36 +23,97 @@ class CurvatureOperator(LinearOperator, ABC):
     """A symmetric ``(dim, dim)`` matrix at fixed weights of an objective.
 
     It is a scipy ``LinearOperator``, so ``scipy.sparse.linalg.eigsh`` and operator algebra take it; :meth:`apply` is
-    the same product on tensors, on the device of the weights.
+    the same product on tensors, on the device of the weights. Sums, differences and multiples of operators at the same
+    weights are operators of this kind again.
 
     Args:
         objective: the function whose curvature this is.
-        weights: where, ``(dim,)``; the objective's own weights when left out.
+        weights: where, ``(dim,)``; the objective's own weights when left out. A copy of them is taken.
     """
 
     def __init__(self, objective: Objective, *, weights: Tensor | None = None) -> None:
         self.objective = objective
-        self.weights = objective.weights if weights is None else weights.detach()
         dim = objective.space.dim
-        if self.weights.shape != (dim,):
-            raise ValueError(f"weights must have shape ({dim},); got {tuple(self.weights.shape)}")
-        require_like(self.weights, objective.weights, "weights")
+        if weights is not None:
+            if weights.shape != (dim,):
+                raise ValueError(f"weights must have shape ({dim},); got {tuple(weights.shape)}")
+            require_like(weights, objective.weights, "weights")
+        self.weights = objective.weights if weights is None else weights.detach().clone()
         super().__init__(torch.empty(0, dtype=self.weights.dtype).numpy().dtype, (dim, dim))  # type: ignore[call-arg]
 
     @abstractmethod
     def apply(self, V: Tensor) -> Tensor:
         """The product with one vector ``(dim,)`` or a block ``(dim, k)``, in the shape of ``V``."""
 
+    @abstractmethod
+    def over(self, objective: Objective) -> CurvatureOperator:
+        """The same matrix of another objective at the same weights, such as one of a part of the data."""
+
+    @property
+    @abstractmethod
+    def words(self) -> str:
+        """How products are computed."""
+
+    @property
+    @abstractmethod
+    def is_exact(self) -> bool:
+        """Whether products are derivatives, and not differences of such; known from the first product on."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What tells the matrix from others of the same objective."""
+
     @property
     def dim(self) -> int:
         """The number of rows."""
         return int(self.shape[0])
 
+    def block(self, pattern: str) -> CurvatureOperator:
+        """The diagonal block of the weights whose names match a pattern, such as ``"head.*"``.
+
+        Its products are those of a loss in which the other weights are constants, and cost accordingly less.
+
+        Raises:
+            ValueError: if nothing matches.
+        """
+        moved = self.objective if self.weights is self.objective.weights else self.objective.at(self.weights)
+        part = moved.select(pattern)
+        return self._with(part)
+
+    def layers(self) -> Mapping[str, CurvatureOperator]:
+        """The diagonal block of each layer, weight and bias together, by its name."""
+        names = dict.fromkeys(name.rpartition(".")[0] for name in self.objective.space.names)
+        return {name: self.block(f"{name}.*" if name else "*") for name in names}
+
     def manifest(self) -> dict[str, Any]:
-        """The objective's manifest, with the weights and the name of this operator."""
+        """The objective's manifest, with the weights, the name of this operator, and how its products are computed."""
         manifest = self.objective.manifest()
         manifest["subject"]["weights"] = hash_of_tensor(self.weights)
-        return manifest | {"operator": {"name": type(self).__name__}}
+        manifest["machine"]["products"] = self.words
+        return manifest | {"operator": self.settings() | ({} if self.is_exact else {"products": "differences"})}
+
+    @abstractmethod
+    def _with(self, objective: Objective) -> CurvatureOperator:
+        """The same kind of matrix of an objective at that one's own weights."""
+
+    def __add__(self, other: Any) -> Any:
+        return (
+            _Combination([(1.0, self), (1.0, other)])
+            if isinstance(other, CurvatureOperator)
+            else super().__add__(other)
+        )
+
+    def __sub__(self, other: Any) -> Any:
+        return self + (-1.0) * other if isinstance(other, CurvatureOperator) else super().__sub__(other)
+
+    def __mul__(self, other: Any) -> Any:
+        return _Combination([(float(other), self)]) if _is_number(other) else super().__mul__(other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self * other if _is_number(other) else super().__rmul__(other)
+
+    def __neg__(self) -> Any:
+        return _Combination([(-1.0, self)])
 
     def _matmat(self, X: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         own = np.array(X)  # X may be frozen, as results are; torch warns of that
@@ -63,7 +128,41 @@ class CurvatureOperator(LinearOperator, ABC):
         return self
 
 
-class HessianOperator(CurvatureOperator):
+class _OfOneKind(CurvatureOperator):
+    """An operator whose products are those of one kind of curvature matrix."""
+
+    kind: ClassVar[Curvature]
+    _at: CurvatureAt | None = None
+
+    def apply(self, V: Tensor) -> Tensor:
+        """The product with one vector ``(dim,)`` or a block ``(dim, k)``, in the shape of ``V``."""
+        if self._at is None:
+            self._at = self.objective.curvature(self.kind, self.weights)
+        return self._at.product(V)
+
+    def over(self, objective: Objective) -> CurvatureOperator:
+        """See :class:`CurvatureOperator`."""
+        return type(self)(objective, weights=self.weights)
+
+    def _with(self, objective: Objective) -> CurvatureOperator:
+        return type(self)(objective)
+
+    @property
+    def words(self) -> str:
+        """See :class:`CurvatureOperator`."""
+        return "none yet" if self._at is None else self._at.words
+
+    @property
+    def is_exact(self) -> bool:
+        """See :class:`CurvatureOperator`."""
+        return self._at is None or self._at.is_exact
+
+    def settings(self) -> dict[str, Any]:
+        """The name of the operator."""
+        return {"name": type(self).__name__}
+
+
+class HessianOperator(_OfOneKind):
     """∇²L(w).
 
     >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -73,25 +172,88 @@ class HessianOperator(CurvatureOperator):
     18.0
     """
 
-    def apply(self, V: Tensor) -> Tensor:
-        """∇²L(w) V."""
-        return self.objective.hvp(self.weights, V)
+    kind = HESSIAN
 
 
-class GGNOperator(CurvatureOperator):
+class GGNOperator(_OfOneKind):
     """The generalised Gauss-Newton matrix G(w) of L (Schraudolph 2002): positive semi-definite for convex losses.
 
-    H = G + R, where R carries the curvature of the network itself; for a network linear in its weights G = H.
+    H = G + R, where R = ``HessianOperator(objective) - GGNOperator(objective)`` carries the curvature of the network
+    itself; for a network linear in its weights G = H.
 
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> data = [(torch.tensor([[3.0]]), torch.tensor([[1.0]]))]
-    >>> GGNOperator(Objective(model, torch.nn.functional.mse_loss, data)).apply(torch.ones(1)).item()
+    >>> objective = Objective(model, torch.nn.functional.mse_loss, data)
+    >>> GGNOperator(objective).apply(torch.ones(1)).item()
     18.0
+    >>> (HessianOperator(objective) - GGNOperator(objective)).apply(torch.ones(1)).item()
+    0.0
     """
 
+    kind = GAUSS_NEWTON
+
+
+class EmpiricalFisherOperator(_OfOneKind):
+    """F(w) = Σᵢ dᵢ gᵢ gᵢ' / Σᵢ dᵢ with gᵢ the gradient of the loss of example i, which is a mean over dᵢ.
+
+    For a plain mean over examples it is the uncentred covariance of their gradients. It is not the Fisher information
+    matrix, whose targets are drawn from the model (Kunstner, Balles, Hennig 2019, arXiv 1905.12558). An example of
+    several tokens has one gradient, of the mean over its tokens.
+
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> data = [(torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [1.0]]))]
+    >>> fisher = EmpiricalFisherOperator(Objective(model, torch.nn.functional.mse_loss, data))
+    >>> fisher.apply(torch.ones(1)).item()  # gradients -2 and -4
+    10.0
+    """
+
+    kind = FISHER
+
+
+class _Combination(CurvatureOperator):
+    """Σ cᵢ Aᵢ of operators at the same weights."""
+
+    def __init__(self, parts: list[tuple[float, CurvatureOperator]]) -> None:
+        first = parts[0][1]
+        for _, part in parts[1:]:
+            same = part.objective.manifest()["objective"] == first.objective.manifest()["objective"]
+            if not same or not torch.equal(part.weights, first.weights):
+                raise ValueError("operators can be added when they are of the same objective at the same weights")
+        super().__init__(first.objective, weights=first.weights)
+        self.parts = parts
+
     def apply(self, V: Tensor) -> Tensor:
-        """G(w) V."""
-        return self.objective.ggn_product(self.weights, V)
+        image = self.parts[0][0] * self.parts[0][1].apply(V)
+        for coefficient, part in self.parts[1:]:
+            image = image + coefficient * part.apply(V)
+        return image
+
+    def over(self, objective: Objective) -> CurvatureOperator:
+        return _Combination([(coefficient, part.over(objective)) for coefficient, part in self.parts])
+
+    def _with(self, objective: Objective) -> CurvatureOperator:
+        return _Combination([(coefficient, part._with(objective)) for coefficient, part in self.parts])
+
+    @property
+    def words(self) -> str:
+        return "; ".join(dict.fromkeys(part.words for _, part in self.parts))
+
+    @property
+    def is_exact(self) -> bool:
+        return all(part.is_exact for _, part in self.parts)
+
+    def settings(self) -> dict[str, Any]:
+        names = [f"{coefficient:g} · ({part.settings()['name']})" for coefficient, part in self.parts]
+        return {"name": " + ".join(names)}
+
+
+def _is_number(value: object) -> bool:
+    try:
+        real(value, "a factor")
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def require_operator(value: object) -> None:

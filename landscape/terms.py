@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from landscape.batches import Batch, map_tensors
 from landscape.checks import require_scalar
 from landscape.denominators import Denominator, denominator_of
 from landscape.forward import Forward, Seam
+from landscape.identity import name_of
 from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.parameters import ParameterSpace
 
@@ -52,11 +54,35 @@ class Definition:
         seam = Seam(_copied(model, "model", {}).requires_grad_(False), forward)
         return cls(seam, loss, denominator or denominator_of(loss), space)
 
+    def settings(self) -> dict[str, str]:
+        """What tells the definition from others, for a manifest."""
+        model = self.seam.model
+        return {
+            "loss": name_of(self.loss),
+            "reduction": f"mean over {name_of(self.denominator)}",
+            "forward": name_of(self.seam.read),
+            "mode": "training" if model.training else "evaluation",
+            "architecture": hash_of_settings({"modules": repr(model)}),
+        }
+
     def hash_of_fixed(self) -> str:
         """A hash of the model's numbers that are no part of w: other parameters, and buffers."""
         model = self.seam.model
         named = [*model.named_parameters(), *model.named_buffers()]
         return hash_of_settings({name: hash_of_tensor(part) for name, part in named if name not in self.space.names})
+
+    def kernels(self) -> AbstractContextManager[None]:
+        """Within it, recurrent layers are computed step by step: the vendors' kernels have no second derivative."""
+        recurrent = any(isinstance(part, nn.RNNBase) for part in self.seam.modules())
+        return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+
+    def with_weights(self, w: Tensor) -> Definition:
+        """The same with w, ``(dim,)``, as the model's own weights."""
+        seam = copy.deepcopy(self.seam)
+        named = dict(seam.model.named_parameters())
+        for name, block in self.space.unflatten(w).items():
+            named[name].data.copy_(block)
+        return replace(self, seam=seam)
 
     def doubled(self) -> Definition:
         """The same in double precision, as far as the numbers lie in modules and in ``functools.partial``."""
@@ -79,7 +105,8 @@ class Term:
         """The model's outputs for this batch."""
         named = {f"model.{name}": block for name, block in self.definition.space.unflatten(w).items()}
         seam = self.definition.seam
-        outputs, self.targets = functional_call(seam, _fresh_buffers(seam) | named, (self.batch,))
+        with self.definition.kernels():
+            outputs, self.targets = functional_call(seam, _fresh_buffers(seam) | named, (self.batch,))
         self.count = self.definition.denominator(outputs, self.targets)
         return outputs  # type: ignore[no-any-return]
 
@@ -117,6 +144,12 @@ class Mean:
         share = value * count
         self._total = share if self._total is None else self._total.add_(share)
         self.weight = self.weight + count
+
+    def total_like(self, value: Tensor) -> Tensor:
+        """The sum so far, of the dtype it was summed in; zeros of the shape of ``value`` where there was none."""
+        if self._total is None:
+            return torch.zeros_like(value)
+        return self._total.reshape(value.shape)
 
     @property
     def value(self) -> Tensor:

@@ -189,7 +189,7 @@ def test_a_shuffled_data_loader_is_accepted_and_is_the_same_data():
     loader = DataLoader(TensorDataset(given.x, given.y), batch_size=5, shuffle=True)
     shuffled, ordered = Objective(given.model, given.loss, loader), given.objective()
     assert close(shuffled.hvp(shuffled.weights, shuffled.weights), ordered.hvp(ordered.weights, ordered.weights))
-    assert shuffled.fingerprint.content == ordered.fingerprint.content
+    assert shuffled.manifest()["objective"]["data"] == ordered.manifest()["objective"]["data"]
     assert shuffled.order != ordered.order
 
 
@@ -204,7 +204,7 @@ def test_the_manifest_says_what_was_measured():
         "forward": "supervised",
         "split": "test",
         "num_examples": N,
-        "data": given.objective().fingerprint.content,
+        "data": given.objective().manifest()["objective"]["data"],
         "mode": "evaluation",
         "batch_norm": "frozen running statistics",
         "parameters": "4.*",

@@ -6,6 +6,7 @@ import torch
 from problems import (
     ZOO,
     dense_ggn,
+    dense_gradient,
     dense_hessian,
     linear_regression,
     normal,
@@ -16,7 +17,7 @@ from problems import (
 )
 from scipy.sparse.linalg import aslinearoperator, eigsh
 
-from landscape import CurvatureOperator, GGNOperator, HessianOperator
+from landscape import CurvatureOperator, EmpiricalFisherOperator, GGNOperator, HessianOperator, Objective
 
 
 def close(a, b, atol=1e-12):
@@ -103,7 +104,7 @@ class OperatorContract:
         )
         assert operator.manifest()["subject"]["weights"] != here.manifest()["subject"]["weights"]
         assert operator.manifest()["objective"] == here.manifest()["objective"]
-        assert operator.manifest()["operator"] == {"name": type(operator).__name__}
+        assert operator.manifest()["operator"] == here.manifest()["operator"] == operator.settings()
 
     def test_arrays_that_are_frozen_or_in_another_layout_are_multiplied_without_a_warning(self):
         operator = self.operator(problem("tanh_mlp").objective())
@@ -165,6 +166,119 @@ class TestGGNOperator(OperatorContract):
         assert torch.linalg.eigvalsh(GGNOperator(objective).apply(eye)).min() > -1e-12
         if name != "frozen":  # the trained part of that one is linear, so that the two agree
             assert torch.linalg.eigvalsh(HessianOperator(objective).apply(eye)).min() < -1e-6
+
+
+class TestEmpiricalFisherOperator(OperatorContract):
+    def operator(self, objective, **options):
+        return EmpiricalFisherOperator(objective, **options)
+
+    def dense(self, given, pattern="*"):
+        rows = [
+            dense_gradient(type(given)(given.model, x[None], y[None], given.loss))
+            for x, y in zip(given.x, given.y, strict=True)
+        ]
+        gradients = torch.stack(rows)
+        return gradients.T @ gradients / len(rows)
+
+
+class TestDifference(OperatorContract):
+    def operator(self, objective, **options):
+        return HessianOperator(objective, **options) - GGNOperator(objective, **options)
+
+    def dense(self, given, pattern="*"):
+        return dense_hessian(given, pattern) - dense_ggn(given, pattern)
+
+
+class TestMultiple(OperatorContract):
+    def operator(self, objective, **options):
+        return -0.5 * HessianOperator(objective, **options)
+
+    def dense(self, given, pattern="*"):
+        return -0.5 * dense_hessian(given, pattern)
+
+
+def places_of(objective, pattern):
+    places = objective.space.unflatten(torch.arange(objective.space.dim))
+    return torch.cat([places[name].flatten() for name in objective.space.select(pattern).names])
+
+
+@pytest.mark.parametrize("kind", [HessianOperator, GGNOperator, EmpiricalFisherOperator])
+@pytest.mark.parametrize("pattern", ["0.*", "2.weight", "*.bias"])
+def test_blocks_are_those_of_the_whole_at_any_weights(kind, pattern):
+    objective = problem("tanh_mlp").objective()
+    operator = kind(objective, weights=objective.weights + 0.5)
+    chosen = places_of(objective, pattern)
+    whole = operator.apply(torch.eye(31).double())
+    block = operator.block(pattern)
+    assert close(block.apply(torch.eye(len(chosen)).double()), whole[chosen][:, chosen])
+    assert close(block.weights, operator.weights[chosen])
+    assert block.manifest()["objective"]["parameters"] == pattern
+    difference = (operator - 2 * operator).block(pattern)
+    assert close(difference.apply(torch.eye(len(chosen)).double()), -whole[chosen][:, chosen])
+
+
+def test_layers_are_the_blocks_of_weight_and_bias_together():
+    objective = problem("conv_batch_norm").objective()
+    hessian = HessianOperator(objective)
+    whole = hessian.apply(torch.eye(hessian.dim).double())
+    layers = hessian.layers()
+    assert list(layers) == ["0", "1", "4"]
+    for name, block in layers.items():
+        chosen = places_of(objective, f"{name}.*")
+        assert close(block.apply(torch.eye(len(chosen)).double()), whole[chosen][:, chosen])
+    alone = HessianOperator(quadratic(symmetric(torch.arange(3.0).double())))
+    assert list(alone.layers()) == [""]
+
+
+def test_a_block_that_nothing_matches_is_refused():
+    with pytest.raises(ValueError, match=r"no trainable parameter matches 'head\.\*'"):
+        HessianOperator(problem("tanh_mlp").objective()).block("head.*")
+
+
+def test_an_operator_is_taken_over_to_a_part_of_the_data():
+    objective = problem("tanh_mlp").objective()
+    w = objective.weights + 0.5
+    part = objective.part(objective.batches[:1])
+    there = HessianOperator(objective, weights=w).over(part)
+    assert close(there.apply(torch.eye(31).double()), HessianOperator(part, weights=w).apply(torch.eye(31).double()))
+    residual = (HessianOperator(objective) - GGNOperator(objective)).over(part)
+    expected = HessianOperator(part).apply(normal(31)) - GGNOperator(part).apply(normal(31))
+    assert close(residual.apply(normal(31)), expected)
+
+
+def test_operators_at_different_places_or_of_different_losses_cannot_be_added():
+    objective = problem("tanh_mlp").objective()
+    moved = HessianOperator(objective, weights=objective.weights + 1)
+    other = HessianOperator(problem("tanh_mlp_mse").objective())
+    for operator in (moved, other):
+        with pytest.raises(ValueError, match="of the same objective at the same weights"):
+            HessianOperator(objective) + operator
+
+
+def test_scipy_shifts_and_sums_with_other_matrices():
+    objective = problem("tanh_mlp").objective()
+    H, x = HessianOperator(objective), normal(31).numpy()
+    shifted = H + 0.5 * aslinearoperator(np.eye(31))
+    assert np.allclose(shifted @ x, H @ x + 0.5 * x, rtol=1e-12)
+    found = eigsh(shifted, k=1, which="LA", return_eigenvectors=False, v0=x)
+    exact = torch.linalg.eigvalsh(dense_hessian(problem("tanh_mlp")))[-1].item()
+    assert np.allclose(found, exact + 0.5, rtol=1e-8)
+    assert np.allclose((H @ H) @ x, H @ (H @ x), rtol=1e-10)
+
+
+def test_an_objective_of_some_weights_is_that_function_of_them():
+    given = problem("tanh_mlp")
+    whole, head = given.objective(), given.objective().select("2.*")
+    direct = Objective(given.model, given.loss, list(whole.batches), parameters="2.*")
+    assert close(head.weights, direct.weights)
+    assert close(head.gradient(head.weights + 0.1), direct.gradient(direct.weights + 0.1))
+    assert head.manifest()["subject"]["fixed"] == direct.manifest()["subject"]["fixed"]
+    moved = whole.at(whole.weights + 1)
+    assert close(moved.gradient(moved.weights), whole.gradient(whole.weights + 1))
+    assert close(
+        moved.select("2.*").gradient(head.weights),
+        moved.gradient(torch.cat([whole.weights[:16] + 1, whole.weights[16:]]))[16:],
+    )
 
 
 def test_operators_can_be_added_in_scipy():

@@ -5,7 +5,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from problems import normal
 
-from landscape.products import ggn_product, hessian_product, slope_of
+from landscape.products import gauss_newton_at, hessian_at, slope_of
+
+
+def hessian_product(loss, w, V):
+    return hessian_at(loss, w)(V)
+
+
+def ggn_product(outputs, loss, w, V):
+    return gauss_newton_at(outputs, loss, w)(V)
 
 
 def test_the_hessian_of_a_cubic_is_diagonal():

@@ -1,0 +1,117 @@
+"""Ways of computing products that choose among others: by what the model allows, and by what is quick."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from landscape.curvatures import Curvature
+from landscape.differences import signs_like
+from landscape.forward_mode import ForwardOverReverse
+from landscape.products import NoSecondDerivativeError
+from landscape.terms import Term
+from landscape.ways import Bound, Bytes, KeptGraphs, Products
+
+
+class FirstThatWorks(Products):
+    """The first of several ways that the model can be taken: the next one where it has no second derivative.
+
+    Args:
+        ways: in the order of preference.
+
+    Raises:
+        ValueError: if there is none.
+    """
+
+    def __init__(self, *ways: Products) -> None:
+        self.ways = _some(ways)
+
+    def bind(self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes) -> Bound:
+        """See :class:`Products`."""
+        return _FirstThatWorks([partial(way.bind, curvature, w, terms, graph_bytes=graph_bytes) for way in self.ways])
+
+    def __repr__(self) -> str:
+        return f"FirstThatWorks({', '.join(map(repr, self.ways))})"
+
+
+class FastestProducts(Products):
+    """The quickest of several ways, measured on the first term. The choice, and so rounding, may differ between runs.
+
+    Args:
+        ways: to choose from; kept graphs and forward-over-reverse when left out.
+
+    Raises:
+        ValueError: when bound, if two ways disagree by more than rounding.
+    """
+
+    def __init__(self, *ways: Products) -> None:
+        self.ways = _some(ways or (KeptGraphs(), ForwardOverReverse()))
+
+    def bind(self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes) -> Bound:
+        """See :class:`Products`."""
+        bounds = [way.bind(curvature, w, terms, graph_bytes=graph_bytes) for way in self.ways]
+        if not terms:
+            return bounds[0]
+        signs = signs_like(w)[:, None]
+        timed: list[tuple[float, Bound]] = []
+        first: Tensor | None = None
+        for bound in bounds:
+            try:
+                image = bound.product(terms[0], signs)
+                begin = time.perf_counter()
+                float(bound.product(terms[0], signs).sum())
+            except (RuntimeError, ValueError):  # what cannot be taken this way, whatever it raises
+                continue
+            timed.append((time.perf_counter() - begin, bound))
+            first = image if first is None else first
+            apart = float((image - first).norm() / (first.norm() + torch.finfo(w.dtype).tiny))
+            if bound.is_exact and apart > 1e4 * torch.finfo(w.dtype).eps:
+                raise ValueError(
+                    f"products by {timed[0][1].words} and by {bound.words} differ by {apart:.1e} of their size; one of "
+                    "them is wrong for this model. Take one way by name, and hold it against CentralDifferences()."
+                )
+        if not timed:
+            return bounds[0]
+        chosen = min(timed, key=lambda pair: pair[0])[1]
+        for bound in bounds:
+            if bound is not chosen:
+                bound.release()
+        return chosen
+
+    def __repr__(self) -> str:
+        return f"FastestProducts({', '.join(map(repr, self.ways))})"
+
+
+class _FirstThatWorks(Bound):
+    def __init__(self, ways: list[Callable[[], Bound]]) -> None:
+        self.bound, *self.others = ways[0](), *ways[1:]
+
+    def product(self, term: Term, V: Tensor) -> Tensor:
+        try:
+            return self.bound.product(term, V)
+        except NoSecondDerivativeError:
+            if not self.others:
+                raise
+            self.bound, *self.others = self.others[0](), *self.others[1:]
+            return self.product(term, V)
+
+    @property
+    def words(self) -> str:
+        return self.bound.words
+
+    @property
+    def is_exact(self) -> bool:
+        return self.bound.is_exact
+
+    def release(self) -> bool:
+        return self.bound.release()
+
+
+def _some(ways: Sequence[Products]) -> tuple[Products, ...]:
+    if not ways or not all(isinstance(way, Products) for way in ways):
+        raise ValueError(f"one or more ways of computing products are needed; got {list(ways)}")
+    return tuple(ways)

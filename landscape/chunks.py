@@ -1,0 +1,97 @@
+"""The data of an objective in chunks: pieces that go through the model together, quick and within memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from landscape.batches import Batch, concatenate, num_examples, shape_of_examples, split, take, tensors
+from landscape.memory import graph_measured
+from landscape.products import NoSecondDerivativeError, second_derivatives, slope_of
+from landscape.terms import Definition, Term
+
+MOST_EXAMPLES = 1024  # beyond, small networks gain nothing either
+QUICK_BYTES = 96 * 2**20  # a graph that is larger leaves the caches, and takes up to twice the time an example
+_FEW = (2, 8)  # examples that graphs are measured on
+
+
+class GraphSize:
+    """What the graph of the gradient of a number of examples takes, in bytes: so much at all, and so much for each."""
+
+    def __init__(self, fixed: float, each: float) -> None:
+        self.fixed, self.each = fixed, each
+
+    @classmethod
+    def measured(cls, definition: Definition, w: Tensor, batch: Batch) -> GraphSize:
+        """From the graphs of a few examples; a guess where these cannot be evaluated, which others will say."""
+        sizes = [min(few, num_examples(batch)) for few in _FEW]
+        try:
+            small, large = (_graph_bytes(Term(definition, take(batch, 0, size)), w) for size in sizes)
+        except Exception:  # whatever the model raises
+            return cls(0, QUICK_BYTES / 128)
+        each = (large - small) / (sizes[1] - sizes[0]) if sizes[1] > sizes[0] else float(large)
+        return cls(max(0.0, small - sizes[0] * each), max(1.0, each))
+
+    def of(self, term: Term) -> int:
+        """For the examples of a term."""
+        return int(self.fixed + self.each * num_examples(term.batch))
+
+    @property
+    def quick_chunk(self) -> int:
+        """The number of examples to a chunk: a power of two whose graphs stay below ``QUICK_BYTES``."""
+        most = min(MOST_EXAMPLES, int(QUICK_BYTES / self.each))
+        return int(2 ** (most.bit_length() - 1)) if most >= 1 else 1
+
+
+def cut(batches: Sequence[Batch], size: int) -> list[Batch]:
+    """The same examples in the same order, no more than ``size`` of them to a piece, as views.
+
+    >>> [piece.tolist() for piece in cut([torch.arange(3), torch.arange(3, 5)], 2)]
+    [[0, 1], [2], [3, 4]]
+    """
+    found: list[Batch] = []
+    for batch in batches:
+        total = num_examples(batch)
+        found += [take(batch, start, min(start + size, total)) for start in range(0, total, size)]
+    return found
+
+
+def merged(batches: Sequence[Batch]) -> list[Batch]:
+    """Neighbours put together where their examples have one shape.
+
+    >>> [batch.tolist() for batch in merged([torch.arange(2), torch.arange(2, 3), torch.zeros(1, 1)])]
+    [[0, 1, 2], [[0.0]]]
+    """
+    return [concatenate(list(alike)) for _, alike in groupby(batches, key=shape_of_examples)]
+
+
+def halves(term: Term) -> list[Term]:
+    """Two terms with half of the examples each.
+
+    Raises:
+        MemoryError: if there is one example only, for which there is no memory.
+    """
+    size = num_examples(term.batch)
+    if size < 2:
+        raise MemoryError(
+            "there is no memory for the graph of a single example; take a device with more, or select fewer weights"
+        )
+    return [Term(term.definition, part) for part in split(term.batch, [size // 2, size - size // 2])]
+
+
+def _graph_bytes(term: Term, w: Tensor) -> int:
+    """What autograd keeps of a term for products, estimated from its loss where that cannot be differentiated twice."""
+    with graph_measured(without=[w, *tensors(term.batch)]) as graph, torch.enable_grad(), second_derivatives():
+        leaf = w.detach().requires_grad_()
+        loss = term.loss(leaf)
+        if not loss.requires_grad:
+            return graph.num_bytes
+        once = graph.num_bytes
+        try:
+            slope_of(loss, leaf, create_graph=True)
+        except (RuntimeError, NoSecondDerivativeError, ValueError):
+            return 4 * once
+    return graph.num_bytes

@@ -1,0 +1,76 @@
+"""The data of an objective: batches as they were when it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from landscape import checks
+from landscape.arguments import integer
+from landscape.batches import Batch, Fingerprint, map_tensors, num_examples, regroup, split
+from landscape.chunks import merged
+
+
+class DataSet:
+    """Batches that nobody else changes, and what they are.
+
+    Args:
+        batches: on the device where they are used.
+        fingerprint: of them, where it is known.
+
+    Attributes:
+        batches: views of ``pieces``.
+        pieces: the same examples, in as few pieces as their shapes allow when they were read.
+    """
+
+    def __init__(self, batches: Sequence[Batch], *, fingerprint: Fingerprint | None = None) -> None:
+        self.batches = list(batches)
+        self.pieces = self.batches
+        self._fingerprint = fingerprint
+
+    @classmethod
+    def read(cls, data: Iterable[Batch], device: torch.device) -> DataSet:
+        """Copies of all batches on a device; two passes over the data must give the same examples.
+
+        Raises:
+            ValueError: if they do not, or there is none.
+        """
+        copies = (map_tensors(lambda tensor: tensor.detach().to(device, copy=True), batch) for batch in data)
+        batches = [batch for batch in copies if num_examples(batch) > 0]  # a mean over no example is not a number
+        fingerprint = Fingerprint.of(batches)
+        checks.require_same_data(fingerprint, Fingerprint.of(data))
+        pieces, sizes = merged(batches), [num_examples(batch) for batch in batches]
+        read = cls([], fingerprint=fingerprint)
+        for piece in pieces:
+            number = 0
+            while sum(sizes[:number]) < num_examples(piece):
+                number += 1
+            read.batches += split(piece, sizes[:number])
+            sizes = sizes[number:]
+        read.pieces = pieces
+        return read
+
+    def shards(self, size: int) -> Iterator[Batch]:
+        """Consecutive parts of ``size`` examples each, in the order of the data; the last has what is left.
+
+        Raises:
+            TypeError: if the size is not an integer.
+            ValueError: if the size is not between 1 and the number of examples.
+        """
+        size = integer(size, "the size of a shard")
+        if not 1 <= size <= self.num_examples:
+            raise ValueError(f"a shard must have 1 to {self.num_examples} examples, all there are; got {size}")
+        return regroup(self.batches, size)
+
+    @property
+    def num_examples(self) -> int:
+        """The number of examples in all."""
+        return sum(num_examples(batch) for batch in self.batches)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the examples are, and in which order."""
+        if self._fingerprint is None:
+            self._fingerprint = Fingerprint.of(self.batches)
+        return self._fingerprint

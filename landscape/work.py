@@ -1,0 +1,141 @@
+"""Means over the terms of an objective: chunk after chunk, within memory, shared by processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from landscape.batches import Batch, num_examples
+from landscape.chunks import GraphSize, cut, halves
+from landscape.memory import is_out_of_memory
+from landscape.processes import Alone, ProcessLostError, Sharing
+from landscape.terms import Definition, Mean, Term
+
+Values = tuple[Tensor, ...]
+ALWAYS_QUICK = 32  # examples that are not worth a look at how large their graph is
+
+
+class Work:
+    """The data of an objective in chunks, those of this process, and how means over all of them are taken.
+
+    Args:
+        definition: of the terms.
+        w: the weights that the size of graphs is measured at, ``(dim,)``.
+        batches: the data.
+        chunk_size: the most examples to a chunk; from the size of graphs when None.
+        sharing: the processes that chunks are spread over.
+        whole: what this is a part of, whose graphs have been measured.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        w: Tensor,
+        batches: Sequence[Batch],
+        *,
+        chunk_size: int | None = None,
+        sharing: Sharing | None = None,
+        whole: Work | None = None,
+    ) -> None:
+        self.definition = definition
+        self._w = w
+        self.batches = batches
+        self._chunk_size = chunk_size
+        self._sharing = Alone() if sharing is None else sharing
+        self._whole = whole
+        self._graph: GraphSize | None = None
+        self._terms: list[Term] | None = None
+        self.halvings = 0  # how often a chunk was cut in two because memory ran out
+
+    def of(self, batches: Sequence[Batch]) -> Work:
+        """The same for other batches, carried out by this process alone."""
+        return Work(self.definition, self._w, batches, chunk_size=self._chunk_size, whole=self)
+
+    def by(self, definition: Definition, w: Tensor) -> Work:
+        """The same data and processes under another definition of the terms."""
+        return Work(definition, w, self.batches, chunk_size=self._chunk_size, sharing=self._sharing)
+
+    @property
+    def graph(self) -> GraphSize:
+        """What graphs take, measured when it is first of interest."""
+        if self._whole is not None:
+            return self._whole.graph
+        if self._graph is None:
+            self._graph = GraphSize.measured(self.definition, self._w, max(self.batches, key=num_examples))
+        return self._graph
+
+    @property
+    def chunk_size(self) -> int:
+        """The most examples to a chunk."""
+        return self.graph.quick_chunk if self._chunk_size is None else self._chunk_size
+
+    @property
+    def terms(self) -> list[Term]:
+        """The chunks of this process."""
+        if self._terms is None:
+            few = self._chunk_size is None and all(num_examples(batch) <= ALWAYS_QUICK for batch in self.batches)
+            pieces = list(self.batches) if few else cut(self.batches, self.chunk_size)
+            self._terms = [Term(self.definition, pieces[i]) for i in self._sharing.block(len(pieces))]
+        return self._terms
+
+    def means(
+        self, of_term: Callable[[Term], Values], like: Values, *, release: Callable[[], bool] | None = None
+    ) -> tuple[list[Tensor], float | Tensor]:
+        """Σ_b d_b · value_b / Σ_b d_b over the terms of all processes, with one exchange, and Σ_b d_b.
+
+        Where memory runs out, ``release`` is called, and when there was nothing to release the chunk is cut in two.
+
+        Args:
+            of_term: the values of one term; they set its count.
+            like: tensors with the shapes, dtype and device of the values.
+            release: gives back memory, and says whether there was any.
+
+        Raises:
+            MemoryError: if there is no memory for a single example.
+            ProcessLostError: if another process has died or failed.
+        """
+        means = [Mean() for _ in like]
+        failure: Exception | None = None
+        try:
+            self._add(of_term, means, release)
+        except Exception as error:
+            if self._sharing.number == 1:
+                raise
+            failure = error  # the others wait for this process's part: they are told, and then it is raised
+        if self._sharing.number == 1:
+            return [mean.value.to(value.dtype) for mean, value in zip(means, like, strict=True)], means[0].weight
+        totals = [mean.total_like(value) for mean, value in zip(means, like, strict=True)]
+        weight = torch.as_tensor(means[0].weight, dtype=torch.float64)
+        coarse = weight.to(like[-1].dtype)
+        facts = torch.stack([coarse.cpu(), (weight.cpu() - coarse.cpu()).to(coarse.dtype)]).to(like[-1].device)
+        failed = torch.full_like(facts[:1], float(failure is not None))
+        *sums, both, failures = self._sharing.summed(
+            [*totals[::-1], facts, failed]
+        )  # vectors first: their dtype counts
+        if failure is not None:
+            raise failure
+        if float(failures) > 0:
+            raise ProcessLostError("another process has failed; the reason is what that one says")
+        weight = both.double().sum()
+        return [(total / weight).to(value) for total, value in zip(sums[::-1], like, strict=True)], float(weight)
+
+    def _add(
+        self, of_term: Callable[[Term], Values], means: Sequence[Mean], release: Callable[[], bool] | None
+    ) -> None:
+        index = 0
+        while index < len(self.terms):
+            term = self.terms[index]
+            try:
+                values = of_term(term)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if release is None or not release():
+                    self.terms[index : index + 1] = halves(term)
+                    self.halvings += 1
+                continue
+            for mean, value in zip(means, values, strict=True):
+                mean.add(value, term.count)
+            index += 1

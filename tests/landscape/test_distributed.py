@@ -1,0 +1,37 @@
+"""The same numbers on one, two and three processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from landscape import KeptGraphs
+from landscape.processes import Alone
+from tests.landscape.distributed_products import measured
+
+PROGRAM = Path(__file__).with_name("distributed_products.py")
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_any_number_of_processes_finds_the_same_numbers_with_one_exchange_per_product(number, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
+    environment = os.environ | {"PYTHONPATH": str(PROGRAM.parents[2]), "OMP_NUM_THREADS": "1"}
+    words = [*command, str(PROGRAM), str(tmp_path)]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    alone = measured(Alone(), KeptGraphs())
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(number)]
+    for rank in ranks:
+        for way in ("kept", "rebuilt"):
+            for key, value in alone.items():
+                assert torch.allclose(rank[way][key], value, rtol=1e-12, atol=1e-14), (way, key)
+                assert torch.equal(rank[way][key], ranks[0][way][key]), (way, key)
+        assert rank["exchanges"] == 1
+    for rank in ranks[:-1]:
+        assert rank["error"].startswith("ProcessLostError: another process has failed")
+    assert ranks[-1]["error"].startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")

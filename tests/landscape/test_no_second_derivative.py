@@ -1,0 +1,86 @@
+"""Models that have no second derivative as they are: by other kernels, or by differences, and it is said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from problems import N, normal, ragged
+from torch import nn
+
+from landscape import CentralDifferences, HessianOperator, KeptGraphs, Objective
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+class Once(torch.autograd.Function):
+    """v² whose derivative cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx, v):
+        ctx.save_for_backward(v)
+        return v.square()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return OnceBackward.apply(ctx.saved_tensors[0], slope)
+
+
+class OnceBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, v, slope):
+        return 2 * v * slope
+
+    @staticmethod
+    def backward(ctx, slope):
+        raise RuntimeError("derivative for fused::square_backward is not implemented")
+
+
+class Fused(nn.Module):
+    def __init__(self, square):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.square = square
+
+    def forward(self, x):
+        return self.square(self.layer(x))
+
+
+def test_a_model_without_second_derivatives_is_measured_by_differences_and_it_is_said():
+    torch.manual_seed(0)
+    fused = Fused(Once.apply).double()
+    plain = Fused(torch.square).double()
+    plain.load_state_dict(fused.state_dict())
+    data = ragged(normal(N, 3), normal(N, 3, seed=1))
+    hessian = HessianOperator(Objective(fused, F.mse_loss, data))
+    exact = HessianOperator(Objective(plain, F.mse_loss, data)).apply(torch.eye(12).double())
+    assert 1e-13 < relative(hessian.apply(torch.eye(12).double()), exact) < 1e-6
+    assert hessian.manifest()["operator"]["products"] == "differences"
+    with pytest.raises(ValueError, match=r"no second derivative.*products=CentralDifferences\(\)"):
+        HessianOperator(Objective(fused, F.mse_loss, data, products=KeptGraphs())).apply(normal(12))
+
+
+def test_compiled_models_and_recurrent_layers_have_second_derivatives():
+    torch.manual_seed(0)
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(2, 2, batch_first=True), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0][:, -1])
+
+    x, y = normal(N, 3, 2), torch.arange(N) % 2
+    hessian = HessianOperator(Objective(Recurrent().double(), F.cross_entropy, ragged(x, y)))
+    image = hessian.apply(torch.eye(hessian.dim).double())
+    assert hessian.is_exact
+    assert torch.allclose(image, image.T, atol=1e-12)
+    quotient = HessianOperator(
+        Objective(
+            hessian.objective.model.requires_grad_(True), F.cross_entropy, ragged(x, y), products=CentralDifferences()
+        )
+    )
+    assert relative(quotient.apply(torch.eye(hessian.dim).double()), image) < 1e-6
