@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curvature, training
+from benchmarks import curvature, products, training
 
-BENCHMARKS = {"training": training.main, "curvature": curvature.main}
+BENCHMARKS = {"training": training.main, "products": products.main, "curvature": curvature.main}
 
 if len(sys.argv) > 1 and sys.argv[1] not in BENCHMARKS:
     sys.exit(f"there is no benchmark {sys.argv[1]!r}; there are: {', '.join(BENCHMARKS)}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from landscape.certificate import certify, differences_at
+from landscape.certificate import STEPS, certify, differences_at
 from landscape.checks import require_like
 from landscape.curvatures import Curvature
 from landscape.ways import Products
@@ -59,8 +59,9 @@ class CurvatureAt:
     def _require_certified(self) -> None:
         key = f"{self.kind.name}, {'exact' if self.is_exact else 'by differences'}"
         if key not in self._certified:
-            at = self.kind.at if self.is_exact else differences_at(self.kind)
-            certify(self.kind, self._work.definition, self._w, self._work.batches, at=at)
+            by_steps = [differences_at(self.kind, step) for step in STEPS]
+            at, again = (self.kind.at, None) if self.is_exact else by_steps
+            certify(self.kind, self._work.definition, self._w, self._work.batches, at=at, again=again)
             self._certified.add(key)
 
 

@@ -29,7 +29,15 @@ OFFSET = 1e-2  # of the place where products are compared, relative to the weigh
 AGREES, CONSISTENT, SYMMETRIC = 1e-4, 1e-5, 5e-2  # relative errors of a product, of two quotients, of symmetry
 
 
-def certify(curvature: Curvature, definition: Definition, w: Tensor, batches: Sequence[Batch], *, at: At) -> None:
+def certify(
+    curvature: Curvature,
+    definition: Definition,
+    w: Tensor,
+    batches: Sequence[Batch],
+    *,
+    at: At,
+    again: At | None = None,
+) -> None:
     """The products of a kind of curvature must be symmetric and the derivative of what they differentiate.
 
     Where the model cannot be evaluated in double precision, only the symmetry is looked at.
@@ -40,25 +48,27 @@ def certify(curvature: Curvature, definition: Definition, w: Tensor, batches: Se
         w: where, ``(dim,)``.
         batches: from which a few examples are taken.
         at: (term, w) -> products, those that are to be believed.
+        again: the same by a smaller step, where they are differences; nothing is said where the two disagree, at kinks.
 
     Raises:
         ValueError: saying by how much they are off.
     """
     batch = _sample(definition, w, batches)
     try:
-        defect = _defect(curvature, at, Term(definition.doubled(), map_tensors(double, batch)), w.double())
+        defect = _defect(curvature, (at, again), Term(definition.doubled(), map_tensors(double, batch)), w.double())
     except NoSecondDerivativeError:
         raise
     except (RuntimeError, TypeError, ValueError):  # a kernel or a table of single precision, or no memory for it
-        defect = _defect(curvature, at, Term(definition, batch), w)
+        defect = _defect(curvature, (at, again), Term(definition, batch), w)
     if defect:
         raise ValueError(
             f"products with the {curvature.name} of this model cannot be trusted: {defect}. {_advice(definition)}"
         )
 
 
-def _defect(curvature: Curvature, at: At, term: Term, w: Tensor) -> str:
+def _defect(curvature: Curvature, ways: tuple[At, At | None], term: Term, w: Tensor) -> str:
     """What is wrong with the products, or nothing."""
+    at, again = ways
     sizes = _sizes(term, w)
     offset, *vectors = sizes * _signs(w, 1 + PROBES)  # as large as the weights
     V = torch.stack(vectors, dim=1)  # (dim, probes)
@@ -68,6 +78,8 @@ def _defect(curvature: Curvature, at: At, term: Term, w: Tensor) -> str:
             break
     else:
         return ""  # whoever multiplies will say so
+    if again is not None and _apart(product, again(term, place)(V)) > CONSISTENT:
+        return ""
     # Entries times sizes are in units of the loss, so that all blocks count alike.
     product = sizes[:, None] * product
     asymmetry = _asymmetry((V / sizes[:, None]).T @ product, product, term.loss(place))
@@ -84,14 +96,14 @@ def _defect(curvature: Curvature, at: At, term: Term, w: Tensor) -> str:
     return f"they differ by {apart:.2g} of their size from difference quotients of first derivatives"
 
 
-def differences_at(curvature: Curvature) -> At:
+def differences_at(curvature: Curvature, step: float) -> At:
     """Products by difference quotients of first derivatives, for a certificate of what is measured by these."""
 
     def at(term: Term, w: Tensor) -> Linear:
         def product(V: Tensor) -> Tensor:
-            steps = STEPS[0] * (w.norm() or 1) * V / V.norm(dim=0)
+            steps = step * (w.norm() or 1) * V / V.norm(dim=0)
             lengths = V.norm(dim=0) / steps.norm(dim=0)
-            images: Tensor = torch.stack([curvature.quotient(term, w, step) for step in steps.T], dim=1) * lengths
+            images: Tensor = torch.stack([curvature.quotient(term, w, s) for s in steps.T], dim=1) * lengths
             return images
 
         return product

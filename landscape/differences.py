@@ -14,6 +14,7 @@ from landscape.terms import Term
 from landscape.ways import Bound, Bytes, Products
 
 EXAMPLES = 32  # that the step is found on
+WORST = 0.1  # change of a product with a halving of the step, beyond which it is not to be used
 
 
 class CentralDifferences(Products):
@@ -21,7 +22,12 @@ class CentralDifferences(Products):
     differentiated twice.
 
     The products are not exact: the step h is the one, of a row that halves from ‖w‖ on, at which products hardly change
-    with it any more, along random signs and along the gradient. How far they still do is said in the results.
+    with it any more, along random signs and along the gradient. How far they still do is said in the results. Of a
+    network with kinks (ReLU, max-pooling) they are another thing than the Hessian, which is that between the kinks:
+    differences see the kinks that a step crosses.
+
+    Raises:
+        ValueError: when bound, where products change with the step by more than a tenth at any.
     """
 
     def bind(self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes) -> Bound:
@@ -37,6 +43,12 @@ class _Differences(Bound):
         self.curvature, self.w = curvature, w
         self.size = float(w.norm()) or 1.0
         self.step, self.error = self._best_step(terms)
+        if self.error > WORST:
+            raise ValueError(
+                f"differences of first derivatives say nothing here: they change by {self.error:.0%} of their size when "
+                f"the best step ({self.step:.1e}) is halved. Kinks (ReLU, max-pooling) and rounding do that: measure in "
+                "double precision, or take a smooth activation."
+            )
 
     def product(self, term: Term, V: Tensor) -> Tensor:
         return torch.stack([self._along(term, v, self.step) for v in V.T], dim=1) if V.shape[1] else V.clone()

@@ -76,6 +76,15 @@ def test_differences_are_off_by_what_they_say(name):
         assert not operator.is_exact
 
 
+def test_differences_across_kinks_are_refused_where_no_step_avoids_them():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 3))
+    data = [(normal(200, 20).float(), torch.arange(200) % 3)]
+    hessian = HessianOperator(Objective(model, F.cross_entropy, data, products=CentralDifferences()))
+    with pytest.raises(ValueError, match=r"differences of first derivatives say nothing here: they change by \d+%"):
+        hessian.apply(hessian.weights)
+
+
 def test_differences_do_not_depend_on_the_length_of_the_vector():
     objective = objective_of("tanh_mlp", CentralDifferences())
     hessian, v = HessianOperator(objective), normal(31)
