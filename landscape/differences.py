@@ -45,9 +45,9 @@ class _Differences(Bound):
         self.step, self.error = self._best_step(terms)
         if self.error > WORST:
             raise ValueError(
-                f"differences of first derivatives say nothing here: they change by {self.error:.0%} of their size when "
-                f"the best step ({self.step:.1e}) is halved. Kinks (ReLU, max-pooling) and rounding do that: measure in "
-                "double precision, or take a smooth activation."
+                f"differences of first derivatives say nothing here: they change by {self.error:.0%} of their size "
+                f"when the best step ({self.step:.1e}) is halved. Kinks (ReLU, max-pooling) and rounding do that: "
+                "measure in double precision, or take a smooth activation."
             )
 
     def product(self, term: Term, V: Tensor) -> Tensor:
