@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from msam.diagnostics import Observer
 from msam.step import Gradient, Outcome
 
 
@@ -72,4 +74,6 @@ def mean_of(outcomes: list[Outcome]) -> Outcome:
         if clean is not None and outcome.clean is not None:
             clean = [part for part in averaged(list(clean), list(outcome.clean), shares) if part is not None]
     loss = weighted_mean([outcome.loss for outcome in outcomes], shares)
-    return Outcome(loss, gradient, sum(shares), outcomes[0].reported, finite, clean, outcomes[-1].per_shard)
+    seen = [outcome.observer for outcome in outcomes if outcome.observer is not None]
+    observer = functools.reduce(Observer.followed_by, seen) if seen else None
+    return Outcome(loss, gradient, sum(shares), outcomes[0].reported, finite, clean, observer)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -31,7 +33,8 @@ class PerShard:
 class Observer:
     """Collects a :class:`PerShard`, in the memory of one more gradient.
 
-    The mean cosine over pairs follows from the sum of the m unit vectors: ‖Σ u_i‖² = m + 2 Σ_{i<j} cos(i, j).
+    The mean cosine over pairs follows from the sum of the m unit vectors: ‖Σ u_i‖² = m + 2 Σ_{i<j} cos(i, j). So what
+    several observers have seen can be added up.
     """
 
     def __init__(self) -> None:
@@ -57,6 +60,46 @@ class Observer:
         """Take in one micro-batch that has nothing to average."""
         nothing = torch.full_like(like, float("nan"))
         self.rows[number] = (size, nothing, nothing, nothing)
+
+    def followed_by(self, other: Observer) -> Observer:
+        """What both have seen, the other's micro-batches after these."""
+        both = Observer()
+        both.rows = self.rows | {len(self.rows) + number: row for number, row in other.rows.items()}
+        both.directions = self.directions + other.directions
+        there = [direction for direction in (self.direction, other.direction) if direction is not None]
+        both.direction = list(torch._foreach_add(*there)) if len(there) == 2 else there[0] if there else None
+        return both
+
+    @staticmethod
+    def addends(observer: Observer | None, shapes: Sequence[torch.Size], number: int, like: Tensor) -> list[Tensor]:
+        """What observers of disjoint parts of ``number`` micro-batches are to add up, for :meth:`of_sums`.
+
+        Args:
+            observer: None has seen nothing.
+            shapes: of the perturbed weights.
+            number: of all micro-batches, m.
+            like: a scalar tensor, of the type and on the device of the sums.
+
+        Returns:
+            Losses, rises and norms, ``(m, 3)``; the number of unit vectors; and their sum, one tensor per shape.
+        """
+        table = like.new_zeros(number, 3)
+        if observer is None:
+            return [table, like.new_zeros(1), *(like.expand(shape) for shape in shapes)]
+        for place, (_, *values) in observer.rows.items():
+            table[place] = torch.stack([value.to(like) for value in values])
+        directions = [like.expand(shape) for shape in shapes] if observer.direction is None else observer.direction
+        return [table, like.new_full((1,), observer.directions), *(part.to(like) for part in directions)]
+
+    @classmethod
+    def of_sums(cls, sizes: Sequence[int], sums: Sequence[Tensor]) -> Self:
+        """One that has seen all micro-batches, from the sums of what :meth:`addends` gave for each part."""
+        table, directions, *direction = sums
+        observer = cls()
+        observer.rows = {place: (size, *table[place]) for place, size in enumerate(sizes)}
+        observer.directions = round(float(directions))
+        observer.direction = direction
+        return observer
 
     @property
     def report(self) -> PerShard:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import compress
+
 import torch
 import torch.distributed
 from torch import Tensor
 
-from msam.execution import Execution
+from landscape.batches import Batch
+from msam.diagnostics import Observer
+from msam.execution import MIXED, Execution
+from msam.parts import checksum, gathered
 from msam.processes import Processes
 from msam.running import RunningBuffers
 from msam.step import Gradient, Outcome, Step
@@ -22,9 +27,10 @@ class Distributed(Processes):
     Which examples form a micro-batch depends on their position in the global batch alone, so that the number of
     micro-batches, and within rounding the weights, are the same for any number of processes; that need not divide the
     number of micro-batches. Every process is given the global batch, and only its own examples go through its model;
-    do not wrap that in DistributedDataParallel. Running batch-norm statistics are put together as if one process had
-    seen all micro-batches in order; of other buffers, the last process's are kept. Weights and buffers are those of
-    the first process from the first step on.
+    do not wrap that in DistributedDataParallel. Where each process loads a part of its own, as with a
+    DistributedSampler, :meth:`gathered` makes the global batch of them. Running batch-norm statistics are put together
+    as if one process had seen all micro-batches in order; of other buffers, the last process's are kept. Weights and
+    buffers are those of the first process from the first step on.
 
     Args:
         group: of torch.distributed, whatever its backend; the default group when left out.
@@ -69,7 +75,7 @@ class Distributed(Processes):
 
         Raises:
             ProcessLostError: if another process has died or failed.
-            ValueError: if the processes were given batches of different sizes.
+            ValueError: if the processes were given different batches, or different numbers of micro-batches.
         """
         running = RunningBuffers(step.module)
         mine, failure = None, None
@@ -79,33 +85,33 @@ class Distributed(Processes):
             failure = error  # the others wait for this process's part: they are told, and then it is raised
         parts = self._parts(step, mine, running, failed=failure is not None)
         try:
-            numbers, used, rows, *tensors = self._summed(parts)
+            sums = self._summed(parts)
         except RuntimeError as error:
             raise failure or _lost(error) from None
-        denominator, _, examples, failures, overflows, reported = numbers.tolist()
         if failure is not None:
             raise failure
+        (numbers, facts), (used,), (rows,) = sums["numbers"], sums["used"], sums["rows"]
+        denominator, _, failures, overflows, with_report, without_report = numbers.tolist()
         if failures:
             raise ProcessLostError("another process failed in this step; the reason is what that one says")
-        if examples != self.number * sum(step.sizes):
-            raise ValueError(
-                f"the processes were given batches of different sizes, this one {sum(step.sizes)} examples and all "
-                f"{self.number} together {examples:.0f}; give each the same global batch"
-            )
+        _require_one_batch(facts.tolist())
+        if with_report and without_report:
+            raise ValueError(MIXED)
         running.compose([rows[rank] for rank in range(self.number) if self._block(rank, len(step.sizes))])
-        count = len(step.parameters)
         gradient: Gradient = [
             (slope / denominator).to(p) if is_used else None
-            for slope, p, is_used in zip(tensors[:count], step.parameters, (used > 0).tolist(), strict=True)
+            for slope, p, is_used in zip(sums["slopes"], step.parameters, (used > 0).tolist(), strict=True)
         ]
-        clean = [(s / denominator).to(p) for s, p in zip(tensors[count:], step.parameters, strict=step.learns)]
+        clean = [(s / denominator).to(p) for s, p in zip(sums["clean"], step.parameters, strict=step.learns)]
         mean = (numbers[1] / denominator).to(step.parameters[0])
         finite = torch.tensor(overflows == 0)
-        per_shard = None if mine is None else mine.per_shard
-        return Outcome(mean, gradient, denominator, reported > 0, finite, clean if step.learns else None, per_shard)
+        observer = Observer.of_sums(step.sizes, sums["seen"]) if step.observes else None
+        return Outcome(mean, gradient, denominator, with_report > 0, finite, clean if step.learns else None, observer)
 
-    def _parts(self, step: Step, mine: Outcome | None, running: RunningBuffers, *, failed: bool) -> list[Tensor]:
-        """What this process adds to the sums: numbers, which parameters are used, its buffers, and gradients."""
+    def _parts(
+        self, step: Step, mine: Outcome | None, running: RunningBuffers, *, failed: bool
+    ) -> dict[str, list[Tensor]]:
+        """What this process adds to the sums: numbers, which parameters are used, its buffers, gradients, a report."""
         weights = step.parameters
         like = torch.zeros((), dtype=torch.promote_types(weights[0].dtype, torch.float32), device=weights[0].device)
         zeros = [like.expand(p.shape) for p in weights]
@@ -117,20 +123,44 @@ class Distributed(Processes):
             rows[self.rank] = row
         share = mine.denominator
         loss = mine.loss.to(like) * share
-        facts = [sum(step.sizes), failed, not bool(mine.finite), mine.reported]
-        numbers = torch.stack([like + share, loss, *(like + float(fact) for fact in facts)])
+        counts = [failed, not bool(mine.finite), mine.reported, share > 0 and not mine.reported]
+        numbers = torch.stack([like + share, loss, *(like + float(count) for count in counts)])
+        facts = row.new_zeros(self.number, 3)
+        facts[self.rank] = torch.stack([like + sum(step.sizes), like + len(step.sizes), checksum(step.batch).to(like)])
         used = torch.stack([like + float(slope is not None) for slope in mine.gradient])
         pairs = zip(mine.gradient, zeros, strict=True)
         slopes = [zero if slope is None else slope.to(like) * share for slope, zero in pairs]
         clean = [slope.to(like) * share for slope in (mine.clean or [])] if step.learns else []
-        return [numbers, used, rows, *slopes, *clean]
+        shapes = [p.shape for p in compress(weights, step.perturbed)]
+        seen = Observer.addends(mine.observer, shapes, len(step.sizes), like) if step.observes else []
+        return {
+            "numbers": [numbers, facts],
+            "used": [used],
+            "rows": [rows],
+            "slopes": slopes,
+            "clean": clean,
+            "seen": seen,
+        }
 
-    def _summed(self, parts: list[Tensor]) -> list[Tensor]:
+    def _summed(self, parts: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
         """The sums over all processes, in one all-reduce."""
-        flat = torch.cat([part.reshape(-1) for part in parts])
+        every = [part for group in parts.values() for part in group]
+        flat = torch.cat([part.reshape(-1) for part in every])
         torch.distributed.all_reduce(flat, group=self.group)
-        pieces = torch.split(flat, [part.numel() for part in parts])
-        return [piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+        pieces = iter(torch.split(flat, [part.numel() for part in every]))
+        return {name: [next(pieces).reshape(part.shape) for part in group] for name, group in parts.items()}
+
+    def gathered(self, batch: Batch) -> Batch:
+        """See :class:`Processes`.
+
+        Raises:
+            ProcessLostError: if another process has died.
+            ValueError: if the parts differ in more than their numbers of examples.
+        """
+        try:
+            return gathered(batch, self.group)
+        except RuntimeError as error:
+            raise _lost(error) from None
 
     def agree(self, step: Step) -> None:
         """See :class:`Processes`.
@@ -151,6 +181,23 @@ class Distributed(Processes):
 
     def __repr__(self) -> str:
         return f"Distributed(rank {self.rank} of {self.number})"
+
+
+def _require_one_batch(facts: list[list[float]]) -> None:
+    """Every process must have split the same batch in the same way; one row of facts for each.
+
+    Raises:
+        ValueError: if they have not.
+    """
+    sizes, numbers, _ = ([int(value) for value in column] for column in zip(*facts, strict=True))
+    if len(set(numbers)) > 1:
+        raise ValueError(f"the processes split their batches into {numbers} micro-batches; give all the same number")
+    if len({tuple(row) for row in facts}) > 1:
+        found = f"different batches of {sizes[0]}" if len(set(sizes)) == 1 else f"batches of {sizes}"
+        raise ValueError(
+            f"the processes were given {found} examples; give each the same global batch, as from loaders of the same "
+            "seed, or put together what each has loaded: step(closure, processes.gathered(batch))"
+        )
 
 
 def _lost(error: RuntimeError) -> ProcessLostError:

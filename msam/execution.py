@@ -62,7 +62,7 @@ class OneByOne(Execution):
                         gradient = chosen(shard.slopes, step.perturbed)
                         observer.add(number, step.sizes[number], shard.loss, shard.last_loss, gradient)
         outcome = sums.outcome()
-        outcome.per_shard = None if observer is None else observer.report
+        outcome.observer = observer
         return outcome
 
     def __repr__(self) -> str:

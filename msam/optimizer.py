@@ -57,7 +57,7 @@ class mSAM(torch.optim.Optimizer):
         observes: report on every micro-batch in ``per_shard``, after each step.
 
     Attributes:
-        per_shard: the report on the last step, when ``observes``; with several processes, on this one's micro-batches.
+        per_shard: the report on the last step, when ``observes``; the same on each process.
         steps: the number of steps taken, skipped ones included.
         skipped_steps: the number of those that were skipped.
         denominator: what the mean loss of the last step was divided by: examples, or the sum of what closures reported.
@@ -211,9 +211,10 @@ class mSAM(torch.optim.Optimizer):
             if outcome.denominator == 0:
                 raise ValueError("the closure reported a denominator of zero for every micro-batch; there is no loss")
         self._batches += 1
-        self.per_shard = outcome.per_shard
         started = self._waiting is not None and any(p.grad is not None for p in parameters)
         self._waiting = mean_of([self._waiting, outcome]) if self._waiting is not None and started else outcome
+        observer = self._waiting.observer
+        self.per_shard = None if observer is None else observer.report
         self.zero_grad()  # a weight frozen since the last step keeps no old gradient to move along
         for parameter, slope in zip(parameters, not_shared(self._waiting.gradient), strict=True):
             parameter.grad = slope

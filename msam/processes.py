@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from landscape.batches import Batch
 from msam.execution import Execution
 from msam.step import Outcome, Step
 
@@ -25,6 +26,19 @@ class Processes(ABC):
 
     def agree(self, step: Step) -> None:  # noqa: B027  one process agrees with itself
         """Take over the weights and buffers of the first process, before the first step."""
+
+    def gathered(self, batch: Batch) -> Batch:
+        """The global batch, of which each process has loaded a part, in the order of a DistributedSampler.
+
+        That deals examples out like cards: the first one of each process, then the second of each. So the global
+        batch is the one that a single process would have loaded, and parts may differ in length. Whatever is in the
+        batch but is not per example stays this process's own.
+
+        Args:
+            batch: this process's part; a tensor, or tuples, lists and mappings of tensors that share their first
+                dimension, on the device that the group communicates by.
+        """
+        return batch
 
     @abstractmethod
     def outcome(self, step: Step, execution: Execution) -> Outcome:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from landscape.batches import Batch, map_tensors, take
 from landscape.chance import mixed
 from msam.descents import Descent
-from msam.diagnostics import PerShard
+from msam.diagnostics import Observer
 from msam.replay import RandomState
 
 Closure = Callable[[Batch], Tensor | tuple[Tensor, Tensor | float]]
@@ -112,7 +112,7 @@ class Outcome:
         reported: whether the closure reported it.
         finite: whether all gradients were, those at w included; a boolean scalar.
         clean: mean gradient at w (of zeros where unused), when the descent learns from it.
-        per_shard: a report on each micro-batch, when it was asked for.
+        observer: what was seen of each micro-batch, when a report was asked for.
     """
 
     loss: Tensor
@@ -121,7 +121,7 @@ class Outcome:
     reported: bool
     finite: Tensor
     clean: list[Tensor] | None = None
-    per_shard: PerShard | None = field(default=None, repr=False)
+    observer: Observer | None = field(default=None, repr=False)
 
 
 def _checked(returned: object) -> tuple[Tensor, float | None]:

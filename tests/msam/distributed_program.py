@@ -1,5 +1,6 @@
 """Run by several processes: trains a small model with mSAM and leaves its weights; see test_distributed.py."""
 
+import dataclasses
 import sys
 
 import torch
@@ -15,19 +16,19 @@ MODELS = {
     "batch norm": lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)),
     "cumulative": lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, momentum=None), nn.Linear(8, 3)),
     "tokens": lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)),
+    "parts": lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)),
 }
 
 
 def trained(name, processes, num_microbatches=5, steps=4):
-    """Weights and buffers after some steps."""
+    """Weights and buffers after some steps, the last of two batches, and the reports on the last two."""
     torch.manual_seed(1)
     model = MODELS[name]().double()
     sgd = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
-    optimizer = mSAM(
-        sgd, GradientAscent(rho=0.1), num_microbatches=num_microbatches, module=model, processes=processes, seed=7
-    )
+    settings = {"module": model, "processes": processes, "seed": 7, "observes": True}
+    optimizer = mSAM(sgd, GradientAscent(rho=0.1), num_microbatches=num_microbatches, **settings)
     generator = torch.Generator().manual_seed(3)
-    losses = []
+    losses, reports = [], []
     for _ in range(steps):
         inputs = torch.randn(17, 6, generator=generator).double()
         targets = torch.randint(0, 3, (17,), generator=generator)
@@ -39,8 +40,17 @@ def trained(name, processes, num_microbatches=5, steps=4):
             )
         else:
             closure = lambda b: functional.cross_entropy(model(b[0]), b[1])  # noqa: E731
-        losses.append(optimizer.step(closure, (inputs, targets)))
-    return {"losses": torch.stack(losses), **model.state_dict()}
+        batch = inputs, targets
+        if name == "parts" and processes is not None:  # as a DistributedSampler deals them out
+            own = slice(processes.rank, None, processes.number)
+            batch = processes.gathered((inputs[own], targets[own]))
+        losses.append(optimizer.step(closure, batch))
+        reports.append(optimizer.per_shard)
+    optimizer.accumulate(closure, batch)
+    losses.append(optimizer.step(closure, batch))
+    report = dataclasses.asdict(optimizer.per_shard) | {f"before {k}": v for k, v in vars(reports[-1]).items()}
+    numbers = {name: torch.as_tensor(value) for name, value in report.items()}
+    return {"losses": torch.stack(losses), **model.state_dict(), **numbers}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -145,6 +146,20 @@ def test_the_report_on_micro_batches_is_what_each_is_on_its_own(make_net, make_b
         units.append(gradient / gradient.norm())
     cosines = [float(a @ b) for a, b in itertools.combinations(units, 2)]
     assert report.mean_cosine == pytest.approx(sum(cosines) / 3, rel=1e-12)
+
+
+def test_the_report_on_accumulated_batches_is_on_the_micro_batches_of_all_of_them(make_net, make_batch, closure_of):
+    model = make_net()
+    batches = [make_batch(9), make_batch(4, seed=1), make_batch(2, seed=2)]
+    both = tuple(torch.cat(columns) for columns in zip(*batches, strict=True))
+    apart, together = optimizer_on(model, 1, observes=True), optimizer_on(model, 15, observes=True)
+    for m, batch in zip((9, 4, 2), batches, strict=True):
+        apart.num_microbatches = m
+        apart.accumulate(closure_of(model), batch)
+    together.accumulate(closure_of(model), both)
+    ours, theirs = dataclasses.asdict(apart.per_shard), dataclasses.asdict(together.per_shard)
+    for name, value in theirs.items():
+        torch.testing.assert_close(torch.as_tensor(ours[name]), torch.as_tensor(value), rtol=1e-12, atol=1e-14)
 
 
 def test_only_the_chosen_parameters_are_perturbed_and_all_are_stepped(make_net, make_batch, closure_of):

@@ -29,7 +29,7 @@ def launch(number, *arguments, program=PROGRAM):
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_any_number_of_processes_comes_to_the_same_weights_and_statistics(number, tmp_path):
+def test_any_number_of_processes_comes_to_the_same_weights_statistics_and_reports(number, tmp_path):
     ended = launch(number, tmp_path)
     assert ended.returncode == 0, ended.stderr
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(number)]
@@ -38,8 +38,8 @@ def test_any_number_of_processes_comes_to_the_same_weights_and_statistics(number
         for rank in ranks:
             assert rank[name].keys() == alone.keys()
             for key, value in alone.items():
-                assert torch.allclose(rank[name][key], value, rtol=1e-10, atol=1e-13), (name, key)
-                assert torch.equal(rank[name][key], ranks[0][name][key]), (name, key)
+                assert torch.allclose(rank[name][key], value, rtol=1e-10, atol=1e-13, equal_nan=True), (name, key)
+                torch.testing.assert_close(rank[name][key], ranks[0][name][key], rtol=0, atol=0, equal_nan=True)
 
 
 def config_of(**settings):

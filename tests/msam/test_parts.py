@@ -1,0 +1,164 @@
+"""The global batch of what several processes have loaded, and what tells that they were given different ones."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed
+from torch.nn import functional
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from landscape import GradientAscent
+from msam import Distributed, mSAM
+from msam.parts import checksum
+from msam.processes import OneProcess
+
+COLUMNS = {
+    "float32": torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(1)),
+    "float64": torch.arange(15.0, dtype=torch.float64).reshape(5, 3),
+    "bfloat16": torch.arange(5, dtype=torch.bfloat16),
+    "bytes": torch.arange(15, dtype=torch.uint8).reshape(5, 3),
+    "boolean": torch.tensor([True, False, False, True, True]),
+    "strided": torch.arange(20.0).reshape(4, 5).T,
+    "an odd place": torch.arange(18.0).reshape(6, 3)[1:],
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_checksum_tells_every_example_and_their_order(name):
+    column = COLUMNS[name]
+    batch = {"x": column, "n": torch.tensor(3)}
+    assert int(checksum(batch)) == int(checksum({"x": column.clone(), "n": torch.tensor(3)})) < 2**24
+    assert int(checksum(batch)) != int(checksum({"x": column.flip(0), "n": torch.tensor(3)}))
+    assert int(checksum(batch)) != int(checksum({"x": column, "n": torch.tensor(4)}))
+    for row in range(5):
+        other = column.clone()
+        other[row] = ~other[row] if column.dtype == torch.bool else other[row] + 1
+        assert int(checksum(batch)) != int(checksum({"x": other, "n": torch.tensor(3)}))
+
+
+def test_a_checksum_needs_nothing_in_the_rows():
+    assert int(checksum(torch.zeros(3, 0))) == 0
+
+
+def group_of(parts, monkeypatch):
+    """What the processes of a group are given by ``gathered``, each for its part; threads stand in for them."""
+    here, meeting, sent = threading.local(), threading.Barrier(len(parts)), [None] * len(parts)
+
+    def all_gather(into, tensor, *, group):
+        del group
+        sent[here.rank] = tensor
+        meeting.wait(timeout=10)
+        for target, other in zip(into, sent, strict=True):
+            target.copy_(other)
+        meeting.wait(timeout=10)
+
+    def process(rank):
+        here.rank = rank
+        return Distributed.gathered(SimpleNamespace(group=None), parts[rank])
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: len(parts))
+    monkeypatch.setattr(torch.distributed, "all_gather", all_gather)
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return list(pool.map(process, range(len(parts))))
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_parts_of_a_distributed_sampler_come_to_the_batches_of_one_process(number, monkeypatch):
+    data = TensorDataset(*COLUMNS.values()) if number == 1 else TensorDataset(torch.arange(42.0), torch.arange(42))
+    samplers = [DistributedSampler(data, number, rank, seed=5) for rank in range(number)]
+    loaders = [DataLoader(data, 12 // number, sampler=sampler) for sampler in samplers]
+    whole = DataLoader(data, 12, sampler=DistributedSampler(data, 1, 0, seed=5))
+    for *parts, expected in zip(*loaders, whole, strict=True):
+        for got in group_of(parts, monkeypatch):
+            assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(got, expected, strict=True))
+
+
+def test_parts_of_other_lengths_are_dealt_out_in_turn_and_everything_keeps_its_place(monkeypatch):
+    parts = [
+        {
+            "x": torch.tensor([[0, 0], [2, 0], [4, 0]]),
+            "y": (torch.tensor([0.0, 2.0, 4.0]), "name"),
+            "n": torch.tensor(0),
+        },
+        {"x": torch.tensor([[1, 0]]), "y": (torch.tensor([1.0]), "other"), "n": torch.tensor(1)},
+        {"x": torch.empty(0, 2, dtype=torch.long), "y": (torch.empty(0), "none"), "n": torch.tensor(2)},
+    ]
+    for rank, got in enumerate(group_of(parts, monkeypatch)):
+        assert got["x"].tolist() == [[0, 0], [1, 0], [2, 0], [4, 0]]
+        assert got["y"][0].tolist() == [0.0, 1.0, 2.0, 4.0]
+        assert got["y"][1] == parts[rank]["y"][1]
+        assert got["n"] == rank
+
+
+@pytest.mark.parametrize(
+    "other", [torch.zeros(2, 4), torch.zeros(2, 3, dtype=torch.long), (torch.zeros(2, 3), torch.zeros(2))]
+)
+def test_parts_of_other_shapes_are_refused(other, monkeypatch):
+    with pytest.raises(ValueError, match="the parts of a batch cannot be put together: on this process an example is"):
+        group_of([torch.zeros(2, 3), other], monkeypatch)
+
+
+def test_one_process_has_the_global_batch():
+    batch = torch.zeros(3)
+    assert OneProcess().gathered(batch) is batch
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A group of one process."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield Distributed()
+    torch.distributed.destroy_process_group()
+
+
+OTHERS = [
+    (
+        lambda x, y: (x.flip(0), y.flip(0)),
+        4,
+        None,
+        "were given different batches of 11 examples; give each the same global",
+    ),
+    (lambda x, y: (x[:9], y[:9]), 4, None, r"were given batches of \[11, 9\] examples; .*processes\.gathered\(batch\)"),
+    (lambda x, y: (x, y), 5, None, r"split their batches into \[4, 5\] micro-batches; give all the same number"),
+    (lambda x, y: (x, y), 4, 5.0, "reported a denominator for some micro-batches and none for others"),
+]
+
+
+def stepped(model, batch, m, processes, denominator=None):
+    """One step, the closure of which may report a denominator."""
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = mSAM(sgd, GradientAscent(0.1), num_microbatches=m, module=model, processes=processes)
+
+    def closure(part):
+        loss = functional.cross_entropy(model(part[0]), part[1])
+        return loss if denominator is None else (loss, denominator)
+
+    optimizer.step(closure, batch)
+
+
+@pytest.mark.parametrize(("changed", "m", "denominator", "sentence"), OTHERS)
+def test_processes_that_do_not_agree_are_told(
+    changed, m, denominator, sentence, alone, monkeypatch, make_net, make_batch
+):
+    """The other process is stood in for by what it would add to the one sum."""
+    x, y = make_batch(11)
+    theirs = []
+    alone.rank, alone.number = 1, 2
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.distributed, "all_reduce", lambda flat, group: theirs.append(flat.clone()))
+        with contextlib.suppress(ValueError):  # the sum is not whole
+            stepped(make_net(), changed(x, y), m, alone, denominator)
+    alone.rank = 0
+    model = make_net()
+    before = [p.clone() for p in model.parameters()]
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat, group: flat.add_(theirs[0]))
+    with pytest.raises(ValueError, match=sentence):
+        stepped(model, (x, y), 4, alone)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
