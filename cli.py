@@ -135,12 +135,7 @@ _TRAINING: tuple[Row, ...] = (
     ("--batch-norm", str, "shard", "Statistics in training: of the shard, of the whole batch, or running."),
     ("--precision", str, "float32", "float32, or mixed: bf16 or fp16."),
     ("--max-grad-norm", float, 0.0, "The averaged gradient is shortened to this norm; 0: it is not."),
-    (
-        "--execution",
-        str,
-        "one-by-one",
-        "Of micro-batches: one-by-one, layerwise, vectorised, or fastest of the three.",
-    ),
+    ("--execution", str, "one-by-one", "one-by-one, layerwise, vectorised, or fastest of the three."),
     ("--device-batch-size", int, 0, "Most examples on the device at a time, one by one; 0: no limit."),
     ("--checkpoint-every", int, 0, "Keep the weights of every so many epochs; 0: the last only."),
 )
@@ -158,7 +153,21 @@ _PROTOCOL: tuple[tuple[str, type, str], ...] = (  # the last of the names is tha
     ("--seed seed", int, "Of probes and directions."),
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-device_option = click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+
+
+def _existing(_: click.Context, __: click.Parameter, device: str) -> str:
+    """A device that is not there is wrong usage in every command."""
+    if device != "cpu":
+        from msam.training import choose_device
+
+        with _usage():
+            choose_device(device)
+    return device
+
+
+device_option = click.option(
+    "--device", default="cpu", show_default=True, callback=_existing, help="auto, cpu, cuda, cuda:1, ..."
+)
 settings_option = click.option(
     "--set", "task_settings", multiple=True, metavar="NAME=VALUE", help="A setting of the task."
 )
@@ -232,13 +241,10 @@ def _given() -> set[str]:
     return given | ({"settings"} if given & {"model", "task_settings"} else set())
 
 
-def _require_trainable(configs: Sequence[TrainConfig], device: str) -> None:
-    """Find out before anything is written or replaced what can be: whether options, device, data and model fit."""
-    from msam.training import choose_device
-
+def _require_trainable(configs: Sequence[TrainConfig]) -> None:
+    """Find out before anything is written or replaced what can be: whether options, data and model fit."""
     if "momentum" in _given() and configs[0].optimizer != "sgd":
         raise ValueError(f"--momentum is of sgd, and {configs[0].optimizer} does not take it; leave it out")
-    choose_device(device)
     for config in {config.num_microbatches: config for config in configs}.values():
         task = config.load_task()
     task.model(seed=config.seed)
@@ -258,7 +264,7 @@ def train(out: Path, resume: bool, overwrite: bool, as_json: bool, device: str, 
 
     with launched(device) as (processes, place):
         if processes.is_first:
-            run = _run_to_train(out, resume=resume, overwrite=overwrite, device=place, settings=settings)
+            run = _run_to_train(out, resume=resume, overwrite=overwrite, settings=settings)
         processes.wait()
         if not processes.is_first:
             run = Run.open(out)
@@ -268,7 +274,7 @@ def train(out: Path, resume: bool, overwrite: bool, as_json: bool, device: str, 
             terminal.answer(run.outcome(), [terminal.run_table([run.outcome()])], as_json=as_json)
 
 
-def _run_to_train(out: Path, *, resume: bool, overwrite: bool, device: str, settings: dict[str, Any]) -> Run:
+def _run_to_train(out: Path, *, resume: bool, overwrite: bool, settings: dict[str, Any]) -> Run:
     """A new run, or the one to go on with."""
     from msam.run import Run
 
@@ -279,7 +285,7 @@ def _run_to_train(out: Path, *, resume: bool, overwrite: bool, device: str, sett
         config = _config(**settings)
         if begun is not None:
             config = begun.config_if_begun_with(config, _given())
-        _require_trainable([config], device)
+        _require_trainable([config])
         return begun or Run.create(out, config, overwrite=overwrite)
 
 
@@ -307,7 +313,7 @@ def sweep(seeds: int, out: Path, as_json: bool, device: str, **settings: Any) ->
             raise ValueError("a sweep runs on one process; train each run under torchrun with msam train")
         axes = {name: settings.pop(name) for name in ("perturbation", "rho", "num_microbatches")}
         configs = grid(_config(**settings), axes | {"seed": range(seeds)})
-        _require_trainable(configs, device)
+        _require_trainable(configs)
         made = Sweep.create(out, configs)
     ended, failed = [], []
     with terminal.stages() as stage:
@@ -448,20 +454,17 @@ def compare(paths: Sequence[Path], out: Path, note: str, protocol: Protocol, as_
 @protocol_options("rho", "microbatch_size", "tol", "trace_probes", "split", "seed")
 def flatness_vs_m(path: Path, out: Path | None, protocol: Protocol, as_json: bool, device: str) -> None:
     """Plot flatness and test accuracy against the number of micro-batches."""
+    from analyses.comparison import require_microbatches_alone
     from figures import draw, save
     from figures.style import format_of
     from msam.sweep import Sweep
 
     runs = Sweep.open(path).finished()
+    require_microbatches_alone([run.config for run in runs], of=path)
     out = out or path / "flatness-vs-m.png"
     format_of(out)
     files = _beside(out, "figure")
     _, table = _study(runs, protocol, device)
-    if not table.varies_in_microbatches_alone:
-        raise click.ClickException(
-            f"the runs of {path} do not differ in the number of micro-batches alone; there are: "
-            f"{'; '.join(table.group_names)}. Compare them with msam compare."
-        )
     save(draw({"": table}), out)
     _print_table(table, as_json, files)
 

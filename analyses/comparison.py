@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analyses.measures import Subject
-from analyses.results import MEASURES, RunTable
+from analyses.results import MEASURES, RunTable, differ_in_microbatches_alone
 from landscape.manifest import protocol, require_comparable
 from landscape.results import Array
 from msam.config import TrainConfig
@@ -25,6 +25,7 @@ def compare(subjects: Sequence[Subject]) -> RunTable:
         subjects: two or more checkpoints, or one.
 
     Raises:
+        OSError: if the answers of one cannot be kept.
         ValueError: if there is no subject, or their measurements are not comparable: other data, another loss,
             another architecture; or if a checkpoint is named twice.
     """
@@ -34,6 +35,8 @@ def compare(subjects: Sequence[Subject]) -> RunTable:
     groups = _groups(subjects)
     names = _names(subjects)
     require_comparable({name: {"data": subject.data} for name, subject in zip(names, subjects, strict=True)})
+    for subject in subjects:
+        subject.require_writable()
     rows = [_row(subject) for subject in subjects]
     manifest = _common_manifest(dict(zip(names, subjects, strict=True)))
     configs = [subject.run.config for subject in subjects]
@@ -41,7 +44,7 @@ def compare(subjects: Sequence[Subject]) -> RunTable:
         names=np.array(names),
         groups=np.array(groups),
         seeds=np.array([config.seed for config in configs]),
-        num_microbatches=np.array([0 if unperturbed(config) else config.num_microbatches for config in configs]),
+        num_microbatches=np.array([_number(config) for config in configs]),
         measures=np.array(list(MEASURES)),
         values=np.array([[row[name][0] for name in MEASURES] for row in rows]),
         errors=np.array([[row[name][1] for name in MEASURES] for row in rows]),
@@ -67,6 +70,29 @@ def group_names(configs: Sequence[TrainConfig]) -> list[str]:
         parts += [f"{key} {entry[key]}" for key in varying if key in entry]
         names.append(", ".join(parts))
     return names
+
+
+def require_microbatches_alone(configs: Sequence[TrainConfig], *, of: Path) -> None:
+    """Configs must differ in their number of micro-batches and their seeds, and in nothing else.
+
+    Args:
+        configs: of all runs.
+        of: where they are, for the error.
+
+    Raises:
+        ValueError: if they differ in something else, or not in that; it says what there is.
+    """
+    names = group_names(configs)
+    if not differ_in_microbatches_alone(names, [_number(config) for config in configs]):
+        raise ValueError(
+            f"the runs of {of} do not differ in the number of micro-batches alone; there are: "
+            f"{'; '.join(dict.fromkeys(names))}. Compare them with msam compare."
+        )
+
+
+def _number(config: TrainConfig) -> int:
+    """Of micro-batches; 0 for the base optimizer, which has none."""
+    return 0 if unperturbed(config) else config.num_microbatches
 
 
 def unperturbed(config: TrainConfig) -> bool:

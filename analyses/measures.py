@@ -14,6 +14,7 @@ from analyses.protocol import Protocol
 from landscape.answers import Eigenpairs, LineSlice, PlaneSlice, Sharpness, SpectralDensity, TraceEstimate
 from landscape.density import spectral_density
 from landscape.directions import filter_normalized
+from landscape.files import require_writable
 from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.objective import Objective
 from landscape.operators import HessianOperator
@@ -84,6 +85,15 @@ class Subject:
     def test(self) -> Evaluation:
         """The model on the test examples."""
         return self._evaluation(self._task.test)
+
+    def require_writable(self) -> None:
+        """Find out before anything is measured whether answers can be kept, where none has been kept yet.
+
+        Raises:
+            OSError: if they cannot; where there are some, all may be there, and nothing need be written.
+        """
+        if not (self.run.path / "results").is_dir():
+            require_writable(self.run.result_path("...", "..."))
 
     def _evaluation(self, examples: Examples) -> Evaluation:
         return evaluate(self._model, self._task.loss, examples.to(self.objective.weights.device))
@@ -163,5 +173,7 @@ class Subject:
         try:
             return Answer(kind.load(path), path)
         except (FileNotFoundError, ValueError):  # not asked before, or the file is damaged: ask, and replace it
+            require_writable(path)  # known before it is measured for minutes
             result = ask(self._report(f"{self.run.name}: {kind.title}"))
+            self.run.require_present("measured")
             return Answer(result, result.save(path))

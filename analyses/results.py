@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -41,6 +42,20 @@ MEASURES: dict[str, Measure] = {
     "trace": Measure("Hessian trace", "standard error over probes", 2, flatness=True),
     "sharpness": Measure("m-sharpness", "standard error over shards", 4, flatness=True),
 }
+
+
+def differ_in_microbatches_alone(groups: Sequence[str], num_microbatches: Sequence[int]) -> bool:
+    """Whether several numbers of micro-batches alone tell groups apart.
+
+    Args:
+        groups: the name of each run's group.
+        num_microbatches: of each run, 0 for the base optimizer alone, which counts as having none.
+    """
+    numbers = dict(zip(groups, num_microbatches, strict=True))
+    perturbed = [group for group, number in numbers.items() if number > 0]
+    methods = {group.split(", ")[0].removeprefix("m") for group in perturbed}
+    others = [part for group in numbers for part in group.split(", ")[1:] if not part.endswith(" micro-batches")]
+    return len(set(numbers.values())) == len(numbers) and len(perturbed) > 1 == len(methods) and not others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +125,7 @@ class RunTable(Result):
     @property
     def varies_in_microbatches_alone(self) -> bool:
         """Whether several numbers of micro-batches alone tell the groups apart, the base optimizer counting as none."""
-        numbers = {group: int(self.num_microbatches[self.of_group(group)][0]) for group in self.group_names}
-        perturbed = [group for group, number in numbers.items() if number > 0]
-        methods = {group.split(", ")[0].removeprefix("m") for group in perturbed}
-        others = [part for group in numbers for part in group.split(", ")[1:] if not part.endswith(" micro-batches")]
-        return len(set(numbers.values())) == len(numbers) and len(perturbed) > 1 == len(methods) and not others
+        return differ_in_microbatches_alone(self.groups.tolist(), self.num_microbatches.tolist())
 
     def accuracy_difference(self, first: str, second: str) -> tuple[float, float]:
         """The mean test accuracy of one group minus that of another, and its standard error over test examples.

@@ -18,7 +18,7 @@ from msam.run import Run
 from msam.schedules import RhoScheduler
 from msam.selections import all_but_norm_layers, matching, norm_layers
 from msam.tasks import Task, load_task
-from msam.training import TrainingDivergedError, train
+from msam.training import TrainingDivergedError, launched, train
 from msam.universal import DeterminantDescent, FrobeniusDescent, TraceDescent
 from msam.vectorised import Vectorised
 
@@ -29,6 +29,7 @@ __all__ = [
     "Vectorised",
     "Fastest",
     "Distributed",
+    "launched",
     "ProcessLostError",
     "PerShard",
     "microbatches",

@@ -43,8 +43,8 @@ class Distributed(Processes):
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             raise ValueError("there is no process group; call torch.distributed.init_process_group(), under torchrun")
         self.group = group
-        self.rank: int = torch.distributed.get_rank(group)
-        self.number: int = torch.distributed.get_world_size(group)
+        self.rank = torch.distributed.get_rank(group)
+        self.number = torch.distributed.get_world_size(group)
         self._agreed = False
 
     def own(self, number: int) -> range:

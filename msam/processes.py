@@ -10,7 +10,15 @@ from msam.step import Outcome, Step
 
 
 class Processes(ABC):
-    """The processes that share the micro-batches of every step, by their position in the batch."""
+    """The processes that share the micro-batches of every step, by their position in the batch.
+
+    Attributes:
+        number: how many there are.
+        rank: which of them this is, from 0 on.
+    """
+
+    number: int = 1
+    rank: int = 0
 
     @property
     def is_first(self) -> bool:

@@ -201,19 +201,23 @@ class Run:
             raise ValueError(f"{file} is damaged ({error}); put it back, or train anew with --overwrite") from None
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Replace ``metrics.csv``.
-
-        Raises:
-            FileNotFoundError: if the run has been removed: what is written would be half a run.
-        """
-        if not (self.path / "config.json").is_file():
-            raise FileNotFoundError(f"the run {self.path} was removed, or its config.json, while it was being trained")
+        """Replace ``metrics.csv``, in a run that is still there."""
+        self.require_present("trained")
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         with atomic_write(self.path / "metrics.csv") as stream:
             stream.write(text.getvalue().encode())
+
+    def require_present(self, doing: str) -> None:
+        """Before something is written into the run: a removed one would come back by half.
+
+        Raises:
+            FileNotFoundError: if it is gone; ``doing`` completes "while it was being ...".
+        """
+        if not (self.path / "config.json").is_file():
+            raise FileNotFoundError(f"the run {self.path} was removed, or its config.json, while it was being {doing}")
 
     def outcome(self) -> dict[str, Any]:
         """Where the run and its checkpoint are, how it was trained, and the metrics of its last epoch."""

@@ -58,15 +58,15 @@ MOST_SKIPPED = 32  # steps in a row; by then the loss is divided by 2¹⁶, from
 def launched(device: str) -> Iterator[tuple[Processes, str]]:
     """The processes that torchrun started, this one among them, and the device of this one.
 
-    Without torchrun it is this process alone. NCCL joins GPUs, Gloo the rest.
+    Without torchrun it is this process alone. NCCL joins GPUs, Gloo the rest; devices are named as for :func:`train`.
 
     Raises:
         ValueError: if the device does not exist here.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield OneProcess(), device
-        return
     place = choose_device(device)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield OneProcess(), str(place)
+        return
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(place)

@@ -123,8 +123,11 @@ def test_more_eigenvalues_than_weights_are_refused(trained):
     assert "k must be between 1 and 610" in refused(f"spectrum {trained} -k 5000", status=1)
 
 
-def test_a_device_that_is_not_there_is_refused(trained):
-    assert "there is no device" in refused(f"spectrum {trained} --device warp9", status=1)
+@pytest.mark.parametrize("command", ["spectrum", "sharpness", "slice", "analyze", "compare", "train", "sweep"])
+def test_a_device_that_is_not_there_is_wrong_usage_whatever_the_command(command, trained, tmp_path):
+    words = f"{SMALL} --out {tmp_path}/new" if command in ("train", "sweep") else trained
+    assert "there is no device 'warp9' here" in refused(f"{command} {words} --device warp9", status=2)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_run_without_checkpoints_says_so(run):

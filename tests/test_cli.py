@@ -150,6 +150,7 @@ def test_a_sweep_over_several_radii_is_not_drawn_as_one_curve(folder, tmp_path):
     assert msam(f"sweep {SMALL} --rho 0.1,0.2 --micro-batches 1 --seeds 1 --out {tmp_path}/s").exit_code == 0
     result = msam(f"flatness-vs-m {tmp_path}/s")
     assert result.exit_code == 1
+    assert not list(tmp_path.glob("s/*/results"))  # known before anything is measured
     assert "SAM, rho 0.1; SAM, rho 0.2" in result.stderr
 
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import analyses.comparison
-from analyses.comparison import compare, group_names
+from analyses.comparison import compare, group_names, require_microbatches_alone
 from analyses.measures import Subject
 from analyses.results import MEASURES
 from msam import Run
@@ -131,6 +133,30 @@ def test_other_data_are_refused_before_anything_is_measured(subjects, base, trai
     monkeypatch.setattr(analyses.comparison, "_row", lambda subject: pytest.fail("measured"))
     with pytest.raises(ValueError, match="cannot be put side by side"):
         compare([subjects[0], strange])
+
+
+def test_before_one_run_is_measured_it_is_known_whether_all_can_keep_their_answers(
+    sweep, protocol, tmp_path, monkeypatch
+):
+    runs = [Path(shutil.copytree(sweep.run_path(i), tmp_path / str(i))) for i in (0, 2)]
+    for run in runs:
+        shutil.rmtree(run / "results", ignore_errors=True)
+    (runs[1] / "results").write_text("in the way of the folder")
+    monkeypatch.setattr(Subject, "_remembered", lambda *_: pytest.fail("something was measured"))
+    with pytest.raises(NotADirectoryError, match="results"):
+        compare([Subject(Run.open(run), protocol) for run in runs])
+
+
+@pytest.mark.parametrize("change", [{"rho": 0.1}, {"lr": 0.2}, {"perturbation": "asam"}])
+def test_configs_that_differ_in_other_things_than_micro_batches_are_refused(change, base):
+    several = [dataclasses.replace(base, num_microbatches=m, seed=seed) for m in (1, 2) for seed in (0, 1)]
+    plain = dataclasses.replace(base, perturbation="none")
+    changed = dataclasses.replace(base, num_microbatches=4, **change)
+    require_microbatches_alone([plain, *several], of=Path("sweep"))
+    with pytest.raises(
+        ValueError, match=r"runs of sweep do not differ in the number of micro-batches alone; there are"
+    ):
+        require_microbatches_alone([plain, *several, changed], of=Path("sweep"))
 
 
 def test_measurements_of_different_protocols_are_refused(sweep, protocol):

@@ -210,3 +210,23 @@ def test_measuring_changes_neither_the_random_state_nor_the_checkpoint(run, prot
         getattr(subject, question)()
     assert torch.equal(torch.get_rng_state(), state)
     assert run.checkpoint.read_bytes() == weights
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_where_no_answer_can_be_kept_nothing_is_measured(question, run, protocol, nothing_is_computed):
+    (run.path / "results").write_text("in the way of the folder")
+    nothing_is_computed()
+    with pytest.raises(NotADirectoryError, match="results"):
+        getattr(Subject(run, protocol), question)()
+    assert (run.path / "results").is_file()
+
+
+def test_a_run_that_is_removed_while_it_is_measured_does_not_come_back_by_half(run, protocol):
+    def removed(stage):
+        shutil.rmtree(run.path)
+        return lambda done, total: None
+
+    subject = Subject(run, protocol, report=removed)
+    with pytest.raises(FileNotFoundError, match=r"run was removed, or its config\.json, while it was being measured"):
+        subject.trace()
+    assert not run.path.exists()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import papers
 import pytest
 import torch
 
@@ -20,12 +21,12 @@ TRAINING = Path(__file__).with_name("distributed_training.py")
 ROOT = PROGRAM.parents[2]
 
 
-def launch(number, *arguments, program=PROGRAM):
+def launch(number, *arguments, program=PROGRAM, folder=None):
     """Run a program under torchrun on one machine."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     words = [*command, str(program), *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment)
+    return subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment, cwd=folder)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -72,6 +73,38 @@ def test_a_process_killed_in_the_middle_is_resumed_on_another_number_of_processe
     ours, theirs = tensors_of(run), tensors_of(whole)
     for name, value in theirs.items():
         assert torch.allclose(ours[name].double(), value.double(), rtol=2e-4, atol=2e-5), name
+
+
+def test_begun_on_one_process_and_gone_on_with_on_three_and_on_two(tmp_path):
+    config = config_of()
+    run, whole = Run.create(tmp_path / "moved", config), Run.create(tmp_path / "whole", config)
+
+    def stop(done, total):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config.load_task(), config, run, progress=stop)
+    assert launch(3, run.path, 0, 8, json.dumps(config.to_dict()), program=TRAINING).returncode != 0  # in the third
+    assert read_state(run.state_path)["epoch"] == 2
+    ended = launch(2, run.path, -1, 0, json.dumps(config.to_dict()), program=TRAINING)
+    assert ended.returncode == 0, ended.stderr
+    train(config.load_task(), config, whole)
+    ours, theirs = tensors_of(run), tensors_of(whole)
+    for name, value in theirs.items():
+        assert torch.allclose(ours[name].double(), value.double(), rtol=2e-4, atol=2e-5), name
+
+
+def test_the_recipe_for_several_processes_comes_to_the_weights_of_one(cook, tmp_path):
+    script = tmp_path / "recipe.py"
+    script.write_text(papers.recipes()["Several processes"], encoding="utf-8")
+    ended = launch(2, program=script, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    several = torch.load(tmp_path / "state.pt", weights_only=True)
+    alone = cook("Several processes")
+    assert several["optimizer"]["msam"]["counted"]["steps"] == alone["optimizer"].steps == 8
+    for name, value in alone["model"].state_dict().items():
+        torch.testing.assert_close(several["model"][name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_torchrun_trains_from_the_command_line_and_one_process_speaks_for_all(tmp_path):
