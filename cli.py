@@ -133,6 +133,7 @@ _TRAINING: tuple[Row, ...] = (
     ("--ascent-steps", int, 1, "Looks at the gradient for each perturbation."),
     ("--perturbed", str, "all", "Parameters: all, norm, all-but-norm, or a pattern such as 'head.*'."),
     ("--batch-norm", str, "shard", "Statistics in training: of the shard, of the whole batch, or running."),
+    ("--dropout", str, "same", "Masks in the second pass of a micro-batch: same as in the first, or fresh."),
     ("--precision", str, "float32", "float32, or mixed: bf16 or fp16."),
     ("--max-grad-norm", float, 0.0, "The averaged gradient is shortened to this norm; 0: it is not."),
     ("--execution", str, "one-by-one", "one-by-one, layerwise, vectorised, or fastest of the three."),

@@ -145,7 +145,7 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
     for name in ("checkpoint_every", "execution", "device_batch_size"):  # they change no result
         entries.pop(name)
     if unperturbed(config):
-        for name in ("rho", "rho_schedule", "ball", "ascent_steps", "perturbed", "optimizer"):
+        for name in ("rho", "rho_schedule", "ball", "ascent_steps", "perturbed", "dropout", "optimizer"):
             entries.pop(name)
     return entries | complete_settings(config.task, settings)
 

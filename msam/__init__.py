@@ -8,6 +8,7 @@ from msam.config import TrainConfig
 from msam.descents import CentralizedDescent, Descent
 from msam.diagnostics import PerShard
 from msam.distributed import Distributed, ProcessLostError
+from msam.dropout import FreshMasks, SameMasks
 from msam.evaluation import Evaluation, evaluate
 from msam.execution import OneByOne
 from msam.fastest import Fastest
@@ -41,6 +42,8 @@ __all__ = [
     "ShardStatistics",
     "BatchStatistics",
     "RunningStatistics",
+    "SameMasks",
+    "FreshMasks",
     "RhoScheduler",
     "norm_layers",
     "all_but_norm_layers",

@@ -16,6 +16,7 @@ from landscape.perturbations import AdaptiveAscent, Ascent, GradientAscent, Pert
 from landscape.several_steps import SeveralSteps
 from msam.batchnorm import BatchNormPolicy, BatchStatistics, RunningStatistics, ShardStatistics
 from msam.descents import CentralizedDescent, Descent
+from msam.dropout import DropoutPolicy, FreshMasks, SameMasks
 from msam.execution import Execution, OneByOne
 from msam.fastest import Fastest
 from msam.layerwise import Layerwise
@@ -70,6 +71,7 @@ BATCH_NORMS: dict[str, Callable[[], BatchNormPolicy]] = {
     "batch": BatchStatistics,
     "running": RunningStatistics,
 }
+DROPOUTS: dict[str, Callable[[], DropoutPolicy]] = {"same": SameMasks, "fresh": FreshMasks}
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

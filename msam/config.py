@@ -11,10 +11,12 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from landscape.manifest import hash_of_settings
 from landscape.perturbations import Perturbation
 from msam.choices import (
     BALLS,
     BATCH_NORMS,
+    DROPOUTS,
     EXECUTIONS,
     METHODS,
     OPTIMIZERS,
@@ -30,6 +32,8 @@ from msam.execution import OneByOne
 from msam.optimizer import mSAM
 from msam.processes import Processes
 from msam.tasks import Task, load_task
+
+LATER = {"dropout": "same"}  # entries that older files lack, with what their runs were trained with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,7 @@ class TrainConfig:
             one; 0 for no limit. The same results within rounding, but for batch norm, which sees the parts.
         batch_norm: what a micro-batch is normalised by in training: the statistics of the ``"shard"``, its own, or
             ``"running"`` ones, which then stay as they are at the start, or those of the whole ``"batch"``.
+        dropout: masks that the second pass of a micro-batch draws: the ``"same"`` as the first, or ``"fresh"`` ones.
         precision: of the passes: ``"float32"``, or automatic mixed precision with ``"bf16"`` or ``"fp16"``; the latter
             scales the loss, and skips steps in which a gradient overflows.
         max_grad_norm: the averaged gradient is shortened to this L2 norm where it is longer; 0 for no limit.
@@ -89,6 +94,7 @@ class TrainConfig:
     execution: str = "one-by-one"
     device_batch_size: int = 0
     batch_norm: str = "shard"
+    dropout: str = "same"
     precision: str = "float32"
     max_grad_norm: float = 0.0
 
@@ -108,6 +114,7 @@ class TrainConfig:
             ("schedule", tuple(SCHEDULES)),
             ("execution", tuple(EXECUTIONS)),
             ("batch_norm", tuple(BATCH_NORMS)),
+            ("dropout", tuple(DROPOUTS)),
             ("precision", tuple(PRECISIONS)),
         ):
             if getattr(self, name) not in options:
@@ -140,6 +147,11 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return dataclasses.asdict(self)
+
+    @property
+    def identity(self) -> str:
+        """A hash of all entries, which files know their config by: the same as before an entry was added."""
+        return hash_of_settings({k: v for k, v in self.to_dict().items() if k not in LATER or v != LATER[k]})
 
     def load_task(self) -> Task:
         """The task, its data loaded; checks that every batch can be split.
@@ -183,6 +195,7 @@ class TrainConfig:
             perturbed=None if self.perturbation == "none" else perturbed_of(model, self.perturbed),
             execution=EXECUTIONS[self.execution](OneByOne(device_batch_size=self.device_batch_size or None)),
             batch_norm=BATCH_NORMS[self.batch_norm](),
+            dropout=DROPOUTS[self.dropout](),
             processes=processes,
             scaler=scaler,
             max_grad_norm=self.max_grad_norm or None,

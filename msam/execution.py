@@ -117,7 +117,7 @@ class _MicroBatch:
         with torch.no_grad():
             torch._foreach_add_(weights, [epsilon for epsilon in shift if epsilon is not None])
         torch.clear_autocast_cache()  # where the caller's autocast is open, it would keep the weights of the first pass
-        self.random_state.restore()
+        self.step.dropout.before_another_pass(self.random_state)
         with buffers_kept(self.step.module):
             self.last_loss, slopes, _ = self._pass(with_gradient=True)
         copy_into(weights, [self.originals[i] for i in moved])

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.arguments import integer
 from msam.averages import all_finite
+from msam.dropout import SameMasks
 from msam.execution import Execution, OneByOne
 from msam.layers import UnsupportedError
 from msam.replay import RandomState, buffers_kept, buffers_kept_on_error
@@ -54,6 +55,10 @@ class Guarded(Execution):
             return self.otherwise.outcome(step)
         random_state = RandomState(step.parameters[0].device)
         try:
+            if not isinstance(step.dropout, SameMasks):
+                raise UnsupportedError(
+                    f"each of its passes would draw the same dropout masks, and {step.dropout!r} asks for others"
+                )
             if self._is_due(step) and not self._agrees(step):
                 return self.otherwise.outcome(step)
             with buffers_kept_on_error(step.module):

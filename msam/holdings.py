@@ -1,14 +1,26 @@
-"""What an optimizer holds: which weights, and a state that is its own."""
+"""What an optimizer is given and holds: which weights, and a state that is its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Kind = TypeVar("Kind")
 LIKE_THE_WEIGHTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg")
+
+
+def given(value: Kind | None, name: str, kind: type[Any], *, default: Callable[[], Kind]) -> Kind:
+    """The value of an argument, or the default where it is left out.
+
+    Raises:
+        TypeError: if it is of another kind.
+    """
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} must be of the kind {kind.__name__}, an object, or None; got {value!r}")
+    return default() if value is None else value
 
 
 def require_state_of(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:

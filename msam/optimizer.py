@@ -15,8 +15,9 @@ from msam.averages import mean_of, not_shared
 from msam.batchnorm import BatchNormPolicy, ShardStatistics
 from msam.descents import AtPerturbation, Descent
 from msam.diagnostics import PerShard
+from msam.dropout import DropoutPolicy, SameMasks
 from msam.execution import Execution, OneByOne
-from msam.holdings import chosen_parameters, require_base, require_state_of
+from msam.holdings import chosen_parameters, given, require_base, require_state_of
 from msam.microbatches import sizes
 from msam.processes import OneProcess, Processes
 from msam.replay import buffers_kept_on_error
@@ -35,9 +36,9 @@ class mSAM(torch.optim.Optimizer):
     ``param_groups`` and ``state`` are those of the base optimizer, so schedulers and checkpoints act on either.
     Weight decay, momentum and the like stay in the base optimizer and out of ε.
 
-    Both passes of a micro-batch draw the same random numbers (dropout masks). Buffers of ``module`` change in the
-    clean pass only, so that running batch-norm statistics are those of the unperturbed weights. Weights are put back
-    from a copy, also after an error; buffers are then what they were before the step.
+    Both passes of a micro-batch draw the same random numbers (dropout masks) unless told otherwise. Buffers of
+    ``module`` change in the clean pass only, so that running batch-norm statistics are those of the unperturbed
+    weights. Weights are put back from a copy, also after an error; buffers are then what they were before the step.
 
     Args:
         base_optimizer: any optimizer that steps without a closure; it holds the weights.
@@ -48,6 +49,7 @@ class mSAM(torch.optim.Optimizer):
         perturbed: the parameters that are perturbed, over which norms are taken; all when left out.
         execution: how micro-batches are carried out, ``OneByOne()`` when left out; the same result within rounding.
         batch_norm: which statistics a micro-batch is normalised by, ``ShardStatistics()`` when left out: its own.
+        dropout: what the second pass of a micro-batch draws, ``SameMasks()`` when left out: the numbers of the first.
         processes: those that share the work, such as ``Distributed()``; only this one when left out.
         scaler: of the loss, for float16 autocast. A step in which a gradient overflows, at w or at w + ε, is skipped,
             and the scaler is told; do not call its ``step`` and ``update`` yourself.
@@ -85,6 +87,7 @@ class mSAM(torch.optim.Optimizer):
         perturbed: Iterable[Tensor] | None = None,
         execution: Execution | None = None,
         batch_norm: BatchNormPolicy | None = None,
+        dropout: DropoutPolicy | None = None,
         processes: Processes | None = None,
         scaler: torch.amp.GradScaler | None = None,
         max_grad_norm: float | None = None,
@@ -104,9 +107,10 @@ class mSAM(torch.optim.Optimizer):
         self.num_microbatches = num_microbatches
         self.module = module
         self.perturbed = None if perturbed is None else chosen_parameters(perturbed, base_optimizer)
-        self.execution = OneByOne() if execution is None else execution
-        self.batch_norm = ShardStatistics() if batch_norm is None else batch_norm
-        self.processes = OneProcess() if processes is None else processes
+        self.execution = given(execution, "execution", Execution, default=OneByOne)
+        self.batch_norm = given(batch_norm, "batch_norm", BatchNormPolicy, default=ShardStatistics)
+        self.dropout = given(dropout, "dropout", DropoutPolicy, default=SameMasks)
+        self.processes = given(processes, "processes", Processes, default=OneProcess)
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self.max_grad_norm = max_grad_norm
         self.seed = None if seed is None else integer(seed, "seed")
@@ -204,6 +208,7 @@ class mSAM(torch.optim.Optimizer):
             seed=self.seed,
             scale=self._scale(parameters[0]),
             observes=self.observes,
+            dropout=self.dropout,
         )
         self.processes.agree(step)
         with buffers_kept_on_error(self.module), self.batch_norm.during(step):

@@ -18,7 +18,7 @@ from torch import nn
 from landscape.files import atomic_write, is_vacant, remove_partial, require_writable
 from landscape.manifest import versions
 from msam.checkpoints import is_whole, load_weights, read_weights
-from msam.config import TrainConfig
+from msam.config import LATER, TrainConfig
 from msam.tasks import Task
 
 try:
@@ -266,6 +266,7 @@ def read_configs(file: Path, *, what: str) -> list[TrainConfig]:
     found = written[entry] if entry == "configs" else [written[entry]]
     if not isinstance(found, list) or not all(isinstance(values, dict) for values in found):
         raise damaged(f"the entry {entry!r} is of another type")
+    found = [LATER | values for values in found]
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     missing = [name for name in names if any(name not in values for values in found)]
     if missing:  # a default could be another value than the one it was trained with

@@ -14,6 +14,7 @@ from landscape.batches import Batch, map_tensors, take
 from landscape.chance import mixed
 from msam.descents import Descent
 from msam.diagnostics import Observer
+from msam.dropout import DropoutPolicy, SameMasks
 from msam.replay import RandomState
 
 Closure = Callable[[Batch], Tensor | tuple[Tensor, Tensor | float]]
@@ -38,6 +39,7 @@ class Step:
             random state of the process.
         scale: what losses are multiplied by before they are differentiated; None where overflow is not looked for.
         observes: whether the micro-batches are to be reported on, one by one.
+        dropout: what passes at perturbed weights draw at random.
     """
 
     closure: Closure
@@ -52,6 +54,7 @@ class Step:
     seed: int | None = None
     scale: float | None = None
     observes: bool = False
+    dropout: DropoutPolicy = field(default_factory=SameMasks)
 
     @property
     def perturbs(self) -> bool:

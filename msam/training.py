@@ -15,7 +15,6 @@ import torch.distributed
 from torch import Tensor, nn
 
 from landscape.denominators import denominator_of, examples
-from landscape.manifest import hash_of_settings
 from landscape.progress import Progress, silent
 from msam.checkpoints import is_whole, load_optimizer_state, load_weights, read_state, save_state, save_weights
 from msam.choices import PRECISIONS, RHO_SCHEDULES, SCHEDULES
@@ -232,7 +231,7 @@ class _Trainer:
         save_state(
             {
                 "epoch": self.epoch,
-                "config": hash_of_settings(self.config.to_dict()),
+                "config": self.config.identity,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
@@ -255,7 +254,7 @@ class _Trainer:
     def _resume(self) -> None:
         state: dict[str, Any] = read_state(self.run.state_path)
         try:
-            if state["config"] != hash_of_settings(self.config.to_dict()):
+            if state["config"] != self.config.identity:
                 raise ValueError(f"{self.run.state_path} is of a run with other settings; train anew with --overwrite")
             if type(state["epoch"]) is not int or not 0 < state["epoch"] <= self.config.epochs:
                 raise KeyError(f"epoch {state['epoch']!r}")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from landscape.perturbations import GradientAscent
-from msam import mSAM
+from msam import Layerwise, mSAM
 
 
 def msam_on(model):
@@ -29,6 +29,15 @@ def same(model, other):
         ((None, None), {"num_microbatches": True}, TypeError, "num_microbatches must be an integer; got True"),
         ((None, None), {"num_microbatches": 0}, ValueError, "num_microbatches must be at least 1; got 0"),
         ((None, None), {"module": "model"}, TypeError, "module must be a torch.nn.Module or None; got str"),
+        (
+            (None, None),
+            {"dropout": 0.1},
+            TypeError,
+            "dropout must be of the kind DropoutPolicy, an object, or None",
+        ),
+        ((None, None), {"execution": Layerwise}, TypeError, "execution must be of the kind Execution, an object, or"),
+        ((None, None), {"batch_norm": "batch"}, TypeError, "batch_norm must be of the kind BatchNormPolicy"),
+        ((None, None), {"processes": 2}, TypeError, "processes must be of the kind Processes"),
         ((torch.optim.LBFGS([nn.Parameter(torch.ones(1))]), None), {}, ValueError, "LBFGS evaluates its own closure"),
         (
             (mSAM(torch.optim.SGD([nn.Parameter(torch.ones(1))]), None), None),

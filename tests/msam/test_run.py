@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from landscape.manifest import hash_of_settings
 from msam import Run, TrainConfig
 from msam.checkpoints import save_weights
+from msam.config import LATER
 from msam.sweep import Sweep, grid
 
 CONFIG = TrainConfig(epochs=2, settings={"hidden": 3})
@@ -212,11 +215,25 @@ def test_a_config_without_an_entry_names_it(name, run):
         Run.open(run.path)
 
 
-@pytest.mark.parametrize("name", sorted(CONFIG.to_dict()))
+@pytest.mark.parametrize("name", sorted(CONFIG.to_dict().keys() - LATER))
 def test_no_setting_that_is_missing_takes_its_default(name, run):
     changed(run, config={key: value for key, value in CONFIG.to_dict().items() if key != name})
     with pytest.raises(ValueError, match=rf"the entry '{name}' of the settings is missing; put the file back"):
         Run.open(run.path)
+
+
+def test_a_config_from_before_an_entry_was_added_is_of_what_was_done_then(run):
+    changed(run, config={key: value for key, value in CONFIG.to_dict().items() if key not in LATER})
+    assert Run.open(run.path).config == CONFIG
+    assert CONFIG.dropout == LATER["dropout"] == "same"
+
+
+def test_the_identity_of_a_config_is_that_from_before_an_entry_was_added():
+    """Of the training states of older runs, that is; and it tells other values of the new entries apart."""
+    old = {key: value for key, value in CONFIG.to_dict().items() if key not in LATER}
+    assert CONFIG.identity == hash_of_settings(old)
+    assert dataclasses.replace(CONFIG, dropout="fresh").identity != CONFIG.identity
+    assert dataclasses.replace(CONFIG, lr=0.2).identity != CONFIG.identity
 
 
 def test_a_config_of_a_newer_version_is_refused_by_its_format_and_not_by_what_it_holds(run):
