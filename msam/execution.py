@@ -84,9 +84,12 @@ class _MicroBatch:
         self.random_state = RandomState(self.device) if step.perturbs else None
         self.last_loss: Tensor | None = None  # the last one at perturbed weights
         self.used = [False] * len(step.parameters)  # by the passes that the direction is made of
+        self.finite = torch.ones((), dtype=torch.bool)  # whether all of them were, where overflow is looked for
         needs = step.descent is None or not step.perturbs or step.descent.needs_gradient or step.learns or step.observes
         self.loss, slopes, self.denominator = self._pass(with_gradient=needs)
         self.clean = self._filled(slopes) if needs else None
+        if step.scale is not None:
+            self.finite = self.finite & torch.isfinite(self.loss)  # all there is to see where no gradient is taken
 
     def direction(self, number: int) -> Gradient:
         """What the weights step along on this micro-batch, times the scale."""
@@ -125,6 +128,8 @@ class _MicroBatch:
         return self.last_loss, self._filled(slopes)
 
     def _filled(self, slopes: Gradient) -> list[Tensor]:
+        if self.step.scale is not None:
+            self.finite = self.finite & all_finite(slopes)
         self.used = [used or slope is not None for used, slope in zip(self.used, slopes, strict=True)]
         pairs = zip(slopes, self.step.parameters, strict=True)
         return [torch.zeros_like(p) if slope is None else slope for slope, p in pairs]
@@ -178,7 +183,7 @@ class _Sums:
         if self.step.learns:
             self.clean = averaged(self.clean, list(shard.slopes), self.shares)
         if self.step.scale is not None:
-            finite = all_finite(slopes) & all_finite(shard.clean or [])
+            finite = all_finite(slopes) & shard.finite
             self.finite = finite if self.finite is None else self.finite & finite
 
     def outcome(self) -> Outcome:

@@ -11,8 +11,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from landscape import GradientAscent
-from msam import Run, TrainingDivergedError, mSAM, train
+from landscape import CentralizedAscent, FriendlyAscent, GradientAscent, Linf, RandomPerturbation, SeveralSteps
+from msam import (
+    CentralizedDescent,
+    DeterminantDescent,
+    FrobeniusDescent,
+    Run,
+    TraceDescent,
+    TrainingDivergedError,
+    mSAM,
+    train,
+)
 from msam.checkpoints import read_state, read_weights
 
 
@@ -176,3 +185,59 @@ def test_training_in_mixed_precision_is_recorded_and_close_to_single(precision, 
     ours, theirs = mixed.metrics()[-1]["train_loss"], single.metrics()[-1]["train_loss"]
     assert ours != theirs
     assert ours == pytest.approx(theirs, rel=0.02)
+
+
+class Overflowing(torch.autograd.Function):
+    """Hands its input on; its gradient is infinite."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope * float("inf")
+
+
+PASSES = {
+    "several steps, in a box": (lambda: SeveralSteps(GradientAscent(0.1, ball=Linf()), steps=3), 4),
+    "several steps": (lambda: SeveralSteps(GradientAscent(0.1), steps=3), 4),
+    "gcsam": (lambda: CentralizedDescent(CentralizedAscent(0.1)), 2),
+    "friendly": (lambda: FriendlyAscent(0.1), 2),
+    "trace": (lambda: TraceDescent(0.1, samples=2), 3),
+    "frobenius": (lambda: FrobeniusDescent(0.1), 3),
+    "determinant": (lambda: DeterminantDescent(1.0, samples=2), 3),
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("where", ["the loss", "the gradient"])
+def test_an_overflow_in_any_of_more_passes_than_two_skips_the_step(where, name):
+    make, passes = PASSES[name]
+    for call in range(1, passes + 1):
+        model, calls = net(), []
+        sgd = torch.optim.SGD(model.parameters(), lr=0.3)
+        optimizer = mSAM(sgd, make(), module=model, scaler=torch.amp.GradScaler("cpu", init_scale=4.0))
+        before = copy.deepcopy(model)
+
+        def overflowing(part, model=model, calls=calls, call=call):
+            calls.append(part)
+            outputs = model(part[0])
+            if len(calls) == call:
+                outputs = Overflowing.apply(outputs) if where == "the gradient" else outputs * float("inf")
+            return functional.cross_entropy(outputs, part[1])
+
+        optimizer.step(overflowing, batch())
+        assert len(calls) == passes
+        assert (optimizer.skipped_steps, same(model, before, rtol=0, atol=0)) == (1, True), call
+
+
+def test_a_loss_that_overflows_where_no_gradient_is_taken_skips_the_step():
+    model, calls = net(), []
+    optimizer = mSAM(
+        torch.optim.SGD(model.parameters(), lr=0.3), RandomPerturbation(0.1), scaler=torch.amp.GradScaler("cpu")
+    )
+    optimizer.step(
+        lambda b: calls.append(b) or closure_of(model)(b) * (float("inf") if len(calls) == 1 else 1), batch()
+    )
+    assert (len(calls), optimizer.skipped_steps) == (2, 1)
