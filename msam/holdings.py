@@ -8,6 +8,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+OF_SOME = {  # settings that some of torch's optimizers have and others have not
+    *("momentum", "dampening", "nesterov"),
+    *("betas", "eps", "amsgrad", "decoupled_weight_decay", "momentum_decay", "lr_decay", "initial_accumulator_value"),
+    *("alpha", "centered", "rho", "lambd", "t0", "etas", "step_sizes", "ns_coefficients", "ns_steps"),
+}
 Kind = TypeVar("Kind")
 LIKE_THE_WEIGHTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg")
 
@@ -39,11 +44,19 @@ def require_state_of(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, 
             f"the state dict is of groups of {[len(group['params']) for group in groups]} parameters, "
             f"and this {name} has groups of {held}; build it as it was when the state was saved"
         )
-    lacking = set(optimizer.defaults) - {key for group in groups for key in group}
-    if lacking and len(lacking) >= len(optimizer.defaults) / 4:  # a newer torch may know an option more
-        raise ValueError(
-            f"the state dict is of another optimizer than this {name}: it lacks {', '.join(sorted(lacking))}"
-        )
+    saved = {key for group in groups for key in group}
+    lacking, foreign = set(optimizer.defaults) - saved, (saved - set(optimizer.defaults)) & OF_SOME
+    decays = [{group.get("decoupled_weight_decay") for group in each} for each in (groups, optimizer.param_groups)]
+    if lacking & (OF_SOME - {"decoupled_weight_decay"}) or len(lacking) >= len(optimizer.defaults) / 4:
+        why = f"it lacks {', '.join(sorted(lacking))}"  # an option more is no matter: a newer torch may know it
+    elif foreign:
+        why = f"it has {', '.join(sorted(foreign))}"
+    elif {True, False} <= decays[0] | decays[1] and decays[0] != decays[1]:
+        why = "one of Adam and AdamW decays weights through the gradient, and the other beside it"
+    else:
+        why = ""
+    if why:
+        raise ValueError(f"the state dict is of another optimizer than this {name}: {why}")
     indices = [index for group in groups for index in group["params"]]
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     for index, weight in zip(indices, weights, strict=True):
@@ -75,7 +88,8 @@ def require_base(optimizer: torch.optim.Optimizer, module: nn.Module | None, *, 
 
     Raises:
         TypeError: if it is no optimizer, or the module no module.
-        ValueError: if it evaluates a closure of its own, is ``not_a``, or its weights are none or others.
+        ValueError: if it evaluates a closure of its own, is ``not_a``, or its weights are none, or others,
+            or have sparse gradients.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"base_optimizer must be a torch optimizer; got {type(optimizer).__name__}")
@@ -92,6 +106,16 @@ def require_base(optimizer: torch.optim.Optimizer, module: nn.Module | None, *, 
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if not held:
         raise ValueError("the base optimizer holds no parameters; build it from module.parameters()")
+    thin = (
+        []
+        if module is None
+        else [key for key, part in module.named_modules() if getattr(part, "sparse", False) is True]
+    )
+    if thin:
+        raise ValueError(
+            f"{thin[0] or 'the module'} has sparse gradients, of which no norm and no mean is taken here; "
+            "build it with sparse=False"
+        )
     own = set() if module is None else {id(p) for p in module.parameters()}
     foreign = sum(id(p) not in own for p in held)
     if module is not None and foreign:

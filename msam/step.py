@@ -136,6 +136,13 @@ def _checked(returned: object) -> tuple[Tensor, float | None]:
         raise ValueError(
             "the loss that the closure returned has no graph; do not detach it, call .item() or no_grad() inside"
         )
+    if isinstance(denominator, Tensor):
+        if denominator.numel() != 1:
+            raise ValueError(
+                "the closure must return the mean loss, or the pair of it and what it was divided by, a number; got a "
+                f"tensor of shape {tuple(denominator.shape)} for the latter. Leave out whatever else it returns"
+            )
+        denominator = denominator.detach()
     if denominator is not None:
         denominator = float(denominator)
         if not (math.isfinite(denominator) and denominator >= 0):

@@ -1,0 +1,78 @@
+"""Whose state an optimizer is given, and what layers it cannot serve."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from landscape import GradientAscent
+from msam import mSAM
+
+KINDS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "Adam": torch.optim.Adam,
+    "AdamW": torch.optim.AdamW,
+    "NAdam": torch.optim.NAdam,
+    "RAdam": torch.optim.RAdam,
+    "Adamax": torch.optim.Adamax,
+    "RMSprop": torch.optim.RMSprop,
+    "Adagrad": torch.optim.Adagrad,
+    "Adadelta": torch.optim.Adadelta,
+    "Rprop": torch.optim.Rprop,
+    "ASGD": torch.optim.ASGD,
+}
+ALIKE = {("Adamax", "RAdam")}  # that of RAdam is the one an old torch would have written, by its settings
+
+
+def stepped(kind):
+    """The state dict of one of that kind after a step."""
+    layer = nn.Linear(3, 2, bias=False)
+    optimizer = KINDS[kind](layer.parameters())
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+@pytest.mark.parametrize(("first", "other"), sorted(set(itertools.permutations(KINDS, 2)) - ALIKE))
+def test_the_state_of_every_other_optimizer_is_refused_and_changes_nothing(first, other):
+    optimizer = mSAM(KINDS[other](nn.Linear(3, 2, bias=False).parameters()), GradientAscent(0.1))
+    before = repr(optimizer.state_dict())
+    with pytest.raises(ValueError, match=rf"is of another optimizer than this {other}: "):
+        optimizer.load_state_dict(stepped(first))
+    assert repr(optimizer.state_dict()) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_own_state_is_taken_with_what_schedulers_and_a_newer_or_older_torch_put_there(kind):
+    optimizer = mSAM(KINDS[kind](nn.Linear(3, 2, bias=False).parameters()), GradientAscent(0.1))
+    state = stepped(kind)
+    (group,) = state["param_groups"]
+    group |= {"initial_lr": 0.1, "max_lr": 1.0, "min_lr": 0.0, "base_momentum": 0.8, "max_momentum": 0.9, "name": "all"}
+    optimizer.load_state_dict(state)
+    for switch in ("fused", "decoupled_weight_decay"):
+        group.pop(switch, None)
+    group["quicker"] = True
+    optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("layer", [nn.Embedding(5, 3, sparse=True), nn.EmbeddingBag(5, 3, sparse=True)])
+def test_sparse_gradients_are_refused_by_the_name_of_the_layer(layer):
+    model = nn.Sequential(layer, nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"^0 has sparse gradients, .* build it with sparse=False"):
+        mSAM(torch.optim.SGD(model.parameters(), lr=0.1), GradientAscent(0.1), module=model)
+    with pytest.raises(ValueError, match=r"^the module has sparse gradients"):
+        mSAM(torch.optim.SGD(layer.parameters(), lr=0.1), None, module=layer)
+
+
+def test_what_a_closure_returns_beside_the_loss_is_no_denominator(make_net, make_batch, closure_of):
+    model = make_net()
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.1), GradientAscent(0.1), num_microbatches=2)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match=r"what it was divided by, a number; got a tensor of shape \(6, 3\) for the"):
+        optimizer.step(lambda b: (closure_of(model)(b), model(b[0])), make_batch(11))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    one = optimizer.step(lambda b: (closure_of(model)(b), model(b[0]).exp().sum()), make_batch(11))  # with a graph
+    assert one.isfinite()
