@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from itertools import compress
+from typing import Any
 
 import torch
 import torch.distributed
@@ -29,8 +32,8 @@ class Distributed(Processes):
     number of micro-batches. Every process is given the global batch, and only its own examples go through its model;
     do not wrap that in DistributedDataParallel. Where each process loads a part of its own, as with a
     DistributedSampler, :meth:`gathered` makes the global batch of them. Running batch-norm statistics are put together
-    as if one process had seen all micro-batches in order; of other buffers, the last process's are kept. Weights and
-    buffers are those of the first process from the first step on.
+    as if one process had seen all micro-batches in order; of other buffers, the last process's are kept. Weights,
+    frozen ones too, and buffers are those of the first process from the first step on.
 
     Args:
         group: of torch.distributed, whatever its backend; the default group when left out.
@@ -45,7 +48,7 @@ class Distributed(Processes):
         self.group = group
         self.rank = torch.distributed.get_rank(group)
         self.number = torch.distributed.get_world_size(group)
-        self._agreed = False
+        self._agreed: dict[int, Callable[[], Tensor | None]] = {}  # the weights that have been handed out, by identity
 
     def own(self, number: int) -> range:
         """A block of consecutive micro-batches; empty where there are more processes than micro-batches."""
@@ -168,19 +171,27 @@ class Distributed(Processes):
         Raises:
             ProcessLostError: if another process has died.
         """
-        if self._agreed:
+        if all(self._agreed.get(id(p), _nothing)() is p for p in step.parameters):
             return
-        buffers = [] if step.module is None else list(step.module.buffers())
+        model = [] if step.module is None else [*step.module.parameters(), *step.module.buffers()]
+        every = {id(tensor): tensor for tensor in [*step.parameters, *model]}
         first = 0 if self.group is None else torch.distributed.get_global_rank(self.group, 0)
         try:
-            for tensor in [*step.parameters, *buffers]:
+            for tensor in every.values():
                 torch.distributed.broadcast(tensor.detach(), src=first, group=self.group)
         except RuntimeError as error:
             raise _lost(error) from None
-        self._agreed = True
+        self._agreed |= {id(p): weakref.ref(p) for p in step.parameters}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_agreed": {}}
 
     def __repr__(self) -> str:
         return f"Distributed(rank {self.rank} of {self.number})"
+
+
+def _nothing() -> None:
+    """What a weak reference gives when its tensor is gone."""
 
 
 def _require_one_batch(facts: list[list[float]]) -> None:

@@ -74,14 +74,18 @@ def test_processes_sum_once_per_step(tmp_path, monkeypatch, make_net, make_batch
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        sums, plain = [], torch.distributed.all_reduce
-        monkeypatch.setattr(torch.distributed, "all_reduce", lambda *a, **k: sums.append(1) or plain(*a, **k))
+        said = []
+        for name in ("all_reduce", "all_gather", "all_gather_object", "broadcast", "barrier", "reduce", "gather"):
+            plain = getattr(torch.distributed, name)
+            told = lambda *a, name=name, plain=plain, **k: said.append(name) or plain(*a, **k)  # noqa: E731
+            monkeypatch.setattr(torch.distributed, name, told)
         model = make_net()
         sgd = torch.optim.SGD(model.parameters(), lr=0.1)
         ascent = FriendlyAscent(0.3)  # what is learnt is summed along with the rest
-        optimizer = mSAM(sgd, ascent, num_microbatches=4, module=model, processes=Distributed())
+        settings = {"num_microbatches": 4, "module": model, "observes": True}  # and so is what is reported
+        optimizer = mSAM(sgd, ascent, processes=Distributed(), **settings)
         for seed in range(3):
             optimizer.step(closure_of(model), make_batch(11, seed=seed))
-        assert len(sums) == 3
+        assert said == ["broadcast"] * 4 + ["all_reduce"] * 3
     finally:
         torch.distributed.destroy_process_group()
