@@ -44,6 +44,21 @@ def test_chunks_scales_and_frozen_weights(name):
     assert all(p is q for p, q in zip(model.parameters(), weights, strict=True))
 
 
+@pytest.mark.parametrize(("copies", "chunks"), [(1, 8), (6, 4), (11, 3), (1000, 2)])
+def test_as_many_micro_batches_go_at_once_as_the_memory_holds_and_half_of_them_at_most(copies, chunks):
+    """With room for so many copies of the weights, of which each micro-batch takes three."""
+    model = nn.Linear(3, 2).double()
+    x, y = torch.randn(16, 3, dtype=torch.float64), torch.arange(16) % 2
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    execution = Vectorised(memory=copies * 8 * 8)  # eight weights of eight bytes
+    optimizer = mSAM(sgd, GradientAscent(0.1), num_microbatches=8, module=model, execution=execution)
+    optimizer.step(closure_of(model), (x, y))  # which is held against one by one
+    calls = []
+    optimizer.step(lambda part: calls.append(part) or closure_of(model)(part), (x, y))
+    assert execution.reason is None
+    assert len(calls) == 2 * chunks
+
+
 def test_reported_denominators():
     model, (inputs, targets) = net("mlp")
     weights = torch.tensor([1.0, 4.0, 0.3]).double()
