@@ -11,6 +11,8 @@ from torch import Tensor
 from msam.diagnostics import Observer
 from msam.step import Gradient, Outcome
 
+MIXED = "the closure reported a denominator for some micro-batches and none for others; report one for all, or none"
+
 
 def weighted_mean(values: list[Tensor], shares: list[float]) -> Tensor:
     """Σ share · value / Σ share, a scalar."""
@@ -63,7 +65,15 @@ def not_shared(gradient: Iterable[Tensor | None]) -> list[Tensor | None]:
 
 
 def mean_of(outcomes: list[Outcome]) -> Outcome:
-    """Several accumulated batches as one."""
+    """Several accumulated batches as one.
+
+    Raises:
+        ValueError: if only some of them report denominators, or weights were frozen or thawed between them.
+    """
+    if len({outcome.reported for outcome in outcomes}) > 1:
+        raise ValueError(MIXED)
+    if len({len(outcome.gradient) for outcome in outcomes}) > 1:
+        raise ValueError("weights were frozen or thawed between two accumulated batches; take the step before that")
     shares: list[float] = []
     gradient, clean = outcomes[0].gradient, outcomes[0].clean
     finite = outcomes[0].finite

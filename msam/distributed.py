@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 from landscape.batches import Batch
+from msam.averages import MIXED
 from msam.diagnostics import Observer
-from msam.execution import MIXED, Execution
+from msam.execution import Execution
 from msam.parts import checksum, gathered
 from msam.processes import Processes
 from msam.running import RunningBuffers
@@ -170,10 +171,16 @@ class Distributed(Processes):
 
         Raises:
             ProcessLostError: if another process has died.
+            ValueError: if the model has layers that talk to other processes in their passes.
         """
         if all(self._agreed.get(id(p), _nothing)() is p for p in step.parameters):
             return
         model = [] if step.module is None else [*step.module.parameters(), *step.module.buffers()]
+        if step.module is not None and any(isinstance(part, nn.SyncBatchNorm) for part in step.module.modules()):
+            raise ValueError(
+                "SyncBatchNorm would normalise each micro-batch together with another process's; use BatchNorm layers, "
+                "with batch_norm=BatchStatistics() for the statistics of the whole batch"
+            )
         every = {id(tensor): tensor for tensor in [*step.parameters, *model]}
         first = 0 if self.group is None else torch.distributed.get_global_rank(self.group, 0)
         try:

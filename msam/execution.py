@@ -9,13 +9,11 @@ from torch import Tensor
 
 from landscape.arguments import integer
 from landscape.batches import Batch, num_examples, split
-from msam.averages import all_finite, averaged, weighted_mean
+from msam.averages import MIXED, all_finite, averaged, weighted_mean
 from msam.descents import Shift, chosen
 from msam.diagnostics import Observer
 from msam.replay import RandomState, buffers_kept, copy_into, weights_kept
 from msam.step import Gradient, Outcome, Step
-
-MIXED = "the closure reported a denominator for some micro-batches and none for others; report one for all, or none"
 
 
 class Execution(ABC):

@@ -14,6 +14,7 @@ OF_SOME = {  # settings that some of torch's optimizers have and others have not
     *("alpha", "centered", "rho", "lambd", "t0", "etas", "step_sizes", "ns_coefficients", "ns_steps"),
 }
 Kind = TypeVar("Kind")
+_SHARDED = ("FSDP", "FullyShardedDataParallel")  # classes that torch makes as it goes, or that take long to import
 LIKE_THE_WEIGHTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg")
 
 
@@ -98,11 +99,13 @@ def require_base(optimizer: torch.optim.Optimizer, module: nn.Module | None, *, 
         raise ValueError(f"{name} evaluates its own closure and cannot be wrapped; use SGD, AdamW or the like")
     if module is not None and not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module or None; got {type(module).__name__}")
-    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise ValueError(
-            f"mSAM and {type(module).__name__} would each average gradients in their own way; call the plain model in "
-            "the closure, give it as module, and let mSAM share micro-batches by processes=Distributed()"
-        )
+    for part in [] if module is None else module.modules():
+        kind = type(part).__name__
+        if isinstance(part, nn.DataParallel | nn.parallel.DistributedDataParallel) or kind.startswith(_SHARDED):
+            raise ValueError(
+                f"mSAM and {kind} would each share out the work in their own way; call the plain model in the closure, "
+                "give it as module, and let mSAM share micro-batches by processes=Distributed()"
+            )
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if not held:
         raise ValueError("the base optimizer holds no parameters; build it from module.parameters()")

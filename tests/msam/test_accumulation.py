@@ -199,8 +199,25 @@ def test_bad_holdings_are_named(make_net):
 
 def test_a_data_parallel_model_is_refused(make_net):
     model = nn.DataParallel(make_net())
-    with pytest.raises(ValueError, match="mSAM and DataParallel would each average gradients"):
+    with pytest.raises(ValueError, match="mSAM and DataParallel would each share out the work"):
         mSAM(torch.optim.SGD(model.parameters(), lr=0.1), None, module=model)
+    outer = nn.Sequential(model)
+    with pytest.raises(ValueError, match="call the plain model in the closure"):
+        mSAM(torch.optim.SGD(outer.parameters(), lr=0.1), None, module=outer)
+    sharded = type("FSDPLinear", (nn.Linear,), {})(2, 2)
+    with pytest.raises(ValueError, match="mSAM and FSDPLinear would"):
+        mSAM(torch.optim.SGD(sharded.parameters(), lr=0.1), None, module=sharded)
+
+
+def test_accumulated_batches_that_do_not_go_together_are_refused(make_net, make_batch, closure_of):
+    model = make_net()
+    optimizer = optimizer_on(model, 3)
+    optimizer.accumulate(closure_of(model), make_batch(11))
+    with pytest.raises(ValueError, match="a denominator for some micro-batches and none for others"):
+        optimizer.accumulate(lambda b: (closure_of(model)(b), 4.0), make_batch(11))
+    model[0].requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen or thawed between two accumulated batches; take the step before"):
+        optimizer.accumulate(closure_of(model), make_batch(11))
 
 
 def test_a_closure_may_take_entries_out_of_its_mapping(make_net, make_batch):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from landscape.perturbations import AdaptiveAscent, GradientAscent
-from msam import TrainConfig
+from msam import FreshMasks, RunningStatistics, TrainConfig
+from msam.processes import OneProcess
 
 NUMBERS = ("rho", "lr", "momentum", "weight_decay", "max_grad_norm")
 
@@ -162,3 +163,18 @@ def test_the_base_optimizer_has_the_settings_of_the_config(name, kind, make_net)
 )
 def test_the_method_is_called_by_its_name(settings, name):
     assert TrainConfig(**settings).method == name
+
+
+def test_the_optimizer_is_given_all_that_the_config_says(make_net):
+    config = TrainConfig(
+        num_microbatches=3, max_grad_norm=0.5, device_batch_size=7, batch_norm="running", dropout="fresh", seed=4
+    )
+    processes, model = OneProcess(), make_net()
+    optimizer = config.optimizer_for(model, processes=processes)
+    assert (optimizer.num_microbatches, optimizer.max_grad_norm, optimizer.seed) == (3, 0.5, 4)
+    assert optimizer.execution.device_batch_size == 7
+    assert (type(optimizer.batch_norm), type(optimizer.dropout)) == (RunningStatistics, FreshMasks)
+    assert optimizer.processes is processes
+    assert optimizer.module is model
+    plain = TrainConfig().optimizer_for(model)
+    assert (plain.max_grad_norm, plain.execution.device_batch_size) == (None, None)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -116,6 +117,12 @@ def alone(tmp_path):
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield Distributed()
     torch.distributed.destroy_process_group()
+
+
+def test_layers_that_talk_to_other_processes_are_refused(alone):
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)))
+    with pytest.raises(ValueError, match="SyncBatchNorm would normalise each micro-batch together with another"):
+        stepped(model, (torch.randn(6, 4), torch.arange(6) % 3), 2, alone)
 
 
 OTHERS = [

@@ -123,6 +123,25 @@ def test_the_gradient_that_is_clipped_is_the_unscaled_average():
     assert torch.allclose(taken / taken.norm(), wanted / wanted.norm(), atol=1e-5)
 
 
+@pytest.mark.parametrize("longest", [0.01, 100.0])
+def test_the_average_of_all_accumulated_batches_is_clipped_once_and_without_a_scaler_too(longest):
+    model, free = net().double(), net().double()
+    x, y = (part.double() if part.is_floating_point() else part for part in batch())
+    for one, limit in ((model, longest), (free, None)):
+        sgd = torch.optim.SGD(one.parameters(), lr=1.0)
+        optimizer = mSAM(sgd, GradientAscent(rho=0.1), num_microbatches=2, max_grad_norm=limit)
+        optimizer.accumulate(closure_of(one), (x[:7], y[:7]))
+        optimizer.step(closure_of(one), (x[7:], y[7:]))
+    start = net().double()
+    ours, average = (
+        torch.cat([(p - q).detach().flatten() for p, q in zip(start.parameters(), one.parameters(), strict=True)])
+        for one in (model, free)
+    )
+    assert 0.01 < average.norm() < 100
+    wanted = average * longest / average.norm() if longest < average.norm() else average
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=0)  # torch adds 1e-6 to the norm
+
+
 def test_an_autocast_that_is_open_around_the_step_does_not_keep_the_weights_of_the_first_pass():
     inside, outside = net(), net()
     with torch.autocast("cpu", torch.bfloat16):

@@ -94,7 +94,14 @@ def test_the_same_settings_give_the_same_weights_and_another_seed_gives_others(t
 
 
 @pytest.mark.parametrize(
-    "change", [{"rho": 0.2}, {"num_microbatches": 1}, {"perturbation": "asam"}, {"optimizer": "adamw"}, {"lr": 0.2}]
+    "change",
+    [
+        *({"rho": 0.2}, {"num_microbatches": 1}, {"perturbation": "asam"}, {"optimizer": "adamw"}, {"lr": 0.2}),
+        *({"momentum": 0.5}, {"weight_decay": 0.1}, {"schedule": "constant"}, {"batch_size": 10}, {"epochs": 2}),
+        *({"rho_schedule": "rising"}, {"ball": "linf"}, {"ascent_steps": 2}, {"perturbed": "0.*"}),
+        *({"precision": "bf16"}, {"max_grad_norm": 0.01}),
+    ],
+    ids=str,
 )
 def test_every_setting_is_used(change, trained):
     assert not same(read_weights(trained("a").checkpoint), read_weights(trained("b", **change).checkpoint))
