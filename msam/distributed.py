@@ -90,8 +90,8 @@ class Distributed(Processes):
         parts = self._parts(step, mine, running, failed=failure is not None)
         try:
             sums = self._summed(parts)
-        except RuntimeError as error:
-            raise failure or _lost(error) from None
+        except ProcessLostError as error:
+            raise failure or error from None
         if failure is not None:
             raise failure
         (numbers, facts), (used,), (rows,) = sums["numbers"], sums["used"], sums["rows"]
@@ -150,7 +150,10 @@ class Distributed(Processes):
         """The sums over all processes, in one all-reduce."""
         every = [part for group in parts.values() for part in group]
         flat = torch.cat([part.reshape(-1) for part in every])
-        torch.distributed.all_reduce(flat, group=self.group)
+        try:
+            torch.distributed.all_reduce(flat, group=self.group)
+        except RuntimeError as error:
+            raise _lost(error) from None
         pieces = iter(torch.split(flat, [part.numel() for part in every]))
         return {name: [next(pieces).reshape(part.shape) for part in group] for name, group in parts.items()}
 
@@ -161,10 +164,15 @@ class Distributed(Processes):
             ProcessLostError: if another process has died.
             ValueError: if the parts differ in more than their numbers of examples.
         """
+        return gathered(batch, self._from_all)
+
+    def _from_all(self, tensor: Tensor) -> list[Tensor]:
+        found = [torch.empty_like(tensor) for _ in range(self.number)]
         try:
-            return gathered(batch, self.group)
+            torch.distributed.all_gather(found, tensor, group=self.group)
         except RuntimeError as error:
             raise _lost(error) from None
+        return found
 
     def agree(self, step: Step) -> None:
         """See :class:`Processes`.

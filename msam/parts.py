@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 
 import torch
-import torch.distributed
 from torch import Tensor
 
 from landscape.batches import Batch, map_tensors, num_examples, tensors
@@ -24,21 +24,22 @@ def checksum(batch: Batch) -> Tensor:
     return torch.as_tensor(total) % _PRIME
 
 
-def gathered(batch: Batch, group: torch.distributed.ProcessGroup | None) -> Batch:
+def gathered(batch: Batch, from_all: Callable[[Tensor], list[Tensor]]) -> Batch:
     """See ``Processes.gathered``; two rounds of messages, of a few numbers and of the examples.
+
+    Args:
+        batch: this process's part.
+        from_all: this process's tensor -> those of all, which are of one shape, in the order of their ranks.
 
     Raises:
         ValueError: if the parts differ in more than their numbers of examples.
     """
-    number = torch.distributed.get_world_size(group)
     own = num_examples(batch)
     columns = [tensor for tensor in tensors(batch) if tensor.ndim > 0]
     rows = torch.cat([_bytes_of_rows(column) for column in columns], dim=1)  # (own, bytes of an example)
     layout = [(str(column.dtype), tuple(column.shape[1:])) for column in columns]
     told = torch.tensor([own, zlib.crc32(repr(layout).encode())], device=rows.device)
-    facts = [torch.empty_like(told) for _ in range(number)]
-    torch.distributed.all_gather(facts, told, group=group)
-    lengths, layouts = torch.stack(facts).T.tolist()
+    lengths, layouts = torch.stack(from_all(told)).T.tolist()
     if len(set(layouts)) > 1:
         raise ValueError(
             f"the parts of a batch cannot be put together: on this process an example is of {layout}, on another of "
@@ -46,10 +47,8 @@ def gathered(batch: Batch, group: torch.distributed.ProcessGroup | None) -> Batc
         )
     sent = rows.new_zeros(max(lengths), rows.shape[1])
     sent[:own] = rows
-    parts = [torch.empty_like(sent) for _ in range(number)]
-    torch.distributed.all_gather(parts, sent, group=group)
     there = torch.arange(len(sent))[:, None] < torch.tensor(lengths)  # (longest, number)
-    dealt = torch.stack(parts, dim=1)[there.to(rows.device)]  # (all examples, bytes)
+    dealt = torch.stack(from_all(sent), dim=1)[there.to(rows.device)]  # (all examples, bytes)
     pieces = iter(torch.split(dealt, [_width(column) for column in columns], dim=1))
 
     def whole(tensor: Tensor) -> Tensor:
