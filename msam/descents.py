@@ -129,7 +129,8 @@ class Perturbed(Descent):
 
     def learn(self, gradient: list[Tensor], *, perturbed: Sequence[bool]) -> None:
         """Pass on to the perturbation what is perturbed."""
-        self.perturbation.learn(chosen(gradient, perturbed))
+        if any(perturbed):  # not where all that is perturbed is frozen
+            self.perturbation.learn(chosen(gradient, perturbed))
 
     def state_dict(self) -> dict[str, Any]:
         """What the perturbation has learnt."""

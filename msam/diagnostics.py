@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from landscape.balls import norm
+
 
 @dataclass(frozen=True)
 class PerShard:
@@ -44,7 +46,7 @@ class Observer:
 
     def add(self, number: int, size: int, loss: Tensor, perturbed_loss: Tensor | None, gradient: list[Tensor]) -> None:
         """Take in one micro-batch."""
-        length = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(gradient))))
+        length = norm(gradient) if gradient else torch.zeros_like(loss)  # nothing that is perturbed is trained
         rise = torch.full_like(loss, float("nan")) if perturbed_loss is None else perturbed_loss - loss
         self.rows[number] = (size, loss, rise, length)
         if not length > 0:

@@ -162,7 +162,8 @@ class mSAM(torch.optim.Optimizer):
         """
         if batch is not None:
             self.accumulate(closure, batch)  # type: ignore[arg-type]
-        if self._waiting is None:
+        dropped = all(p.grad is None for p in self._parameters())  # as after zero_grad()
+        if self._waiting is None or (dropped and any(slope is not None for slope in self._waiting.gradient)):
             raise ValueError(
                 "there is no gradient to step along; call step(closure, batch), or accumulate before step()"
             )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from landscape import GradientAscent
+from landscape import FriendlyAscent, GradientAscent
 from msam import OneByOne, mSAM
 
 
@@ -177,6 +178,28 @@ def test_only_the_chosen_parameters_are_perturbed_and_all_are_stepped(make_net, 
     slopes = torch.autograd.grad(closure_of(shifted)(make_batch(9)), list(shifted.parameters()))
     for p, q, slope in zip(model.parameters(), start.parameters(), slopes, strict=True):
         assert torch.allclose(p, q - slope, rtol=1e-12)
+
+
+def test_where_all_that_is_perturbed_is_frozen_steps_are_those_of_the_base_optimizer(make_net, make_batch, closure_of):
+    """Until it is trained again."""
+    model, plain = make_net(), make_net()
+    sgds = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (model, plain)]
+    ascent = FriendlyAscent(0.1)
+    optimizer = mSAM(sgds[0], ascent, num_microbatches=3, perturbed=model[0].parameters(), observes=True)
+    for one in (model, plain):
+        one[0].requires_grad_(False)
+    base = mSAM(sgds[1], None, num_microbatches=3)
+    for seed in range(2):
+        optimizer.step(closure_of(model), make_batch(11, seed=seed))
+        base.step(closure_of(plain), make_batch(11, seed=seed))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), plain.parameters(), strict=True))
+    assert optimizer.per_shard.gradient_norms.tolist() == [0, 0, 0]
+    assert math.isnan(optimizer.per_shard.mean_cosine)
+    assert ascent.momentum is None
+    model[0].requires_grad_(True)
+    optimizer.step(closure_of(model), make_batch(11))
+    assert [tuple(part.shape) for part in ascent.momentum] == [(5, 4), (5,)]
+    assert bool((optimizer.per_shard.rises > 0).all())
 
 
 def test_bad_holdings_are_named(make_net):

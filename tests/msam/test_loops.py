@@ -92,6 +92,20 @@ def test_zero_grad_drops_what_was_accumulated(clear, make_net, make_batch, closu
     assert all(torch.equal(p.grad, slope) for p, slope in zip(model.parameters(), alone, strict=True))
 
 
+@pytest.mark.parametrize("scaler", [None, torch.amp.GradScaler("cpu", init_scale=4.0)])
+@pytest.mark.parametrize("factor", [1.0, float("inf")])
+def test_a_gradient_that_was_dropped_is_not_stepped_along(factor, scaler, make_net, make_batch, closure_of):
+    model = make_net()
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.1), GradientAscent(0.1), scaler=scaler)
+    optimizer.accumulate(lambda b: closure_of(model)(b) * factor, make_batch(11))
+    optimizer.zero_grad()
+    with pytest.raises(ValueError, match=r"there is no gradient to step along; call step\(closure, batch\)"):
+        optimizer.step()
+    assert optimizer.steps == 0
+    optimizer.step(closure_of(model), make_batch(11))
+    assert (optimizer.steps, optimizer.skipped_steps) == (1, 0)
+
+
 def test_a_closure_without_a_batch_is_the_base_optimizers(make_net, make_batch, closure_of):
     """Some frameworks hand one to every step, and count on its being called."""
     model, called = make_net(), []

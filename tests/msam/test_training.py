@@ -9,6 +9,7 @@ import os
 
 import pytest
 import torch
+from torch import nn
 
 from msam import Run, TrainConfig, TrainingDivergedError, evaluate, train
 from msam.checkpoints import read_state, read_weights
@@ -105,6 +106,14 @@ def test_the_same_settings_give_the_same_weights_and_another_seed_gives_others(t
 )
 def test_every_setting_is_used(change, trained):
     assert not same(read_weights(trained("a").checkpoint), read_weights(trained("b", **change).checkpoint))
+
+
+def test_a_model_that_comes_in_evaluation_mode_is_trained_in_training_mode(make_net, toy_task, toy_config, tmp_path):
+    """As pretrained ones come: its batch norm counts the micro-batches."""
+    task = dataclasses.replace(toy_task, build=lambda: make_net(torch.float32, nn.BatchNorm1d(5)).eval())
+    config = toy_config(epochs=2, num_microbatches=2)
+    weights = read_weights(train(task, config, Run.create(tmp_path / "run", config)).checkpoint)
+    assert weights["1.num_batches_tracked"] == 2 * 4 * 2
 
 
 def test_the_random_state_of_the_caller_is_left_as_it_was(trained):
