@@ -7,21 +7,25 @@ import operator
 from typing import Any
 
 
-def integer(value: Any, name: str) -> int:
+def integer(value: Any, name: str, *, least: int | None = None) -> int:
     """An int for any whole-number type, such as ``np.int64``.
 
     Raises:
         TypeError: naming the argument, if it is of another type.
+        ValueError: likewise, if it is below the least.
 
     >>> integer(3, "k")
     3
     """
     try:
-        if not isinstance(value, bool):
-            return operator.index(value)
+        number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        pass
-    raise TypeError(f"{name} must be an integer; got {value!r}")
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be an integer; got {value!r}")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}; got {value}")
+    return number
 
 
 def real(value: Any, name: str) -> float:

@@ -207,6 +207,17 @@ class CentralizedDescent(Perturbed):
         return f"CentralizedDescent({self.perturbation!r})"
 
 
+def descent_of(perturbation: Perturbation | Descent | None) -> Descent | None:
+    """What steps along the gradient at a perturbation; a descent is one itself.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    if perturbation is not None and not isinstance(perturbation, Perturbation | Descent):
+        raise TypeError(f"perturbation must be a Perturbation or None; got {type(perturbation).__name__}")
+    return AtPerturbation(perturbation) if isinstance(perturbation, Perturbation) else perturbation
+
+
 def chosen(blocks: Sequence[Tensor], perturbed: Sequence[bool]) -> list[Tensor]:
     """The blocks that may be perturbed."""
     return list(compress(blocks, perturbed))

@@ -13,7 +13,7 @@ from landscape.batches import Batch, num_examples
 from landscape.perturbations import Perturbation
 from msam.averages import mean_of, not_shared
 from msam.batchnorm import BatchNormPolicy, ShardStatistics
-from msam.descents import AtPerturbation, Descent
+from msam.descents import AtPerturbation, Descent, descent_of
 from msam.diagnostics import PerShard
 from msam.dropout import DropoutPolicy, SameMasks
 from msam.execution import Execution, OneByOne
@@ -94,17 +94,12 @@ class mSAM(torch.optim.Optimizer):
         seed: int | None = None,
         observes: bool = False,
     ) -> None:
-        if perturbation is not None and not isinstance(perturbation, Perturbation | Descent):
-            raise TypeError(f"perturbation must be a Perturbation or None; got {type(perturbation).__name__}")
-        num_microbatches = integer(num_microbatches, "num_microbatches")
-        if num_microbatches < 1:
-            raise ValueError(f"num_microbatches must be at least 1; got {num_microbatches}")
+        self.descent = descent_of(perturbation)
+        self.num_microbatches = integer(num_microbatches, "num_microbatches", least=1)
         if max_grad_norm is not None and not real(max_grad_norm, "max_grad_norm") > 0:
             raise ValueError(f"max_grad_norm must be positive; got {max_grad_norm}")
         require_base(base_optimizer, module, not_a=mSAM)
         self.base_optimizer = base_optimizer
-        self.descent = AtPerturbation(perturbation) if isinstance(perturbation, Perturbation) else perturbation
-        self.num_microbatches = num_microbatches
         self.module = module
         self.perturbed = None if perturbed is None else chosen_parameters(perturbed, base_optimizer)
         self.execution = given(execution, "execution", Execution, default=OneByOne)
@@ -116,10 +111,8 @@ class mSAM(torch.optim.Optimizer):
         self.seed = None if seed is None else integer(seed, "seed")
         self.observes = observes
         self.per_shard: PerShard | None = None
-        self.steps = 0
-        self.skipped_steps = 0
+        self.steps = self.skipped_steps = self._batches = 0
         self.denominator = 0.0
-        self._batches = 0
         self._waiting: Outcome | None = None
         self._own = ("_own", *self.__dict__)
         # Not Optimizer.__init__, which would make groups and a state of its own beside the base optimizer's.
@@ -252,8 +245,7 @@ class mSAM(torch.optim.Optimizer):
             self.descent.load_state_dict(own.get("learnt", {}))
         counted = own.get("counted", {})
         self.base_optimizer.load_state_dict(base)
-        self.steps = counted.get("steps", 0)
-        self.skipped_steps = counted.get("skipped_steps", 0)
+        self.steps, self.skipped_steps = counted.get("steps", 0), counted.get("skipped_steps", 0)
         self._batches = counted.get("batches", 0)
         self._waiting = None
 

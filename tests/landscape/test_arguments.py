@@ -98,3 +98,11 @@ def test_numbers_become_plain_ones():
     assert type(integer(np.uint8(3), "n")) is int
     assert type(real(np.float32(3), "x")) is float
     assert type(real(np.int64(3), "x")) is float
+
+
+def test_a_whole_number_may_have_a_least_value():
+    assert integer(np.int64(2), "k", least=2) == 2
+    with pytest.raises(ValueError, match="k must be at least 2; got 1"):
+        integer(1, "k", least=2)
+    with pytest.raises(TypeError, match="k must be an integer; got True"):
+        integer(True, "k", least=0)
