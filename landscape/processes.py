@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
 
 import torch
 import torch.distributed
@@ -15,7 +17,12 @@ class ProcessLostError(ConnectionError):
 
 
 class Sharing(ABC):
-    """Processes that each take a part of the work, and add up what it comes to."""
+    """Processes that each take a part of the work, and add up what it comes to.
+
+    Attributes:
+        rank: which of them this is, from 0 on.
+        number: how many there are.
+    """
 
     rank: int = 0
     number: int = 1
@@ -25,9 +32,13 @@ class Sharing(ABC):
         """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
-    def block(self, count: int) -> range:
-        """Which of ``count`` consecutive pieces of work are this process's; empty where there are more processes."""
-        return range(self.rank * count // self.number, (self.rank + 1) * count // self.number)
+    def block(self, count: int, *, rank: int | None = None) -> range:
+        """Which of ``count`` consecutive pieces of work a process takes, this one when no other is named.
+
+        It is empty for some where there are more processes than pieces.
+        """
+        rank = self.rank if rank is None else rank
+        return range(rank * count // self.number, (rank + 1) * count // self.number)
 
     @abstractmethod
     def wait(self) -> None:
@@ -62,12 +73,14 @@ class Together(Sharing):
         ValueError: if torch.distributed is not initialised.
     """
 
+    consequence: ClassVar[str] = ""  # what is to be said where a process is lost
+
     def __init__(self, group: torch.distributed.ProcessGroup | None = None) -> None:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             raise ValueError("there is no process group; call torch.distributed.init_process_group(), under torchrun")
         self.group = group
-        self.rank: int = torch.distributed.get_rank(group)
-        self.number: int = torch.distributed.get_world_size(group)
+        self.rank = torch.distributed.get_rank(group)
+        self.number = torch.distributed.get_world_size(group)
 
     def wait(self) -> None:
         """Go on when all processes have come here.
@@ -75,10 +88,8 @@ class Together(Sharing):
         Raises:
             ProcessLostError: if one of them has died.
         """
-        try:
+        with self._messages():
             torch.distributed.barrier(group=self.group)
-        except RuntimeError as error:
-            raise lost(error) from None
 
     def summed(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """The sums over all processes, by one all-reduce of all parts end to end, in the dtype of the first.
@@ -87,18 +98,43 @@ class Together(Sharing):
             ProcessLostError: if another process has died.
         """
         flat = torch.cat([part.reshape(-1).to(parts[0]) for part in parts])
-        try:
+        with self._messages():
             torch.distributed.all_reduce(flat, group=self.group)
-        except RuntimeError as error:
-            raise lost(error) from None
         pieces = torch.split(flat, [part.numel() for part in parts])
         return [piece.reshape(part.shape).to(part) for piece, part in zip(pieces, parts, strict=True)]
 
+    def from_all(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all processes, of one shape, in the order of their ranks.
+
+        Raises:
+            ProcessLostError: if another process has died.
+        """
+        found = [torch.empty_like(tensor) for _ in range(self.number)]
+        with self._messages():
+            torch.distributed.all_gather(found, tensor, group=self.group)
+        return found
+
+    def take_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors by those of the first process.
+
+        Raises:
+            ProcessLostError: if another process has died.
+        """
+        first = 0 if self.group is None else torch.distributed.get_global_rank(self.group, 0)
+        with self._messages():
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor.detach(), src=first, group=self.group)
+
+    @contextlib.contextmanager
+    def _messages(self) -> Iterator[None]:
+        """Within it, what torch says when a process is gone becomes one sentence."""
+        try:
+            yield
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            reason = first.rpartition("] ")[2] if "] " in str(error) else first
+            said = f"another process is gone ({reason.split(' This is')[0].rstrip('. ')}){self.consequence}"
+            raise ProcessLostError(said) from None
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rank {self.rank} of {self.number})"
-
-
-def lost(error: RuntimeError) -> ProcessLostError:
-    """What torch says when a process is gone, in one sentence."""
-    reason = str(error).splitlines()[0].rpartition("] ")[2] if "] " in str(error) else str(error).splitlines()[0]
-    return ProcessLostError(f"another process is gone ({reason.split(' This is')[0].rstrip('. ')})")

@@ -3,11 +3,12 @@
 ``mSAM`` stands alone in anyone's loop; ``train`` makes a :class:`Run` from a :class:`Task` and a :class:`TrainConfig`.
 """
 
+from landscape.processes import ProcessLostError
 from msam.batchnorm import BatchStatistics, RunningStatistics, ShardStatistics
 from msam.config import TrainConfig
 from msam.descents import CentralizedDescent, Descent
 from msam.diagnostics import PerShard
-from msam.distributed import Distributed, ProcessLostError
+from msam.distributed import Distributed
 from msam.dropout import FreshMasks, SameMasks
 from msam.evaluation import Evaluation, evaluate
 from msam.execution import OneByOne

@@ -12,6 +12,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from landscape.batches import Batch
+from landscape.processes import ProcessLostError, Together
 from msam.averages import MIXED
 from msam.diagnostics import Observer
 from msam.execution import Execution
@@ -21,11 +22,7 @@ from msam.running import RunningBuffers
 from msam.step import Gradient, Outcome, Step
 
 
-class ProcessLostError(ConnectionError):
-    """Another process of the group has died or failed."""
-
-
-class Distributed(Processes):
+class Distributed(Together, Processes):
     """The processes of a group, each with a block of consecutive micro-batches of the global batch.
 
     Which examples form a micro-batch depends on their position in the global batch alone, so that the number of
@@ -43,36 +40,11 @@ class Distributed(Processes):
         ValueError: if torch.distributed is not initialised.
     """
 
+    consequence = "; the last checkpoint is whole"
+
     def __init__(self, group: torch.distributed.ProcessGroup | None = None) -> None:
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            raise ValueError("there is no process group; call torch.distributed.init_process_group(), under torchrun")
-        self.group = group
-        self.rank = torch.distributed.get_rank(group)
-        self.number = torch.distributed.get_world_size(group)
+        super().__init__(group)
         self._agreed: dict[int, Callable[[], Tensor | None]] = {}  # the weights that have been handed out, by identity
-
-    def own(self, number: int) -> range:
-        """A block of consecutive micro-batches; empty where there are more processes than micro-batches."""
-        return self._block(self.rank, number)
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is rank 0."""
-        return self.rank == 0
-
-    def wait(self) -> None:
-        """Go on when all processes have come here.
-
-        Raises:
-            ProcessLostError: if one of them has died.
-        """
-        try:
-            torch.distributed.barrier(group=self.group)
-        except RuntimeError as error:
-            raise _lost(error) from None
-
-    def _block(self, rank: int, number: int) -> range:
-        return range(rank * number // self.number, (rank + 1) * number // self.number)
 
     def outcome(self, step: Step, execution: Execution) -> Outcome:
         """See :class:`Processes`.
@@ -101,7 +73,7 @@ class Distributed(Processes):
         _require_one_batch(facts.tolist())
         if with_report and without_report:
             raise ValueError(MIXED)
-        running.compose([rows[rank] for rank in range(self.number) if self._block(rank, len(step.sizes))])
+        running.compose([rows[rank] for rank in range(self.number) if self.block(len(step.sizes), rank=rank)])
         gradient: Gradient = [
             (slope / denominator).to(p) if is_used else None
             for slope, p, is_used in zip(sums["slopes"], step.parameters, (used > 0).tolist(), strict=True)
@@ -148,14 +120,8 @@ class Distributed(Processes):
 
     def _summed(self, parts: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
         """The sums over all processes, in one all-reduce."""
-        every = [part for group in parts.values() for part in group]
-        flat = torch.cat([part.reshape(-1) for part in every])
-        try:
-            torch.distributed.all_reduce(flat, group=self.group)
-        except RuntimeError as error:
-            raise _lost(error) from None
-        pieces = iter(torch.split(flat, [part.numel() for part in every]))
-        return {name: [next(pieces).reshape(part.shape) for part in group] for name, group in parts.items()}
+        sums = iter(self.summed([part for group in parts.values() for part in group]))
+        return {name: [next(sums) for _ in group] for name, group in parts.items()}
 
     def gathered(self, batch: Batch) -> Batch:
         """See :class:`Processes`.
@@ -164,15 +130,7 @@ class Distributed(Processes):
             ProcessLostError: if another process has died.
             ValueError: if the parts differ in more than their numbers of examples.
         """
-        return gathered(batch, self._from_all)
-
-    def _from_all(self, tensor: Tensor) -> list[Tensor]:
-        found = [torch.empty_like(tensor) for _ in range(self.number)]
-        try:
-            torch.distributed.all_gather(found, tensor, group=self.group)
-        except RuntimeError as error:
-            raise _lost(error) from None
-        return found
+        return gathered(batch, self.from_all)
 
     def agree(self, step: Step) -> None:
         """See :class:`Processes`.
@@ -190,19 +148,11 @@ class Distributed(Processes):
                 "with batch_norm=BatchStatistics() for the statistics of the whole batch"
             )
         every = {id(tensor): tensor for tensor in [*step.parameters, *model]}
-        first = 0 if self.group is None else torch.distributed.get_global_rank(self.group, 0)
-        try:
-            for tensor in every.values():
-                torch.distributed.broadcast(tensor.detach(), src=first, group=self.group)
-        except RuntimeError as error:
-            raise _lost(error) from None
+        self.take_from_first(every.values())
         self._agreed |= {id(p): weakref.ref(p) for p in step.parameters}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_agreed": {}}
-
-    def __repr__(self) -> str:
-        return f"Distributed(rank {self.rank} of {self.number})"
 
 
 def _nothing() -> None:
@@ -224,10 +174,3 @@ def _require_one_batch(facts: list[list[float]]) -> None:
             f"the processes were given {found} examples; give each the same global batch, as from loaders of the same "
             "seed, or put together what each has loaded: step(closure, processes.gathered(batch))"
         )
-
-
-def _lost(error: RuntimeError) -> ProcessLostError:
-    reason = str(error).splitlines()[0].rpartition("] ")[2] if "] " in str(error) else str(error).splitlines()[0]
-    return ProcessLostError(
-        f"another process is gone ({reason.split(' This is')[0].rstrip('. ')}); the last checkpoint is whole"
-    )

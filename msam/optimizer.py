@@ -193,7 +193,7 @@ class mSAM(torch.optim.Optimizer):
             closure=closure,
             batch=batch,
             sizes=parts,
-            own=self.processes.own(len(parts)),
+            own=self.processes.block(len(parts)),
             parameters=parameters,
             perturbed=self._perturbed(parameters),
             descent=self.descent,

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 from landscape.batches import Batch
+from landscape.processes import Alone, Sharing
 from msam.execution import Execution
 from msam.step import Outcome, Step
 
 
-class Processes(ABC):
-    """The processes that share the micro-batches of every step, by their position in the batch.
+class Processes(Sharing):
+    """The processes that share the micro-batches of every step, by their position in the batch."""
 
-    Attributes:
-        number: how many there are.
-        rank: which of them this is, from 0 on.
-    """
-
-    number: int = 1
-    rank: int = 0
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process is the one that writes files and prints."""
-        return True
-
-    def wait(self) -> None:  # noqa: B027  one process has nobody to wait for
-        """Go on when all processes have come here."""
-
-    @abstractmethod
-    def own(self, number: int) -> range:
-        """Which of ``number`` micro-batches this process carries out."""
-
-    def agree(self, step: Step) -> None:  # noqa: B027  one process agrees with itself
+    def agree(self, step: Step) -> None:
         """Take over the weights and buffers of the first process, before the first step."""
 
     def gathered(self, batch: Batch) -> Batch:
@@ -53,12 +34,8 @@ class Processes(ABC):
         """What the micro-batches of all processes come to; the same on each of them."""
 
 
-class OneProcess(Processes):
+class OneProcess(Alone, Processes):
     """This process alone."""
-
-    def own(self, number: int) -> range:
-        """All of them."""
-        return range(number)
 
     def outcome(self, step: Step, execution: Execution) -> Outcome:
         """See :class:`Processes`."""
