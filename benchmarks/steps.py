@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-import os
-import resource
-import subprocess
+import dataclasses
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from pytorch_optimizer import SAM
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import nets
 from benchmarks.sam import TwoStepSAM
@@ -22,6 +22,7 @@ from msam import Fastest, Layerwise, OneByOne, Vectorised, mSAM
 from msam.execution import Execution
 
 BATCH, RHO = 128, 0.05
+COUNTED = "the step in which memory is counted"
 EXECUTIONS: dict[str, Callable[[], Execution]] = {
     "OneByOne": OneByOne,
     "Layerwise": Layerwise,
@@ -32,12 +33,23 @@ EXECUTIONS: dict[str, Callable[[], Execution]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """A network, the shape of its images, and the numbers of micro-batches that are of interest."""
+    """A network, the shape of its images, and the numbers of micro-batches that are of interest.
+
+    Attributes:
+        build: makes the network.
+        image: the shape of an image.
+        targets: the most that a step may cost, in steps of SGD, for each number of micro-batches; None for no target.
+        gains: how many times faster than one by one the quickest is to be, for some numbers of micro-batches.
+        steps: to a measurement.
+        rounds: of measurements.
+    """
 
     build: Callable[[], nn.Module]
     image: tuple[int, ...]
-    shards: tuple[int, ...]
-    steps: int  # to a measurement
+    targets: Mapping[int, float | None]
+    gains: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    steps: int = 1
+    rounds: int = 7
 
     def model_and_batch(
         self, device: str, dtype: torch.dtype = torch.float32
@@ -49,9 +61,11 @@ class Problem:
 
 
 PROBLEMS = {
-    "MLP": Problem(nets.mlp, (1, 8, 8), (1, 8, 32, 64), 20),
-    "ViT": Problem(nets.ViT, (3, 32, 32), (1, 4, 16, 64), 1),
-    "ResNet-20": Problem(nets.resnet20, (3, 32, 32), (1, 4, 16, 64), 1),
+    "MLP": Problem(
+        nets.mlp, (1, 8, 8), {1: 2.1, 8: 2.3, 32: 2.1, 64: 2.0}, gains={8: 3, 32: 10, 64: 18}, steps=4, rounds=25
+    ),
+    "ViT": Problem(nets.ViT, (3, 32, 32), {1: 2.1, 4: None, 16: 2.4, 64: 2.6}),
+    "ResNet-20": Problem(nets.resnet20, (3, 32, 32), {1: 2.1, 4: 2.3, 16: 3.0, 64: 3.3}, rounds=5),
 }
 
 
@@ -68,10 +82,20 @@ def stepper(problem: Problem, way: str, number: int, device: str) -> Callable[[]
         loss().backward()
         sgd.step()
 
-    one = plain
+    one: Callable[[], object] = plain
     if way == "SAM, two steps":
         sam = TwoStepSAM(sgd, RHO)
         one = lambda: sam.step(loss)  # noqa: E731
+    elif way == "SAM, pytorch_optimizer":
+        theirs = SAM(model.parameters(), torch.optim.SGD, rho=RHO, lr=1e-4, momentum=0.9)
+
+        def third() -> None:
+            theirs.zero_grad()
+            loss().backward()
+            theirs.step(lambda: loss().backward())
+
+        one = third
+
     elif way != "SGD":
         ascent, execution = GradientAscent(rho=RHO), EXECUTIONS[way]()
         optimizer = mSAM(sgd, ascent, num_microbatches=number, module=model, execution=execution)
@@ -107,40 +131,29 @@ def require_equal(problem: Problem, ways: list[str], number: int, device: str) -
             raise RuntimeError(f"{way} is off by {(gradient - found[0]).norm() / found[0].norm():.1e}")
 
 
-def peak_memory(name: str, way: str, number: int, device: str) -> float:
-    """MiB that model, batch and a few steps take, in a process of their own."""
-    code = f"from benchmarks.steps import _peak; print(_peak({name!r}, {way!r}, {number}, {device!r}))"
-    # Otherwise the C library keeps what is freed, and takes other amounts each time.
-    settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=settings)
-    return float(done.stdout.split()[-1])
+def peak_memory(problem: Problem, way: str, number: int, device: str) -> float:
+    """The most MiB of tensors in a step, weights, batch and what is kept between steps included.
 
-
-def _peak(name: str, way: str, number: int, device: str) -> float:
-    problem = PROBLEMS[name]
-    small = Problem(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 10)), (4,), (1,), 1)
-    for each in ("SGD", way):  # what is loaded and set up once
-        stepper(small, each, number, device)()
-    model, (images, labels) = problem.model_and_batch(device)
-    functional.cross_entropy(model(images[:2]), labels[:2]).backward()
-    del model, images, labels
+    Not the first step, in which executions are held against each other. On the CPU every allocation of torch's is
+    counted, byte by byte; what libraries such as oneDNN take for themselves is not seen.
+    """
+    problem = dataclasses.replace(problem, steps=1)
     if device != "cpu":
         memory = torch.get_device_module(device)
+        before = memory.memory_allocated()
+        step = stepper(problem, way, number, device)
+        step()
         memory.reset_peak_memory_stats()
-        held = memory.memory_allocated()
-        stepper(problem, way, number, device)()
-        return float(memory.max_memory_allocated() - held) / 2**20
-    before = _most_resident(reset=True)
-    stepper(Problem(problem.build, problem.image, (1,), 2), way, number, device)()
-    return _most_resident() - before
-
-
-def _most_resident(*, reset: bool = False) -> float:
-    """The most MiB this process has had, since the last reset where the system has such a thing."""
-    about, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not clear.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    if reset:
-        clear.write_text("5")
-    (line,) = (line for line in about.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**10
+        step()
+        return float(memory.max_memory_allocated() - before) / 2**20
+    # From the start, since a block that is allocated before is not seen to be freed.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
+        step = stepper(problem, way, number, device)
+        step()
+        with record_function(COUNTED):
+            step()
+    events = recorded.profiler.kineto_results.events()  # type: ignore[union-attr]
+    (start,) = (event.start_ns() for event in events if event.name() == COUNTED)
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    held = itertools.accumulate(change for _, change in changes)
+    return max(size for (when, _), size in zip(changes, held, strict=True) if when >= start) / 2**20

@@ -9,7 +9,7 @@ import torch
 from networks import closure_of, net
 from torch.nn import functional
 
-from benchmarks import harness, nets, steps
+from benchmarks import harness, nets, steps, training
 from benchmarks.sam import TwoStepSAM
 from landscape import GradientAscent
 from msam import mSAM
@@ -50,3 +50,34 @@ def test_ratios_are_taken_within_rounds(monkeypatch):
 
     ratios, _ = harness.compare({"a": run, "b": run}, rounds=3, reference="a")
     assert ratios == {"a": harness.Ratio(1, 1, 1), "b": harness.Ratio(2, 3, 4)}
+
+
+def test_peak_memory_is_counted_to_the_byte():
+    problem = steps.Problem(lambda: torch.nn.Linear(1000, 500, bias=False), (1000,), {1: None})
+    weights, images, outputs = 4 * 1000 * 500, 4 * 1000 * steps.BATCH, 4 * 500 * steps.BATCH
+    # w, momentum and gradient, the batch with its labels, and when the last is made the gradient of the outputs
+    expected = 3 * weights + images + 8 * steps.BATCH + outputs
+    assert 0 <= steps.peak_memory(problem, "SGD", 1, "cpu") * 2**20 - expected <= 64
+    expected += weights + torch.get_rng_state().numel()  # a copy of w, and the random state
+    assert 0 <= steps.peak_memory(problem, "OneByOne", 1, "cpu") * 2**20 - expected <= 64
+
+
+def test_a_step_takes_no_more_memory_than_that_of_sam():
+    problem = steps.PROBLEMS["MLP"]
+    of_sam = steps.peak_memory(problem, "SAM, two steps", 1, "cpu")
+    assert steps.peak_memory(problem, "OneByOne", 1, "cpu") <= 1.05 * of_sam
+    assert steps.peak_memory(problem, "OneByOne", 8, "cpu") <= 1.5 * of_sam
+    assert steps.peak_memory(problem, "Layerwise", 8, "cpu") <= 1.1 * of_sam
+
+
+def test_targets_are_those_of_the_quickest_and_memory_that_of_all():
+    problem = steps.Problem(nets.mlp, (1, 8, 8), {1: 2.1, 8: 2.3}, gains={8: 3})
+    costs = {"OneByOne": 9.0, "Layerwise": 2.2, "Vectorised": 4.0}
+    assert training.verdicts(problem, 8, "Layerwise", costs, 1.6) == (
+        "met: cost ≤ 2.3, ≥ 3 times faster; missed: memory ≤ 1.5"
+    )
+    assert training.verdicts(problem, 8, "OneByOne", costs, 1.0) == "met: memory ≤ 1.5"
+    costs = {"SAM, two steps": 2.04, "SAM, pytorch_optimizer": 2.2, "OneByOne": 2.05, "Layerwise": 1.9}
+    assert training.verdicts(problem, 1, "OneByOne", costs, 1.0) == (
+        "met: memory ≤ 1.5, cost ≤ 2.1, ≤ SAM, pytorch_optimizer; missed: ≤ SAM, two steps"
+    )
