@@ -20,6 +20,8 @@ def map_tensors(function: Callable[[Tensor], Any], batch: Batch) -> Any:
     """Rebuild ``batch`` with ``function`` applied to every tensor in it; everything else is passed through."""
     if isinstance(batch, Tensor):
         return function(batch)
+    if type(batch) in (tuple, list):  # first, since these are most batches
+        return type(batch)([map_tensors(function, part) for part in batch])
     if isinstance(batch, Mapping):
         items = {key: map_tensors(function, value) for key, value in batch.items()}
         if not isinstance(batch, MutableMapping):
@@ -47,7 +49,7 @@ def num_examples(batch: Batch) -> int:
     Raises:
         ValueError: if there is no tensor with a first dimension, or if the first dimensions differ.
     """
-    lengths = [len(tensor) for tensor in tensors(batch) if tensor.ndim > 0]
+    lengths = [tensor.shape[0] for tensor in tensors(batch) if tensor.ndim > 0]
     if not lengths:
         raise ValueError(f"a batch must contain a tensor with one row per example; got {type(batch).__name__}")
     if len(set(lengths)) > 1:

@@ -16,6 +16,8 @@ MIXED = "the closure reported a denominator for some micro-batches and none for 
 
 def weighted_mean(values: list[Tensor], shares: list[float]) -> Tensor:
     """Σ share · value / Σ share, a scalar."""
+    if len(values) == 1:
+        return values[0]
     weights = torch.tensor(shares, dtype=torch.float64) / sum(shares)
     return (torch.stack(values) * weights.to(values[0])).sum()
 
@@ -37,7 +39,7 @@ def averaged(mean: Gradient, slopes: Gradient, shares: list[float]) -> Gradient:
     if len(shares) == 1:
         return slopes
     part = shares[-1] / sum(shares)
-    if None not in mean and None not in slopes:
+    if not any(part is None for part in (*mean, *slopes)):
         if len(shares) == 2:
             return list(torch._foreach_lerp(mean, slopes, part))  # type: ignore[arg-type]
         torch._foreach_lerp_(mean, slopes, part)  # type: ignore[arg-type]
@@ -53,14 +55,15 @@ def _between(before: Tensor | None, slope: Tensor | None, part: float) -> Tensor
 
 def not_shared(gradient: Iterable[Tensor | None]) -> list[Tensor | None]:
     """Gradients that may be written into: autograd may return one tensor for two parameters, or an expanded one."""
+    own = list(gradient)
     seen: set[int] = set()
-    own: list[Tensor | None] = []
-    for slope in gradient:
-        if slope is not None and (slope.data_ptr() in seen or 0 in slope.stride()):
-            slope = slope.clone(memory_format=torch.contiguous_format)
-        if slope is not None:
-            seen.add(slope.data_ptr())
-        own.append(slope)
+    for place, slope in enumerate(own):
+        if slope is None:
+            continue
+        start = slope.data_ptr()
+        if start in seen or not (slope.is_contiguous() or 0 not in slope.stride()):
+            own[place] = slope.clone(memory_format=torch.contiguous_format)
+        seen.add(start)
     return own
 
 

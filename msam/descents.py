@@ -95,8 +95,8 @@ class Perturbed(Descent):
         def slopes(epsilon: list[Tensor] | None) -> list[Tensor]:
             return chosen(probe(None if epsilon is None else spread(epsilon, perturbed))[1], perturbed)
 
-        epsilon = self.perturbation.search(chosen(weights, perturbed), slopes, key=key)
-        return probe(spread(epsilon, perturbed))[1]
+        # ε is nowhere else, so that the probe may let go of it when the weights are where it leads.
+        return probe(spread(self.perturbation.search(chosen(weights, perturbed), slopes, key=key), perturbed))[1]
 
     @property
     def rho(self) -> float:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from landscape.arguments import integer
-from landscape.batches import Batch, num_examples, split
+from landscape.batches import Batch, split
 from msam.averages import MIXED, all_finite, averaged, weighted_mean
 from msam.descents import Shift, chosen
 from msam.diagnostics import Observer
-from msam.replay import RandomState, buffers_kept, copy_into, weights_kept
-from msam.step import Gradient, Outcome, Step
+from msam.replay import RandomState, WeightsKept, buffers_kept
+from msam.step import FINITE, Gradient, Outcome, Step
 
 
 class Execution(ABC):
@@ -46,22 +46,26 @@ class OneByOne(Execution):
         sums = _Sums(step)
         observer = Observer() if step.observes else None
         sizes = [step.sizes[i] for i in step.own]
-        with weights_kept(step.parameters) as originals:
-            for number, part in zip(step.own, split(step.own_batch, sizes), strict=True):
+        parts = [step.own_batch] if len(sizes) == 1 else split(step.own_batch, sizes)
+        with WeightsKept(step.parameters) as weights:
+            for number, part in zip(step.own, parts, strict=True):
                 with step.stream(number):
-                    shard = _MicroBatch(step, part, originals, self.device_batch_size)
-                    if shard.denominator == 0:  # a mean over nothing, as where every target is ignored
-                        if observer is not None:
-                            observer.skip(number, step.sizes[number], shard.loss)
-                        continue
-                    slopes = shard.direction(number)
-                    sums.add(shard, slopes, step.sizes[number])
-                    if observer is not None:
-                        gradient = chosen(shard.slopes, step.perturbed)
-                        observer.add(number, step.sizes[number], shard.loss, shard.last_loss, gradient)
+                    self._take(_MicroBatch(step, number, part, weights, self.device_batch_size), sums, observer)
         outcome = sums.outcome()
         outcome.observer = observer
         return outcome
+
+    def _take(self, shard: _MicroBatch, sums: _Sums, observer: Observer | None) -> None:
+        """Take in one micro-batch; of what it holds only the sums are left when this returns."""
+        number, size = shard.number, shard.size
+        if shard.denominator == 0:  # a mean over nothing, as where every target is ignored
+            if observer is not None:
+                observer.skip(number, size, shard.loss)
+            return
+        sums.add(shard, shard.direction())
+        if observer is not None:
+            gradient = chosen(shard.slopes(), shard.step.perturbed)
+            observer.add(number, size, shard.loss, shard.last_loss, gradient)
 
     def __repr__(self) -> str:
         limit = "" if self.device_batch_size is None else f"device_batch_size={self.device_batch_size}"
@@ -69,61 +73,76 @@ class OneByOne(Execution):
 
 
 class _MicroBatch:
-    """One micro-batch: its loss and gradient at w, and wherever it is probed; leaves the weights at w."""
+    """One micro-batch: its loss and gradient at w, and wherever it is probed; leaves the weights at w.
 
-    def __init__(self, step: Step, batch: Batch, originals: list[Tensor], limit: int | None) -> None:
+    The gradient at w is handed over to the descent, which alone knows how long it needs it, unless it is wanted
+    afterwards; if the descent asks for it once more, it is taken once more.
+    """
+
+    def __init__(self, step: Step, number: int, batch: Batch, weights: WeightsKept, limit: int | None) -> None:
         self.step = step
-        self.originals = originals
-        self.device = step.parameters[0].device
-        size = num_examples(batch)
-        at_most = size if limit is None else limit
-        self.sizes = [min(at_most, size - start) for start in range(0, size, at_most)]
-        self.parts = split(batch, self.sizes)
-        self.random_state = RandomState(self.device) if step.perturbs else None
+        self.number = number
+        self.weights = weights
+        size = self.size = step.sizes[number]
+        if limit is None or limit >= size:
+            self.sizes, self.parts = [size], [batch]
+        else:
+            self.sizes = [min(limit, size - start) for start in range(0, size, limit)]
+            self.parts = split(batch, self.sizes)
+        self.random_state = RandomState(step.parameters[0].device)
         self.last_loss: Tensor | None = None  # the last one at perturbed weights
         self.used = [False] * len(step.parameters)  # by the passes that the direction is made of
-        self.finite = torch.ones((), dtype=torch.bool)  # whether all of them were, where overflow is looked for
-        needs = step.descent is None or not step.perturbs or step.descent.needs_gradient or step.learns or step.observes
+        self.finite = FINITE  # whether all of them were, where overflow is looked for
+        self.keeps = not step.perturbs or step.learns or step.observes
+        needs = self.keeps or step.descent is None or step.descent.needs_gradient
         self.loss, slopes, self.denominator = self._pass(with_gradient=needs)
         self.clean = self._filled(slopes) if needs else None
         if step.scale is not None:
             self.finite = self.finite & torch.isfinite(self.loss)  # all there is to see where no gradient is taken
 
-    def direction(self, number: int) -> Gradient:
+    def direction(self) -> Gradient:
         """What the weights step along on this micro-batch, times the scale."""
         descent = self.step.descent
         if descent is None or not self.step.perturbs:
-            slopes = self.slopes
+            slopes = self.slopes()
         else:
             weights = [parameter.detach() for parameter in self.step.parameters]
-            key = (self.step.number, number)
+            key = (self.step.number, self.number)
             slopes = descent.direction(weights, self._probe, perturbed=self.step.perturbed, key=key)
         scale = self.step.scale
         scaled = slopes if scale is None else list(torch._foreach_mul(slopes, scale))
         return [slope if used else None for slope, used in zip(scaled, self.used, strict=True)]
 
-    @property
     def slopes(self) -> list[Tensor]:
-        """The gradient at w, unscaled, of zeros where unused; there when it is needed."""
-        assert self.clean is not None
-        return self.clean
+        """The gradient at w, unscaled, of zeros where unused."""
+        if self.clean is None:
+            now = RandomState(self.step.parameters[0].device)
+            self.random_state.restore()
+            self.clean = self._repeated()[1]
+            now.restore()
+        slopes = self.clean
+        if not self.keeps:
+            self.clean = None
+        return slopes
 
     def _probe(self, shift: Shift) -> tuple[Tensor, list[Tensor]]:
         """Loss and gradient at w + ε, both unscaled."""
         if shift is None:
-            return self.loss, self.slopes
-        assert self.random_state is not None
-        moved = [i for i, epsilon in enumerate(shift) if epsilon is not None]
-        weights = [self.step.parameters[i] for i in moved]
-        with torch.no_grad():
-            torch._foreach_add_(weights, [epsilon for epsilon in shift if epsilon is not None])
+            return self.loss, self.slopes()
+        self.weights.move(shift)
+        del shift  # the last that is left of ε, as a rule
         torch.clear_autocast_cache()  # where the caller's autocast is open, it would keep the weights of the first pass
         self.step.dropout.before_another_pass(self.random_state)
-        with buffers_kept(self.step.module):
-            self.last_loss, slopes, _ = self._pass(with_gradient=True)
-        copy_into(weights, [self.originals[i] for i in moved])
+        self.last_loss, slopes = self._repeated()
+        self.weights.put_back()
         torch.clear_autocast_cache()
-        return self.last_loss, self._filled(slopes)
+        return self.last_loss, slopes
+
+    def _repeated(self) -> tuple[Tensor, list[Tensor]]:
+        """Loss and gradient where the weights are; buffers stay what they are."""
+        with buffers_kept(self.step.module):
+            loss, slopes, _ = self._pass(with_gradient=True)
+        return loss, self._filled(slopes)
 
     def _filled(self, slopes: Gradient) -> list[Tensor]:
         if self.step.scale is not None:
@@ -170,24 +189,26 @@ class _Sums:
         self.reported = False
         self.finite: Tensor | None = None
 
-    def add(self, shard: _MicroBatch, slopes: Gradient, size: int) -> None:
-        """Take in one micro-batch."""
+    def add(self, shard: _MicroBatch, slopes: Gradient) -> None:
+        """Take in one micro-batch, and the direction that it gives."""
         if self.losses and self.reported != (shard.denominator is not None):
             raise ValueError(MIXED)
         self.reported = shard.denominator is not None
-        self.shares.append(float(size) if shard.denominator is None else shard.denominator)
+        self.shares.append(float(shard.size) if shard.denominator is None else shard.denominator)
         self.losses.append(shard.loss)
         self.gradient = averaged(self.gradient, slopes, self.shares)
         if self.step.learns:
-            self.clean = averaged(self.clean, list(shard.slopes), self.shares)
+            self.clean = averaged(self.clean, list(shard.slopes()), self.shares)
         if self.step.scale is not None:
             finite = all_finite(slopes) & shard.finite
             self.finite = finite if self.finite is None else self.finite & finite
 
     def outcome(self) -> Outcome:
         """The means."""
-        finite = torch.ones((), dtype=torch.bool) if self.finite is None else self.finite
+        finite = FINITE if self.finite is None else self.finite
         clean = [entry for entry in self.clean if entry is not None] if self.step.learns else None
-        nothing = torch.zeros((), device=self.step.parameters[0].device)
-        loss = weighted_mean(self.losses, self.shares) if self.losses else nothing
+        if self.losses:
+            loss = weighted_mean(self.losses, self.shares)
+        else:
+            loss = torch.zeros((), device=self.step.parameters[0].device)
         return Outcome(loss, self.gradient, sum(self.shares), self.reported, finite, clean)

@@ -62,7 +62,7 @@ class Guarded(Execution):
             if self._is_due(step) and not self._agrees(step):
                 return self.otherwise.outcome(step)
             with buffers_kept_on_error(step.module):
-                outcome = self._all_at_once(step)
+                outcome = self._all_at_once(step, random_state)
             self._since += 1
             return outcome
         except UnsupportedError as error:
@@ -76,8 +76,12 @@ class Guarded(Execution):
         return self.otherwise.outcome(step)
 
     @abstractmethod
-    def _all_at_once(self, step: Step) -> Outcome:
+    def _all_at_once(self, step: Step, before: RandomState) -> Outcome:
         """The outcome, by this execution.
+
+        Args:
+            step: the step.
+            before: the random state that it begins at.
 
         Raises:
             UnsupportedError: if it cannot be had.
@@ -109,8 +113,9 @@ class Guarded(Execution):
                     expected = self.otherwise.outcome(step)
             if expected.denominator == 0 or not bool(expected.finite) or not bool(all_finite(expected.gradient)):
                 return False
+            random_state.restore()
             with buffers_kept(module):
-                ours = self._tried(step)
+                ours = self._tried(step, random_state)
         finally:
             for part, training in modes:
                 part.training = training
@@ -120,10 +125,10 @@ class Guarded(Execution):
         self._since = 0
         return True
 
-    def _tried(self, step: Step) -> Outcome:
+    def _tried(self, step: Step, before: RandomState) -> Outcome:
         """What works one after another and fails all at once cannot be taken all at once."""
         try:
-            return self._all_at_once(step)
+            return self._all_at_once(step, before)
         except UnsupportedError:
             raise
         except Exception as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import compress
+
 import torch
 from torch import nn
 
@@ -12,7 +14,7 @@ from msam.layers import Passes, Plan
 from msam.replay import RandomState, buffers_kept
 from msam.shards import Shards
 from msam.stacks import Ascent
-from msam.step import Gradient, Outcome, Step
+from msam.step import FINITE, Gradient, Outcome, Step
 
 
 class Layerwise(Guarded):
@@ -40,45 +42,42 @@ class Layerwise(Guarded):
 
     def _forget(self) -> None:
         self._plan: Plan | None = None
-        self._planned: tuple[int, ...] = ()
+        self._planned: tuple[object, ...] = ()
         self._shards: dict[tuple[tuple[int, ...], bool], Shards] = {}
 
     @property
     def _precision(self) -> torch.dtype | None:
         return None if self._plan is None else self._plan.precision
 
-    def _all_at_once(self, step: Step) -> Outcome:
+    def _all_at_once(self, step: Step, before: RandomState) -> Outcome:
         module, ascent = module_of(step), ascent_of(step)
         plan = self._plan_of(step, module)
         try:
-            return self._passes(step, module, plan, ascent)
+            return self._passes(step, module, plan, ascent, before)
         finally:
             plan.clear()
 
-    def _passes(self, step: Step, module: nn.Module, plan: Plan, ascent: Ascent) -> Outcome:
+    def _passes(self, step: Step, module: nn.Module, plan: Plan, ascent: Ascent, before: RandomState) -> Outcome:
         shards = self._shards_of(step, plan)
-        batch = shards.arranged(step.batch if len(step.own) == len(step.sizes) else step.own_batch)
-        first = step.parameters[0]
-        anchor = torch.zeros((), dtype=first.dtype, device=first.device, requires_grad=True)
-        passes = Passes(shards, ascent, anchor, hooks=all(step.perturbed))
+        batch = shards.arranged(step.own_batch)
+        passes = Passes(shards, ascent, plan.anchor, hooks=all(step.perturbed))
         plan.begin(passes)
-        random_state = RandomState(first.device)
         with plan.in_place(second=False):
             loss, scaled, denominator = step.loss(batch)
-        require_no_draws(step, random_state)
+        require_no_draws(step, before)
         if denominator == 0:
             return self.otherwise.outcome(step)  # which has nothing to average either, and says so
         plan.learnt(scaled, passes)
         del scaled
         with torch.no_grad():
             squares = plan.perturb(passes)
-        random_state.restore()
+        before.restore()
         with buffers_kept(module):  # until the gradient is taken, which may need the buffers as the pass left them
             with plan.in_place(second=True):
                 _, perturbed, _ = step.loss(batch)
             plan.require_repeats()
             gradient: Gradient = list(torch.autograd.grad(perturbed, step.parameters, allow_unused=True))
-        finite = torch.ones((), dtype=torch.bool)
+        finite = FINITE
         if step.scale is not None:
             finite = torch.isfinite(squares).all() & all_finite(gradient)
         share = float(passes.num_examples) if denominator is None else denominator
@@ -94,8 +93,8 @@ class Layerwise(Guarded):
 
     def _plan_of(self, step: Step, module: nn.Module) -> Plan:
         """The last plan, as long as module and perturbed weights are the same."""
-        perturbed = [p for p, is_perturbed in zip(step.parameters, step.perturbed, strict=True) if is_perturbed]
-        key = (id(module), *map(id, perturbed))
+        perturbed = list(compress(step.parameters, step.perturbed))
+        key = (id(module), perturbed[0].device, perturbed[0].dtype, *map(id, perturbed))
         if self._plan is None or key != self._planned or not self._plan.is_current:
             self._plan, self._planned = Plan(module, perturbed), key
         return self._plan

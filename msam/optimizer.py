@@ -205,16 +205,19 @@ class mSAM(torch.optim.Optimizer):
             dropout=self.dropout,
         )
         self.processes.agree(step)
+        started = self._waiting is not None and any(p.grad is not None for p in parameters)
+        if not started:
+            self._waiting = None
+            self._clear()  # the memory is wanted
         with buffers_kept_on_error(self.module), self.batch_norm.during(step):
             outcome = self.processes.outcome(step, self.execution)
             if outcome.denominator == 0:
                 raise ValueError("the closure reported a denominator of zero for every micro-batch; there is no loss")
         self._batches += 1
-        started = self._waiting is not None and any(p.grad is not None for p in parameters)
-        self._waiting = mean_of([self._waiting, outcome]) if self._waiting is not None and started else outcome
+        self._waiting = outcome if self._waiting is None else mean_of([self._waiting, outcome])
         observer = self._waiting.observer
         self.per_shard = None if observer is None else observer.report
-        self.zero_grad()  # a weight frozen since the last step keeps no old gradient to move along
+        self._clear()  # a weight frozen since the last step keeps no old gradient to move along
         for parameter, slope in zip(parameters, not_shared(self._waiting.gradient), strict=True):
             parameter.grad = slope
         return outcome.loss
@@ -253,6 +256,11 @@ class mSAM(torch.optim.Optimizer):
         """Add a group to the base optimizer."""
         self.base_optimizer.add_param_group(param_group)
 
+    def _clear(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
@@ -262,7 +270,9 @@ class mSAM(torch.optim.Optimizer):
         return float(self.scaler.scale(torch.ones((), device=like.device)))  # its own tensors are made at first use
 
     def _perturbed(self, parameters: list[Tensor]) -> list[bool]:
-        return [self.perturbed is None or id(p) in self.perturbed for p in parameters]
+        if self.perturbed is None:
+            return [True] * len(parameters)
+        return [id(p) in self.perturbed for p in parameters]
 
     def _step_base(self, outcome: Outcome, closure: Any) -> None:
         """Clip and step, or skip the step where a gradient overflowed and lower the scale."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from itertools import compress
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -39,17 +41,22 @@ Copies = list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]]
 
 def _copies_of_buffers(module: nn.Module | None) -> Copies:
     kept: Copies = []
-    waiting = [] if module is None else [module]
+    waiting: list[nn.Module | None] = [module]
     seen: set[int] = set()
     for part in waiting:  # which grows; ``modules()`` puts together names, which takes much longer
-        if id(part) not in seen:
-            seen.add(id(part))
-            waiting += [child for child in part._modules.values() if child is not None]
-            kept += [(part._buffers, k, b, b.detach().clone()) for k, b in part._buffers.items() if b is not None]
+        if part is None or not (part._modules or part._buffers) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        waiting.extend(part._modules.values())
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                kept.append((part._buffers, name, buffer, buffer.detach().clone()))
     return kept
 
 
 def _put_back(kept: Copies) -> None:
+    if not kept:
+        return
     with torch.no_grad():
         for registry, name, buffer, copy in kept:
             registry[name] = buffer.copy_(copy)
@@ -84,21 +91,48 @@ class RandomState:
             torch.get_device_module(self.device).set_rng_state(self.states[self.device.type], self.device)
 
 
-@contextlib.contextmanager
-def weights_kept(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Put weights back at the end, from copies: w + ε − ε would differ from w.
+class WeightsKept:
+    """Weights that are moved, and put back from copies: w + ε − ε would differ from w.
 
-    Yields:
-        The copies.
+    At the end of its block they are in their places, also after an error. Copies are of the weights before a move; what
+    is there from the last one is used again unless something else has been written into the weights.
+
+    Args:
+        parameters: the weights.
     """
-    copies = [parameter.detach().clone() for parameter in parameters]
-    try:
-        yield copies
-    finally:
-        copy_into(parameters, copies)
 
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self.parameters = parameters
+        self._which: list[bool] = []
+        self._moved: list[Tensor] = []
+        self._copies: list[Tensor] = []
+        self._versions: list[int] = []  # of what is moved, when it was last in its place
+        self._away = False
 
-def copy_into(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Overwrite parameters in place."""
-    with torch.no_grad():
-        torch._foreach_copy_(list(parameters), list(values))
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._away:
+            self.put_back()
+
+    def move(self, shift: Sequence[Tensor | None]) -> None:
+        """To w + ε, where ε is not None."""
+        which = [epsilon is not None for epsilon in shift]
+        with torch.no_grad():
+            if which != self._which or self._current != self._versions:
+                self._which, self._moved = which, list(compress(self.parameters, which))
+                self._copies = [weight.clone() for weight in self._moved]
+            self._away = True
+            torch._foreach_add_(self._moved, [epsilon for epsilon in shift if epsilon is not None])
+
+    def put_back(self) -> None:
+        """To w."""
+        with torch.no_grad():
+            torch._foreach_copy_(self._moved, self._copies)
+        self._versions = self._current
+        self._away = False
+
+    @property
+    def _current(self) -> list[int]:
+        return [weight._version for weight in self._moved]

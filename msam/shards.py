@@ -57,9 +57,20 @@ class Shards:
         order = torch.cat(parts)
         return map_tensors(lambda t: t.index_select(0, order.to(t.device)) if t.ndim > 0 else t, batch)
 
+    @property
+    def is_one_run(self) -> bool:
+        """Whether all micro-batches have one size and their examples lie together."""
+        return len(self.runs) == 1 and not self.interleaved
+
+    def rows(self, tensor: Tensor) -> Sequence[Tensor]:
+        """``(examples, ..., width)`` to one ``(number, tokens, width)`` for each run."""
+        if self.is_one_run:
+            return (tensor.reshape(self.runs[0][0], -1, tensor.shape[-1]),)
+        return [block.flatten(1, -2) if block.ndim > 3 else block for block in self._cut(tensor)]
+
     def cut(self, tensor: Tensor) -> Iterable[Tensor]:
         """``(examples, ...)`` to one ``(number, size, ...)`` for each run."""
-        if len(self.runs) == 1 and not self.interleaved:
+        if self.is_one_run:
             return (tensor.reshape(*self.runs[0], *tensor.shape[1:]),)
         return self._cut(tensor)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.balls import L2
+from landscape.balls import L2, over
 from landscape.perturbations import AdaptiveAscent, GradientAscent
 from msam.descents import AtPerturbation, Descent
 
@@ -43,7 +43,7 @@ class Ascent:
 
     def factors(self, squares: Tensor) -> Tensor:
         """c_i for ‖T g_i‖²."""
-        return GradientAscent(self.rho).factor(squares.sqrt())
+        return over(self.rho, squares.sqrt())
 
     def scale(self, weight: Tensor) -> Tensor | None:
         """T of a weight, None where it is one."""

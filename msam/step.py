@@ -19,6 +19,7 @@ from msam.replay import RandomState
 
 Closure = Callable[[Batch], Tensor | tuple[Tensor, Tensor | float]]
 Gradient = list[Tensor | None]
+FINITE = torch.ones((), dtype=torch.bool)  # of an outcome, where overflow is not looked for
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Step:
     @property
     def own_batch(self) -> Batch:
         """The examples that are carried out here."""
+        if len(self.own) == len(self.sizes):
+            return self.batch
         start = sum(self.sizes[: self.own.start])
         return take(self.batch, start, start + self.num_own_examples)
 
@@ -89,15 +92,15 @@ class Step:
             scaled = loss if self.scale is None else loss * self.scale
         return loss.detach(), scaled, denominator
 
-    @contextlib.contextmanager
-    def stream(self, number: int) -> Iterator[None]:
+    def stream(self, number: int) -> contextlib.AbstractContextManager[None]:
         """Let a micro-batch draw its random numbers from its own stream, where there are such."""
-        if self.seed is None:
-            yield
-            return
+        return contextlib.nullcontext() if self.seed is None else self._seeded(self.seed, number)
+
+    @contextlib.contextmanager
+    def _seeded(self, seed: int, number: int) -> Iterator[None]:
         device = self.parameters[0].device
         before = RandomState(device)
-        RandomState.seed(mixed(self.seed, self.number, number), device)
+        RandomState.seed(mixed(seed, self.number, number), device)
         try:
             yield
         finally:

@@ -21,7 +21,7 @@ from msam.guarded import Guarded, ascent_of, module_of, require_plain, split_of
 from msam.layers import UnsupportedError
 from msam.replay import RandomState
 from msam.stacks import Ascent, Stacks
-from msam.step import Gradient, Outcome, Step
+from msam.step import FINITE, Gradient, Outcome, Step
 
 COPIES = 3  # of the weights per micro-batch: the gradient that becomes the perturbed copy, that of the copy, a scratch
 BUDGET = 48 * 2**20
@@ -52,9 +52,8 @@ class Vectorised(Guarded):
             raise ValueError(f"memory must be a positive number of bytes; got {memory}")
         self.memory = memory
 
-    def _all_at_once(self, step: Step) -> Outcome:
+    def _all_at_once(self, step: Step, before: RandomState) -> Outcome:
         setting = _Setting(step)
-        before = RandomState(step.parameters[0].device)
         chunks: list[_Chunk] = []
         gradient: Gradient = []
         shares: list[float] = []
@@ -73,7 +72,7 @@ class Vectorised(Guarded):
             chunk.clear()
             chunks.append(chunk)
         loss = weighted_mean([chunk.loss for chunk in chunks], shares)
-        finite = torch.ones((), dtype=torch.bool)
+        finite = FINITE
         if step.scale is not None:
             finite = torch.isfinite(torch.cat([chunk.squares for chunk in chunks])).all() & all_finite(gradient)
         return Outcome(loss, gradient, sum(shares), chunks[0].reports, finite)

@@ -74,6 +74,10 @@ class PatchSite(LinearSite):
         super().__init__(name, {"weight": layer.weight, "bias": layer.bias}, perturbed)
         self.kernel = tuple(layer.kernel_size)
 
+    def keeps(self, inputs: Tensor) -> bool:
+        """See :class:`Site`."""
+        return super().keeps(_patches(inputs, self.kernel))
+
     def learn(self, inputs: Tensor, slope: Tensor) -> None:
         """See :class:`Site`."""
         super().learn(_patches(inputs, self.kernel), slope.flatten(2).mT)

@@ -7,6 +7,7 @@ one more input that is always one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,19 @@ from msam.layers.sites import Site
 
 
 class LinearSite(Site):
-    """x W' + b, by the identity above or by copies of W, whichever costs less."""
+    """x W' + b, by the identity above or by copies of W, whichever costs less.
+
+    Args:
+        name: what the model calls it.
+        weights: those of the map, "weight" and "bias"; a weight of more dimensions is flattened to two.
+        perturbed: the names of those that are perturbed.
+    """
+
+    def __init__(self, name: str, weights: Mapping[str, Tensor | None], perturbed: frozenset[str]) -> None:
+        super().__init__(name, weights, perturbed)
+        weight = self.weights["weight"]
+        assert weight is not None
+        self.outputs, self.inputs = weight.shape[0], weight.shape[1:].numel()
 
     def clear(self) -> None:
         """See :class:`Site`."""
@@ -25,20 +38,24 @@ class LinearSite(Site):
         self.grams: list[Tensor] = []  # x_t·x_u, or one more where there is a bias, for each run
         self.seen: tuple[int, int] | None = None  # which inputs these are of
 
+    def is_cheap(self, inputs: Tensor) -> bool:
+        """Whether the identity is, for what has one row per example."""
+        tokens = inputs.shape[:-1].numel() // self.passes.num_examples * self.passes.largest
+        return tokens * (self.outputs + self.inputs) < self.outputs * self.inputs
+
+    def keeps(self, inputs: Tensor) -> bool:
+        """See :class:`Site`."""
+        return "weight" in self.perturbed and not self.shared and self.is_cheap(inputs)
+
     def learn(self, inputs: Tensor, slope: Tensor) -> None:
         """See :class:`Site`."""
-        weight, bias = self.weights["weight"], self.weights["bias"]
-        assert weight is not None
         shards = self.passes.shards
-        dtype = slope.dtype
-        pairs = [(_rows(x), _rows(d)) for x, d in zip(shards.cut(inputs), shards.cut(slope), strict=True)]
-        if inputs.dtype != dtype:
-            pairs = [(x.to(dtype), d) for x, d in pairs]
-        outputs, tokens = weight.shape[0], max([x.shape[1] for x, _ in pairs])
-        cheap = tokens * (outputs + weight.numel() // outputs) < weight.numel()
-        if cheap and "weight" in self.perturbed and self.alone:
+        pairs = list(zip(shards.rows(_as(inputs, slope.dtype)), shards.rows(slope), strict=True))
+        if "weight" in self.perturbed and self.alone and self.is_cheap(inputs):
             self.factored, self.seen = pairs, (inputs.data_ptr(), inputs._version)
             return
+        weight, bias = self.weights["weight"], self.weights["bias"]
+        assert weight is not None
         for stacks, (x, d) in zip(self.passes.stacks, pairs, strict=True):
             if "weight" in self.perturbed:
                 stacks.add(weight, torch.bmm(d.mT, x).view(-1, *weight.shape))
@@ -51,41 +68,44 @@ class LinearSite(Site):
         if self.factored is None:
             return None
         x, d = (wide(part) for part in self.factored[run])
-        gram = _gram(x, x)
-        if "bias" in self.perturbed:
-            gram = gram.add_(1)
+        gram = _gram(x, x, one="bias" in self.perturbed)
         self.grams.append(gram)
-        return (gram * _gram(d, d)).sum((1, 2))
+        return _gram(d, d).mul_(gram).sum((1, 2))
 
     def second(self, inputs: Tensor) -> Tensor:
         """See :class:`Site`."""
-        dtype, shards = self.dtype, self.passes.shards
+        shards = self.passes.shards
         # The first layer sees the same data twice.
         known = self.seen == (inputs.data_ptr(), inputs._version) and not inputs.requires_grad
-        outputs = []
-        for run, block in enumerate(shards.cut(_as(inputs, dtype))):
-            y = self._moved(run, _rows(block), known=known)
-            outputs.append(y if block.ndim == 3 else y.reshape(*block.shape[:-1], y.shape[2]))
-        return shards.join(outputs)
+        inputs = _as(inputs, self.dtype)
+        if shards.is_one_run:
+            return self._moved(0, inputs, known=known)
+        return shards.join([self._moved(run, x, known=known) for run, x in enumerate(shards.cut(inputs))])
 
     def _moved(self, run: int, x: Tensor, *, known: bool) -> Tensor:
-        """The outputs of one run, ``(number, tokens, outputs)``."""
+        """The outputs of one run, ``(..., width)`` to ``(..., outputs)``, the first rows the first shard's."""
         weight, bias, dtype = self.weights["weight"], self.weights["bias"], self.dtype
         assert weight is not None
         W = _as(weight if weight.ndim == 2 else weight.flatten(1), dtype)
         b = None if bias is None else _as(bias, dtype)
         if self.factored is not None:
             X, D = self.factored[run]
-            moved = D * _as(self.passes.factors[run], dtype)
+            c = self.passes.factors[run]
+            is_wide = wide(D) is D
+            if not is_wide:  # the range of half precision is too small for c
+                D = _as(wide(D) * c, dtype)
             gram = _as(self.grams[run], dtype) if known else None
-            return _Factored.apply(x, W, b, X, moved, "bias" in self.perturbed, gram)  # type: ignore[no-untyped-call,no-any-return]
+            return _Factored.apply(x, W, b, X, D, c if is_wide else None, "bias" in self.perturbed, gram)  # type: ignore[no-untyped-call,no-any-return]
         stacks = self.passes.stacks[run]
         copies, shifts = stacks.copies(weight), None if bias is None else stacks.copies(bias)
         if copies is not None:
             shifts = b if shifts is None else _as(shifts, dtype)[:, None]
             return _Copies.apply(x, W, b, _as(copies.flatten(2), dtype), shifts)  # type: ignore[no-untyped-call,no-any-return]
         spread = None if bias is None else stacks.spread(bias)
-        return functional.linear(x, W, b) if spread is None else functional.linear(x, W) + _as(spread[:, None], dtype)
+        if spread is None:
+            return functional.linear(x, W, b)
+        y = functional.linear(x.reshape(len(spread), -1, x.shape[-1]), W) + _as(spread[:, None], dtype)
+        return y.view(*x.shape[:-1], -1)
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -97,14 +117,12 @@ def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _rows(block: Tensor) -> Tensor:
-    """``(number, size, ..., width)`` to ``(number, tokens, width)``."""
-    return block if block.ndim == 3 else block.flatten(1, -2)
-
-
-def _gram(a: Tensor, b: Tensor) -> Tensor:
-    """a_t·b_u for the tokens of each micro-batch, ``(number, tokens, tokens)``."""
-    return (a * b).sum(2, keepdim=True) if a.shape[1] == 1 else torch.bmm(a, b.mT)
+def _gram(a: Tensor, b: Tensor, *, one: bool = False) -> Tensor:
+    """a_t·b_u for the tokens of each micro-batch, ``(number, tokens, tokens)``, or one more."""
+    if a.shape[1] == 1:
+        products = (a * b).sum(2, keepdim=True)
+        return products.add_(1) if one else products
+    return torch.baddbmm(a.new_ones(1), a, b.mT) if one else torch.bmm(a, b.mT)
 
 
 def _add(y: Tensor, gram: Tensor, rows: Tensor) -> Tensor:
@@ -112,9 +130,8 @@ def _add(y: Tensor, gram: Tensor, rows: Tensor) -> Tensor:
     return y.addcmul_(gram, rows) if y.shape[1] == 1 else y.baddbmm_(gram, rows)
 
 
-def _summed(d: Tensor, x: Tensor) -> Tensor:
-    """The gradient of a weight that all micro-batches share, in one product."""
-    return d.flatten(0, 1).T @ x.flatten(0, 1)
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
 
 
 class _Copies(torch.autograd.Function):
@@ -130,51 +147,77 @@ class _Copies(torch.autograd.Function):
         shifts: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(x, copies)
-        return torch.bmm(x, copies.mT) if shifts is None else torch.baddbmm(shifts, x, copies.mT)
+        rows = x.reshape(copies.shape[0], -1, x.shape[-1])
+        y = x.new_empty(*x.shape[:-1], copies.shape[1])  # not a view, so that the next operation may write into it
+        out = y.view(*rows.shape[:2], -1)
+        if shifts is None:
+            torch.bmm(rows, copies.mT, out=out)
+        else:
+            torch.baddbmm(shifts, rows, copies.mT, out=out)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         x, copies = ctx.saved_tensors
         (d,) = slopes
         to_x, to_weight, to_bias, *_ = ctx.needs_input_grad
+        flat = _flat(d)
         return (
-            torch.bmm(d, copies) if to_x else None,
-            _summed(d, x) if to_weight else None,
-            d.sum((0, 1)) if to_bias else None,
+            torch.bmm(d.reshape(copies.shape[0], -1, d.shape[-1]), copies).view(x.shape) if to_x else None,
+            flat.T @ _flat(x) if to_weight else None,
+            flat.sum(0) if to_bias else None,
             None,
             None,
         )
 
 
 class _Factored(torch.autograd.Function):
-    """x_i (W + M_i' X_i)' + b, and + Σ_t M_it where ``one``, with M_i = c_i D_i.
+    """x_i (W + c_i D_i' X_i)' + b, and + c_i Σ_t D_it where ``one``; c_i is one where it is None.
 
     ``gram`` is x·X', or one more where ``one``, if it is known.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, X: Tensor, M: Tensor, one: bool, gram: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        X: Tensor,
+        D: Tensor,
+        c: Tensor | None,
+        one: bool,
+        gram: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, X, M)
+        ctx.save_for_backward(x, weight)
+        ctx.kept = X, D, c
         if gram is None:
-            gram = _gram(x, X).add_(1) if one else _gram(x, X)
-        y = x.new_empty(*x.shape[:2], weight.shape[0])  # not a view, so that the next operation may write into it
+            gram = _gram(x.reshape(X.shape[0], -1, X.shape[2]), X, one=one)
+        y = x.new_empty(*x.shape[:-1], weight.shape[0])  # not a view, so that the next operation may write into it
         if bias is None:
-            torch.mm(x.flatten(0, 1), weight.T, out=y.view(-1, y.shape[2]))
+            torch.mm(_flat(x), weight.T, out=_flat(y))
         else:
-            torch.addmm(bias, x.flatten(0, 1), weight.T, out=y.view(-1, y.shape[2]))
-        return _add(y, gram, M)
+            torch.addmm(bias, _flat(x), weight.T, out=_flat(y))
+        _add(y.view(D.shape), gram if c is None else gram * c, D)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, X, M = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
+        X, D, c = ctx.kept
         (d,) = slopes
         to_x, to_weight, to_bias, *_ = ctx.needs_input_grad
+        flat = _flat(d)
+        back = None
+        if to_x:
+            back = (flat @ weight).view(x.shape)
+            gram = _gram(d.reshape(D.shape), D)
+            _add(back.view(X.shape), gram if c is None else gram.mul_(c), X)
         return (
-            _add((d.flatten(0, 1) @ weight).view_as(x), _gram(d, M), X) if to_x else None,
-            _summed(d, x) if to_weight else None,
-            d.sum((0, 1)) if to_bias else None,
+            back,
+            flat.T @ _flat(x) if to_weight else None,
+            flat.sum(0) if to_bias else None,
+            None,
             None,
             None,
             None,

@@ -28,16 +28,22 @@ class Plan:
         module: the model.
         perturbed: its perturbed weights.
 
+    Attributes:
+        sites: one for each operation with weights.
+        anchor: what first passes are differentiated in, so that they reach all sites and no weight.
+        wants_interleaved: whether convolutions are among the sites.
+
     Raises:
         UnsupportedError: if a layer cannot be taken this way.
     """
 
     def __init__(self, module: nn.Module, perturbed: Sequence[Tensor]) -> None:
         self.sites: list[Site] = []
+        self.anchor = torch.zeros((), dtype=perturbed[0].dtype, device=perturbed[0].device, requires_grad=True)
         self._raw: list[tuple[nn.Module, str, RawSite]] = []
         self._forwards: list[tuple[nn.Module, Forward, Forward]] = []
         self._batch_norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-        self._held = [(layer, key, p) for layer in module.modules() for key, p in layer._parameters.items()]
+        self._held = [(layer._parameters, key, p) for layer in module.modules() for key, p in layer._parameters.items()]
         wanted = {id(weight) for weight in perturbed}
         taken: set[nn.Module] = set()
         owners: Counter[int] = Counter()
@@ -55,16 +61,15 @@ class Plan:
             raise UnsupportedError("the optimizer holds weights that are not in the module")
         for site in self.sites:
             site.shared = any(w is not None and owners[id(w)] > 1 for w in site.weights.values())
+        self.wants_interleaved = any(isinstance(site, ConvolutionSite) for site in self.sites)
 
     @property
     def is_current(self) -> bool:
         """Whether the modules still hold the same parameters."""
-        return all(layer._parameters.get(key) is p for layer, key, p in self._held)
-
-    @property
-    def wants_interleaved(self) -> bool:
-        """Whether convolutions are among the sites."""
-        return any(isinstance(site, ConvolutionSite) for site in self.sites)
+        for parameters, key, p in self._held:  # noqa: SIM110  a generator takes three times as long
+            if parameters.get(key) is not p:
+                return False
+        return True
 
     def begin(self, passes: Passes) -> None:
         """Start a step.

@@ -42,6 +42,7 @@ class Passes:
 
     def __post_init__(self) -> None:
         self.num_examples = self.shards.num_examples
+        self.largest = max([size for _, size in self.shards.runs])  # micro-batch, in examples
         self.stacks = [Stacks(self.ascent) for _ in self.shards.runs]
 
 
@@ -86,12 +87,17 @@ class Site(ABC):
         kept = inputs.detach()
         if self.passes.hooks and not output._is_view():
             self.hooked = True  # much cheaper, but only called where the backward pass goes further than this
-            if inputs.requires_grad:
+            if inputs.requires_grad and not self.keeps(kept):
                 output.register_hook(lambda slope: self.told(kept, slope))  # type: ignore[no-untyped-call]
             else:
                 self.passes.ends.append((get_gradient_edge(output), self, kept))
             return output
         return _Watched.apply(output, self.passes.anchor, lambda slope: self.told(kept, slope))  # type: ignore[no-untyped-call,no-any-return]
+
+    def keeps(self, inputs: Tensor) -> bool:
+        """Whether the gradient at an output will be kept, so that it may as well be given at the end of the pass."""
+        del inputs
+        return False
 
     def told(self, inputs: Tensor, slope: Tensor) -> None:
         """Take in the gradient at an output."""

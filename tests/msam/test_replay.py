@@ -10,7 +10,7 @@ from torch import nn
 
 from landscape.perturbations import GradientAscent
 from msam import mSAM
-from msam.replay import RandomState, buffers_kept, weights_kept
+from msam.replay import RandomState, WeightsKept, buffers_kept
 
 SHARDS = [4, 4, 3]  # of a batch of 11
 
@@ -170,18 +170,36 @@ def test_buffers_of_no_module_are_no_buffers():
         pass
 
 
-def test_weights_kept_gives_copies_and_puts_them_back_after_an_error():
-    weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+@pytest.mark.parametrize("still", [False, True])
+def test_moved_weights_are_put_back_after_an_error(still):
+    one, two = (nn.Parameter(torch.tensor([0.1, 0.7])) for _ in range(2))
+    copies = [weight.detach().clone() for weight in (one, two)]
 
     def spoil():
-        with weights_kept([weight]) as copies:
-            weight.data.fill_(float("nan"))
-            assert copies[0].tolist() == [1.0, 2.0]
+        with WeightsKept([one, two]) as weights:
+            weights.move([torch.ones(2) / 3, None if still else torch.ones(2)])
+            assert not torch.equal(one, copies[0])
+            assert torch.equal(two, copies[1]) is still
+            one.data.fill_(float("nan"))
             raise ArithmeticError
 
     with pytest.raises(ArithmeticError):
         spoil()
-    assert weight.tolist() == [1.0, 2.0]
+    assert torch.equal(one, copies[0])
+    assert torch.equal(two, copies[1])
+
+
+def test_weights_are_copied_anew_where_they_were_written_into_or_others_move():
+    one, two = (nn.Parameter(torch.tensor([0.1, 0.7])) for _ in range(2))
+    with WeightsKept([one, two]) as weights:
+        for shift in ([torch.ones(2), None], [torch.ones(2), None], [None, torch.ones(2)], [torch.ones(2)] * 2):
+            for weight in (one, two):
+                weight.detach().add_(1)
+            before = [weight.detach().clone() for weight in (one, two)]
+            weights.move(shift)
+            weights.put_back()
+            assert torch.equal(one, before[0])
+            assert torch.equal(two, before[1])
 
 
 def test_a_restored_random_state_draws_the_same_numbers_again():
