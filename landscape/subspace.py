@@ -1,0 +1,132 @@
+"""A subspace with its image under a symmetric operator, and what can be said of the operator from the two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Product = Callable[[Tensor], Tensor]
+
+
+class Subspace:
+    """An orthonormal basis Q, its image W = A Q and the projection T = Q'W of a symmetric A.
+
+    Because the images are kept, the residual of a pair (θ, Q y) is computed as it is defined, ‖W y − θ Q y‖: whatever
+    the basis was made of, and whatever the products lack in symmetry. Memory: 2 · ``most`` · dim numbers.
+
+    Args:
+        product: v ↦ A v for one vector ``(dim,)``.
+        like: a vector ``(dim,)`` with the device and dtype to work in.
+        most: vectors that the basis may hold; :meth:`compress` makes room.
+    """
+
+    def __init__(self, product: Product, *, like: Tensor, most: int) -> None:
+        self._product = product
+        self._like = like
+        self._most = min(most, like.numel())
+        self._basis = like.new_empty(0, like.numel())  # Q', (capacity, dim), one row a vector
+        self._images = like.new_empty(0, like.numel())  # W', (capacity, dim)
+        self._leftover = torch.zeros_like(like)  # of the newest image, orthogonal to the basis
+        self.projection = torch.zeros(0, 0, dtype=torch.float64)  # T, (size, size) on the CPU, as the products are
+        self.size = 0
+        self.num_products = 0
+        self.scale = 0.0  # largest ‖A q‖ seen, a lower bound on ‖A‖
+
+    @property
+    def complete(self) -> bool:
+        """Whether the basis spans the whole space."""
+        return self.size == self._like.numel()
+
+    @property
+    def full(self) -> bool:
+        """Whether no vector can be added before :meth:`compress` makes room."""
+        return self.size == self._most and not self.complete
+
+    @property
+    def room(self) -> int:
+        """Vectors that can still be added."""
+        return self._most - self.size
+
+    def extend(self, direction: Tensor) -> bool:
+        """Add what is orthogonal to the basis in a direction, ``(dim,)``; False where that is nothing but rounding."""
+        length = torch.linalg.vector_norm(direction)
+        if not float(length) > self._rounding:
+            return False
+        outside = self._outside(direction / length)
+        left = torch.linalg.vector_norm(outside)
+        if not float(left * length) > self._rounding or float(left) < 1e3 * torch.finfo(self._like.dtype).eps:
+            return False
+        self._append(self._outside(outside / left))
+        return True
+
+    def follow(self) -> bool:
+        """Add the image of the newest vector, as Lanczos does; False where the basis is invariant under A."""
+        return self.extend(self._leftover)
+
+    def start(self, generator: torch.Generator) -> None:
+        """Add a random vector, uniform among the directions outside the basis."""
+        drawn = torch.randn(self._like.numel(), generator=generator, dtype=torch.float64).to(self._like)
+        outside = self._outside(drawn / torch.linalg.vector_norm(drawn))
+        self._append(self._outside(outside / torch.linalg.vector_norm(outside)))
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of the symmetric part of T in ascending order, and their coordinates: (size,), (size, size)."""
+        values, coordinates = torch.linalg.eigh((self.projection + self.projection.T) / 2)
+        return values, coordinates
+
+    def residuals(self, values: Tensor, coordinates: Tensor) -> Tensor:
+        """A Q y − θ Q y for values θ ``(k,)`` and columns y ``(size, k)``: a tensor, ``(dim, k)``."""
+        y = coordinates.to(self._like)
+        return self._images[: self.size].T @ y - self.vectors(coordinates) * values.to(self._like)
+
+    def vectors(self, coordinates: Tensor) -> Tensor:
+        """Q y for columns y, ``(size, k)`` -> ``(dim, k)``."""
+        found: Tensor = self._basis[: self.size].T @ coordinates.to(self._like)
+        return found
+
+    def compress(self, coordinates: Tensor) -> None:
+        """Keep the span of Q y for orthonormal columns y, ``(size, k)``: no product is needed (Wu and Simon 2000)."""
+        kept, rows = coordinates.shape[1], coordinates.T.to(self._like)
+        for stored in (self._basis, self._images):
+            stored[:kept] = rows @ stored[: self.size]
+        self.projection = coordinates.T @ self.projection @ coordinates
+        self.size = kept
+        self._leftover = self._outside(self._leftover)
+
+    @property
+    def _rounding(self) -> float:
+        return 10 * torch.finfo(self._like.dtype).eps * self.scale
+
+    def _outside(self, vector: Tensor) -> Tensor:
+        basis = self._basis[: self.size]
+        for _ in range(2):  # the second sweep makes it orthogonal to rounding
+            vector = vector - basis.T @ (basis @ vector)
+        return vector
+
+    def _append(self, vector: Tensor) -> None:
+        vector = vector / torch.linalg.vector_norm(vector)
+        image = self._product(vector)
+        if not torch.isfinite(image).all():
+            raise ValueError("a product with the operator is not finite: the loss overflows at these weights")
+        self.num_products += 1
+        self._reserve(self.size + 1)
+        self._basis[self.size], self._images[self.size] = vector, image
+        self.size += 1
+        basis, images = self._basis[: self.size], self._images[: self.size]
+        self.projection = torch.nn.functional.pad(self.projection, (0, 1, 0, 1))
+        self.projection[-1, :] = (images @ vector).to("cpu", torch.float64)
+        self.projection[:, -1] = (basis @ image).to("cpu", torch.float64)
+        self.scale = max(self.scale, float(torch.linalg.vector_norm(image)))
+        self._leftover = self._outside(image)
+
+    def _reserve(self, size: int) -> None:
+        if size > self._most:
+            raise RuntimeError(f"the basis holds {self._most} vectors, all that it may; compress it first")
+        if size > len(self._basis):
+            capacity = min(self._most, max(16, 2 * len(self._basis)))
+            for name in ("_basis", "_images"):  # one after the other, so that only one of them is there twice
+                grown = self._like.new_empty(capacity, self._like.numel())
+                grown[: self.size] = getattr(self, name)[: self.size]
+                setattr(self, name, grown)
