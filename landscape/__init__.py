@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from landscape.slices import line_slice as line_slice, plane_slice as plane_slice
     from landscape.spectrum import top_eigenvalues as top_eigenvalues
     from landscape.traces import trace as trace
+    from landscape.warm import FromSubset as FromSubset
     from landscape.ways import KeptGraphs as KeptGraphs, RebuiltGraphs as RebuiltGraphs
 
 _HOME = {
@@ -72,6 +73,7 @@ _HOME = {
     "FastestProducts": "choices",
     "Together": "processes",
     "top_eigenvalues": "spectrum",
+    "FromSubset": "warm",
     "spectral_density": "density",
     "trace": "traces",
     "pyhessian_eigenvalues": "reference",

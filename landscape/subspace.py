@@ -25,7 +25,7 @@ class Subspace:
     def __init__(self, product: Product, *, like: Tensor, most: int) -> None:
         self._product = product
         self._like = like
-        self._most = min(most, like.numel())
+        self.most = min(most, like.numel())
         self._basis = like.new_empty(0, like.numel())  # Q', (capacity, dim), one row a vector
         self._images = like.new_empty(0, like.numel())  # W', (capacity, dim)
         self._leftover = torch.zeros_like(like)  # of the newest image, orthogonal to the basis
@@ -42,12 +42,12 @@ class Subspace:
     @property
     def full(self) -> bool:
         """Whether no vector can be added before :meth:`compress` makes room."""
-        return self.size == self._most and not self.complete
+        return self.size == self.most and not self.complete
 
     @property
     def room(self) -> int:
         """Vectors that can still be added."""
-        return self._most - self.size
+        return self.most - self.size
 
     def extend(self, direction: Tensor) -> bool:
         """Add what is orthogonal to the basis in a direction, ``(dim,)``; False where that is nothing but rounding."""
@@ -65,10 +65,20 @@ class Subspace:
         """Add the image of the newest vector, as Lanczos does; False where the basis is invariant under A."""
         return self.extend(self._leftover)
 
-    def start(self, generator: torch.Generator) -> None:
-        """Add a random vector, uniform among the directions outside the basis."""
+    def start(self, generator: torch.Generator, *, near: Tensor | None = None) -> None:
+        """Add a random vector, uniform among the directions outside the basis.
+
+        Args:
+            generator: on the CPU.
+            near: directions ``(dim, j)`` whose sum is added to it, at the same length: what they lack is still found.
+        """
         drawn = torch.randn(self._like.numel(), generator=generator, dtype=torch.float64).to(self._like)
-        outside = self._outside(drawn / torch.linalg.vector_norm(drawn))
+        vector = drawn / torch.linalg.vector_norm(drawn)
+        if near is not None:
+            together = (near / torch.linalg.vector_norm(near, dim=0)).sum(dim=1)
+            length = torch.linalg.vector_norm(together)
+            vector = vector + together / length if float(length) > 1e-3 else vector  # they may cancel
+        outside = self._outside(vector)
         self._append(self._outside(outside / torch.linalg.vector_norm(outside)))
 
     def ritz(self) -> tuple[Tensor, Tensor]:
@@ -122,10 +132,10 @@ class Subspace:
         self._leftover = self._outside(image)
 
     def _reserve(self, size: int) -> None:
-        if size > self._most:
-            raise RuntimeError(f"the basis holds {self._most} vectors, all that it may; compress it first")
+        if size > self.most:
+            raise RuntimeError(f"the basis holds {self.most} vectors, all that it may; compress it first")
         if size > len(self._basis):
-            capacity = min(self._most, max(16, 2 * len(self._basis)))
+            capacity = min(self.most, max(16, 2 * len(self._basis)))
             for name in ("_basis", "_images"):  # one after the other, so that only one of them is there twice
                 grown = self._like.new_empty(capacity, self._like.numel())
                 grown[: self.size] = getattr(self, name)[: self.size]
