@@ -3,6 +3,7 @@
 An :class:`Objective` is L; everything else is a question asked of it, and every answer is a frozen ``Result``::
 
     objective ──> HessianOperator, GGNOperator, EmpiricalFisherOperator ──> top_eigenvalues, trace, spectral_density
+    (operator, its result) ──> certify
     objective ──> m_sharpness(perturbation)
     objective ──> filter_normalized ──> line_slice, plane_slice
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landscape.answers import (
+        Certificate as Certificate,
         Eigenpairs as Eigenpairs,
         LineSlice as LineSlice,
         PlaneSlice as PlaneSlice,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     )
     from landscape.balls import L2 as L2, Ball as Ball, Linf as Linf
     from landscape.centralized import CentralizedAscent as CentralizedAscent
+    from landscape.certifying import certify as certify
     from landscape.chance import RandomPerturbation as RandomPerturbation
     from landscape.choices import FastestProducts as FastestProducts, FirstThatWorks as FirstThatWorks
     from landscape.density import spectral_density as spectral_density
@@ -48,7 +51,10 @@ if TYPE_CHECKING:
         weights_proper as weights_proper,
     )
     from landscape.processes import Together as Together
-    from landscape.reference import pyhessian_eigenvalues as pyhessian_eigenvalues
+    from landscape.reference import (
+        pyhessian_eigenvalues as pyhessian_eigenvalues,
+        pyhessian_trace as pyhessian_trace,
+    )
     from landscape.results import Result as Result
     from landscape.several_steps import SeveralSteps as SeveralSteps
     from landscape.sharpness import m_sharpness as m_sharpness
@@ -76,7 +82,9 @@ _HOME = {
     "FromSubset": "warm",
     "spectral_density": "density",
     "trace": "traces",
+    "certify": "certifying",
     "pyhessian_eigenvalues": "reference",
+    "pyhessian_trace": "reference",
     "Perturbation": "perturbations",
     "GradientAscent": "perturbations",
     "AdaptiveAscent": "perturbations",
@@ -96,6 +104,7 @@ _HOME = {
     "plane_slice": "slices",
     "Result": "results",
     "Eigenpairs": "answers",
+    "Certificate": "answers",
     "TraceEstimate": "answers",
     "SpectralDensity": "answers",
     "Sharpness": "answers",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from landscape.batches import Batch, map_tensors, take
 from landscape.curvatures import Curvature
+from landscape.parameters import ParameterSpace
 from landscape.products import Linear, NoSecondDerivativeError
 from landscape.terms import Definition, Term, double
 
@@ -69,8 +70,8 @@ def certify(
 def _defect(curvature: Curvature, ways: tuple[At, At | None], term: Term, w: Tensor) -> str:
     """What is wrong with the products, or nothing."""
     at, again = ways
-    sizes = _sizes(term, w)
-    offset, *vectors = sizes * _signs(w, 1 + PROBES)  # as large as the weights
+    sizes = sizes_of(term.definition.space, w)
+    offset, *vectors = sizes * signs(w, 1 + PROBES)  # as large as the weights
     V = torch.stack(vectors, dim=1)  # (dim, probes)
     for place in (w + OFFSET * offset, w):
         product = at(term, place)(V)
@@ -88,12 +89,12 @@ def _defect(curvature: Curvature, ways: tuple[At, At | None], term: Term, w: Ten
     if w.dtype != torch.float64:
         return ""  # a step that avoids kinks is lost in rounding
     quotients = [sizes * curvature.quotient(term, place, step * V[:, 0]) / step for step in STEPS]
-    if any(_apart(quotient, product[:, 0]) <= AGREES for quotient in quotients):
+    if any(apart(quotient, product[:, 0]) <= AGREES for quotient in quotients):
         return ""
-    if not quotients[0].any() or _apart(*quotients) > CONSISTENT:  # rounding inside the model, or a kink
+    if not quotients[0].any() or apart(*quotients) > CONSISTENT:  # rounding inside the model, or a kink
         return ""
-    apart = _apart(quotients[0], product[:, 0])
-    return f"they differ by {apart:.2g} of their size from difference quotients of first derivatives"
+    by = apart(quotients[0], product[:, 0])
+    return f"they differ by {by:.2g} of their size from difference quotients of first derivatives"
 
 
 def differences_at(curvature: Curvature, step: float) -> At:
@@ -122,17 +123,18 @@ def _sample(definition: Definition, w: Tensor, batches: Sequence[Batch]) -> Batc
     return batches[0]
 
 
-def _sizes(term: Term, w: Tensor) -> Tensor:
+def sizes_of(space: ParameterSpace, w: Tensor) -> Tensor:
     """For each weight the root mean square of its block, or of all weights where the block is zero, ``(dim,)``."""
     overall = w.square().mean().sqrt()
     overall = torch.where(overall > 0, overall, 1)
-    blocks = (block.square().mean().sqrt().expand(block.numel()) for block in term.definition.space.split(w))
+    blocks = (block.square().mean().sqrt().expand(block.numel()) for block in space.split(w))
     sizes = torch.cat(list(blocks))
     return torch.where(sizes > 0, sizes, overall)
 
 
-def _signs(like: Tensor, count: int) -> Tensor:
-    drawn = torch.randint(0, 2, (count, len(like)), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
+def signs(like: Tensor, count: int, *, seed: int = 0) -> Tensor:
+    """Random signs, ``(count, dim)``."""
+    drawn = torch.randint(0, 2, (count, len(like)), generator=torch.Generator().manual_seed(seed), dtype=torch.int8)
     return (2 * drawn - 1).to(like)
 
 
@@ -144,7 +146,7 @@ def _asymmetry(projected: Tensor, product: Tensor, loss: Tensor) -> float:
     return float(apart / (2 * product.norm() / PROBES**0.5 + rounding))
 
 
-def _apart(a: Tensor, b: Tensor) -> float:
+def apart(a: Tensor, b: Tensor) -> float:
     """‖a − b‖ relative to the larger of the two; zero where both are."""
     size = max(float(a.norm()), float(b.norm()))
     return float((a - b).norm()) / size if size else 0.0

@@ -1,0 +1,97 @@
+"""Curvature along a direction from first derivatives alone: difference quotients over all the data.
+
+They are taken in double precision where the model can be evaluated in it, at several steps. Short steps drown in
+rounding, long ones in higher derivatives; where they lie across kinks, as those of a ReLU network, each kink adds its
+jump divided by the step, and quotients at different steps do not agree with one another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from landscape.batches import map_tensors
+from landscape.certificate import Curvature, apart
+from landscape.objective import Objective
+from landscape.terms import Definition, Mean, Term, double
+
+STEPS: tuple[float, ...] = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)  # ‖step‖ / ‖w‖ in double precision
+COARSE_STEPS: tuple[float, ...] = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)  # in single
+FAR_APART = 90  # quotient of two steps that have to agree, to count as a derivative
+CONSISTENT = 1e-5  # relative difference of two such quotients
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far a product is from difference quotients along the same direction.
+
+    Attributes:
+        steps: lengths of the steps, relative to the weights.
+        errors: relative difference from the quotient at each step.
+        consistent: smallest relative difference of two quotients whose steps are far apart.
+        in_double: whether the quotients were taken in double precision.
+    """
+
+    steps: tuple[float, ...]
+    errors: tuple[float, ...]
+    consistent: float
+    in_double: bool
+
+    @property
+    def best(self) -> float:
+        """The smallest of the errors."""
+        return min(self.errors)
+
+    @property
+    def best_step(self) -> float:
+        """The step at which the error is smallest."""
+        return self.steps[self.errors.index(self.best)]
+
+    @property
+    def has_derivative(self) -> bool:
+        """Whether the quotients agree with one another, so that they tell a wrong product from a kink."""
+        return self.in_double and self.consistent <= CONSISTENT
+
+
+def compare(curvature: Curvature, objective: Objective, w: Tensor, v: Tensor, product: Tensor) -> Comparison:
+    """Hold a product A v at the weights w against [s(w + h v) − s(w − h v)] / 2h at several steps h.
+
+    s is the gradient for the Hessian; see :mod:`landscape.certificate` for the Gauss-Newton matrix. The cost is two
+    gradients over all the data for each of six steps, in double precision where that is possible.
+
+    Args:
+        curvature: which matrix A is.
+        objective: the function and its data.
+        w: weights, ``(dim,)``.
+        v: direction, ``(dim,)``, not zero.
+        product: A v as it is to be checked, ``(dim,)``.
+    """
+    w_size, v_size = float(w.double().norm()), float(v.double().norm())
+    scale = (w_size or 1.0) / v_size  # ‖scale · v‖ = ‖w‖
+    try:
+        definition, w_double, v_double = objective.definition.doubled(), w.double(), scale * v.double()
+        quotients = [_quotient(curvature, objective, definition, w_double, v_double, h) for h in STEPS]
+        steps, in_double = STEPS, True
+    except (RuntimeError, TypeError, ValueError):  # a kernel or a table of single precision, or no memory for it
+        quotients = [_quotient(curvature, objective, objective.definition, w, scale * v, h) for h in COARSE_STEPS]
+        steps, in_double = COARSE_STEPS, False
+    quotients = [quotient / scale for quotient in quotients]
+    errors = tuple(apart(quotient.double(), product.double()) for quotient in quotients)
+    pairs = [(i, j) for i, j in combinations(range(len(steps)), 2) if steps[i] >= FAR_APART * steps[j]]
+    consistent = min(apart(quotients[i], quotients[j]) for i, j in pairs)
+    return Comparison(steps, errors, consistent, in_double)
+
+
+def _quotient(
+    curvature: Curvature, objective: Objective, definition: Definition, w: Tensor, v: Tensor, step: float
+) -> Tensor:
+    """The difference quotient of the mean over all batches, in the precision of the weights."""
+    mean = Mean()
+    for batch in objective.batches:
+        term = Term(definition, map_tensors(double, batch) if w.dtype == torch.float64 else batch)
+        value = curvature.quotient(term, w, step * v) / step
+        mean.add(value, term.count)
+    return mean.value
