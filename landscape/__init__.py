@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from landscape.answers import (
         Certificate as Certificate,
         Eigenpairs as Eigenpairs,
+        Forecast as Forecast,
         LineSlice as LineSlice,
         PlaneSlice as PlaneSlice,
         Sharpness as Sharpness,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from landscape.density import spectral_density as spectral_density
     from landscape.differences import CentralDifferences as CentralDifferences
     from landscape.directions import filter_normalized as filter_normalized, random_direction as random_direction
+    from landscape.forecasting import Work as Work, forecast as forecast
     from landscape.forward_mode import ForwardOverReverse as ForwardOverReverse
     from landscape.friendly import FriendlyAscent as FriendlyAscent
     from landscape.objective import Objective as Objective
@@ -83,6 +85,8 @@ _HOME = {
     "spectral_density": "density",
     "trace": "traces",
     "certify": "certifying",
+    "forecast": "forecasting",
+    "Work": "forecasting",
     "pyhessian_eigenvalues": "reference",
     "pyhessian_trace": "reference",
     "Perturbation": "perturbations",
@@ -105,6 +109,7 @@ _HOME = {
     "Result": "results",
     "Eigenpairs": "answers",
     "Certificate": "answers",
+    "Forecast": "answers",
     "TraceEstimate": "answers",
     "SpectralDensity": "answers",
     "Sharpness": "answers",

@@ -6,4 +6,5 @@ from landscape.answers.curvature import (
     SpectralDensity as SpectralDensity,
     TraceEstimate as TraceEstimate,
 )
+from landscape.answers.forecast import Forecast as Forecast
 from landscape.answers.surroundings import LineSlice as LineSlice, PlaneSlice as PlaneSlice, Sharpness as Sharpness
