@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from analyses.budget import Budget
 from analyses.protocol import Protocol
-from landscape.answers import Eigenpairs, LineSlice, PlaneSlice, Sharpness, SpectralDensity, TraceEstimate
+from landscape.answers import (
+    Certificate,
+    Eigenpairs,
+    Forecast,
+    LineSlice,
+    PlaneSlice,
+    Sharpness,
+    SpectralDensity,
+    TraceEstimate,
+)
+from landscape.certifying import certify
 from landscape.density import spectral_density
 from landscape.directions import filter_normalized
 from landscape.files import require_writable
+from landscape.forecasting import for_density, for_eigenvalues, for_trace, forecast
 from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.objective import Objective
 from landscape.operators import HessianOperator
@@ -28,6 +41,7 @@ from landscape.traces import trace
 from msam.data import Examples
 from msam.evaluation import Evaluation, evaluate
 from msam.run import Run
+from msam.tasks import Task
 from msam.training import choose_device
 
 Kind = TypeVar("Kind", bound=Result)
@@ -52,6 +66,16 @@ class Answer(Generic[Kind]):
     result: Kind
     path: Path
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether the time ran out before the question had its full answer."""
+        return is_cut_short(self.result)
+
+
+def is_cut_short(result: Result) -> bool:
+    """Whether the time ran out before a question had its full answer."""
+    return str(getattr(result, "stopped", "")) == "time"
+
 
 class Subject:
     """A run's checkpoint brought back to life: the model, its objective, and its accuracy on both splits.
@@ -61,16 +85,28 @@ class Subject:
         protocol: what will be asked.
         device: where to compute.
         report: stage -> progress of that stage.
+        budget: the time that eigenvalues, trace and density may take; no limit when left out.
+        task: the run's task, where it has been loaded before.
 
     Raises:
         FileNotFoundError, ValueError: if there is no checkpoint, or it is damaged or of another architecture.
     """
 
-    def __init__(self, run: Run, protocol: Protocol, *, device: str = "cpu", report: Report = unreported) -> None:
+    def __init__(
+        self,
+        run: Run,
+        protocol: Protocol,
+        *,
+        device: str = "cpu",
+        report: Report = unreported,
+        budget: Budget | None = None,
+        task: Task | None = None,
+    ) -> None:
         self.run = run
         self.protocol = protocol
         self._report = report
-        self._task = task = run.config.load_task()
+        self._budget = budget
+        self._task = task = task or run.config.load_task()
         self._model = run.load_model(task).to(choose_device(device))
         self.about = task.about
         self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
@@ -98,35 +134,45 @@ class Subject:
     def _evaluation(self, examples: Examples) -> Evaluation:
         return evaluate(self._model, self._task.loss, examples.to(self.objective.weights.device))
 
+    @cached_property
+    def hessian(self) -> HessianOperator:
+        """The Hessian at the checkpoint; all questions share what it keeps for its products."""
+        return HessianOperator(self.objective)
+
     def eigenvalues(self) -> Answer[Eigenpairs]:
         """The largest Hessian eigenvalues."""
         p = self.protocol
         question = {"k": p.eigenvalues, "tol": p.tol, "seed": p.seed}
-
-        def ask(progress: Progress) -> Eigenpairs:
-            hessian = HessianOperator(self.objective)
-            return top_eigenvalues(hessian, k=p.eigenvalues, tol=p.tol, seed=p.seed, progress=progress)
-
-        return self._remembered(Eigenpairs, "eigenvalues", question, ask)
+        return self.within_budget(Eigenpairs, "eigenvalues", question, partial(top_eigenvalues, self.hessian))
 
     def trace(self) -> Answer[TraceEstimate]:
         """The Hessian trace."""
         question = {"num_probes": self.protocol.trace_probes, "seed": self.protocol.seed}
-
-        def ask(progress: Progress) -> TraceEstimate:
-            return trace(HessianOperator(self.objective), **question, progress=progress)
-
-        return self._remembered(TraceEstimate, "trace", question, ask)
+        return self.within_budget(TraceEstimate, "trace", question, partial(trace, self.hessian))
 
     def density(self) -> Answer[SpectralDensity]:
         """The Hessian's spectral density."""
         p = self.protocol
         question = {"num_steps": p.density_steps, "num_probes": p.density_probes, "seed": p.seed}
+        return self.within_budget(SpectralDensity, "density", question, partial(spectral_density, self.hessian))
 
-        def ask(progress: Progress) -> SpectralDensity:
-            return spectral_density(HessianOperator(self.objective), **question, progress=progress)
+    def certificate(self, answer: Answer[Any]) -> Answer[Certificate]:
+        """The certificate of eigenvalues or of a trace, made anew each time; it is kept beside what it certifies."""
+        progress = self._report(f"{self.run.name}: {Certificate.title} of the {answer.result.title}")
+        certificate = certify(answer.result, self.hessian, seed=self.protocol.seed, progress=progress)
+        path = answer.path.with_name(f"certificate-{answer.path.name}")
+        return Answer(certificate, certificate.save(path))
 
-        return self._remembered(SpectralDensity, "density", question, ask)
+    def forecast(self) -> Forecast:
+        """What eigenvalues, trace and density would cost, were they asked now; nothing is kept of it."""
+        p = self.protocol
+        self._report(f"{self.run.name}: {Forecast.title}")
+        asked = (
+            for_eigenvalues(self.hessian, p.eigenvalues),
+            for_trace(p.trace_probes),
+            for_density(self.hessian, p.density_steps, p.density_probes),
+        )
+        return forecast(self.hessian, asked)
 
     def sharpness(self) -> Answer[Sharpness]:
         """m-sharpness under the ascent of SAM."""
@@ -165,11 +211,47 @@ class Subject:
 
         return self._remembered(PlaneSlice, "plane", question, ask)
 
+    def within_budget(
+        self,
+        kind: type[Kind],
+        name: str,
+        question: Mapping[str, Any],
+        ask: Callable[..., Kind],
+        *,
+        hints: Mapping[str, Any] | None = None,
+    ) -> Answer[Kind]:
+        """The answer that was given before, or a new one in the time there is.
+
+        A full answer serves every later call. One that was cut short is kept as the answer within this budget alone.
+
+        Args:
+            kind: of the answer.
+            name: of the question, which begins the name of the file and has a share in the budget.
+            question: the arguments that decide the answer.
+            ask: called with them, with ``progress`` and, where there is a budget, ``max_seconds``.
+            hints: further arguments, which change the way to the answer and not the answer.
+        """
+        path = self._path(name, question)
+        if self._budget is None:
+            return self._remembered(kind, name, question, lambda p: ask(**question, **(hints or {}), progress=p))
+        seconds = self._budget.allot(name)
+        shorter = self._path(name, dict(question) | {"budget": self._budget.seconds})
+        for place in (path, shorter):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                return Answer(kind.load(place), place)
+        progress = self._report(f"{self.run.name}: {kind.title}")
+        result = ask(**question, **(hints or {}), max_seconds=seconds, progress=progress)
+        place = shorter if is_cut_short(result) else path
+        return Answer(result, result.save(place))
+
+    def _path(self, name: str, question: Mapping[str, Any]) -> Path:
+        asked = {key: value for key, value in self.objective.manifest().items() if key != "machine"}
+        return self.run.result_path(name, hash_of_settings(asked | {"question": dict(question)}))
+
     def _remembered(
         self, kind: type[Kind], name: str, question: Mapping[str, Any], ask: Callable[[Progress], Kind]
     ) -> Answer[Kind]:
-        asked = {key: value for key, value in self.objective.manifest().items() if key != "machine"}
-        path = self.run.result_path(name, hash_of_settings(asked | {"question": dict(question)}))
+        path = self._path(name, question)
         try:
             return Answer(kind.load(path), path)
         except (FileNotFoundError, ValueError):  # not asked before, or the file is damaged: ask, and replace it

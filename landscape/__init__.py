@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from landscape.density import spectral_density as spectral_density
     from landscape.differences import CentralDifferences as CentralDifferences
     from landscape.directions import filter_normalized as filter_normalized, random_direction as random_direction
+    from landscape.forecasting import Question as Question, forecast as forecast
     from landscape.forecasting import Work as Work, forecast as forecast
     from landscape.forward_mode import ForwardOverReverse as ForwardOverReverse
     from landscape.friendly import FriendlyAscent as FriendlyAscent
@@ -86,7 +87,7 @@ _HOME = {
     "trace": "traces",
     "certify": "certifying",
     "forecast": "forecasting",
-    "Work": "forecasting",
+    "Question": "forecasting",
     "pyhessian_eigenvalues": "reference",
     "pyhessian_trace": "reference",
     "Perturbation": "perturbations",

@@ -19,29 +19,52 @@ from landscape.arguments import integer
 from landscape.batches import tensors
 from landscape.certificate import signs
 from landscape.operators import CurvatureOperator, require_operator
+from landscape.spectrum import CONFIRMING_STEPS
+from landscape.traces import BLOCK
 
 COLUMNS = 4  # of the block whose time tells what further vectors cost
 
 
-class Work(NamedTuple):
+class Question(NamedTuple):
     """The products that a question takes.
 
     Attributes:
-        question: its name.
+        name: what it is called.
         typical: products that it takes as a rule.
         most: that it takes at the most.
         block: vectors that go through the operator together.
         vectors: vectors of the operator's dimension that are kept at the most.
     """
 
-    question: str
+    name: str
     typical: int
     most: int
     block: int
     vectors: int
 
 
-def forecast(operator: CurvatureOperator, works: Sequence[Work], *, repeats: int = 3) -> Forecast:
+def for_eigenvalues(operator: CurvatureOperator, k: int) -> Question:
+    """The k largest eigenvalues at a relative tolerance of about 1e-3: as many products as trained networks took.
+
+    A smaller tolerance, or a spectrum without a gap, takes more.
+    """
+    most = min(operator.dim, max(200, 20 * k))
+    typical = min(most, 6 + 2 * k + (CONFIRMING_STEPS if k > 1 else 0))
+    return Question("eigenvalues", typical, most, 1, most)
+
+
+def for_trace(num_probes: int) -> Question:
+    """The trace with a number of probes."""
+    return Question("trace", num_probes, num_probes, BLOCK, 2 * min(BLOCK, num_probes))
+
+
+def for_density(operator: CurvatureOperator, num_steps: int, num_probes: int) -> Question:
+    """The spectral density with a number of Lanczos steps for each probe."""
+    steps = min(num_steps, operator.dim)
+    return Question("density", steps * num_probes, steps * num_probes, 1, steps)
+
+
+def forecast(operator: CurvatureOperator, questions: Sequence[Question], *, repeats: int = 3) -> Forecast:
     """Time one gradient, a product with one vector and one with a block, and multiply.
 
     A product with b vectors takes a + b c seconds: a for what they share, as a graph that is built for each product, c
@@ -51,7 +74,7 @@ def forecast(operator: CurvatureOperator, works: Sequence[Work], *, repeats: int
 
     Args:
         operator: on the data that will be asked about; what it keeps for later products counts.
-        works: the questions.
+        questions: the questions.
         repeats: timings of each kind, after a warm-up; their median is used, and their spread told.
 
     Raises:
@@ -62,15 +85,16 @@ def forecast(operator: CurvatureOperator, works: Sequence[Work], *, repeats: int
     >>> from landscape.operators import HessianOperator
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> hessian = HessianOperator(Objective(model, torch.nn.functional.mse_loss, [(torch.eye(2), torch.ones(2, 1))]))
-    >>> forecast(hessian, [Work("trace", typical=100, most=100, block=10, vectors=20)]).memory.tolist() >= [20 * 2 * 4]
-    True
+    >>> asked = Question("trace", typical=100, most=120, block=10, vectors=20)
+    >>> forecast(hessian, [asked]).most_products.tolist()
+    [120]
     """
     require_operator(operator)
     repeats = integer(repeats, "repeats")
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2, to give a spread; got {repeats}")
-    if not works:
-        raise ValueError("works is empty; name at least one question")
+    if not questions:
+        raise ValueError("questions is empty; name at least one question")
     V = signs(operator.weights.new_zeros(operator.dim), COLUMNS).T
     graph = _graph_bytes(operator, V[:, 0])
     objective, w = operator.objective, operator.weights
@@ -83,19 +107,19 @@ def forecast(operator: CurvatureOperator, works: Sequence[Work], *, repeats: int
     shared = one - each
     noise = max(statistics.stdev(single) / one, statistics.stdev(block) / several)
 
-    def seconds(work: Work, products: int) -> float:
-        return math.ceil(products / work.block) * shared + products * each
+    def seconds(question: Question, products: int) -> float:
+        return math.ceil(products / question.block) * shared + products * each
 
-    typical = np.array([seconds(work, work.typical) for work in works])
+    typical = np.array([seconds(question, question.typical) for question in questions])
     vector = operator.dim * operator.weights.element_size()
     return Forecast(
-        questions=np.array([work.question for work in works]),
-        products=np.array([work.typical for work in works]),
-        most_products=np.array([work.most for work in works]),
+        questions=np.array([question.name for question in questions]),
+        products=np.array([question.typical for question in questions]),
+        most_products=np.array([question.most for question in questions]),
         seconds=typical,
         spread=noise * typical,
-        most_seconds=np.array([seconds(work, work.most) for work in works]),
-        memory=np.array([work.vectors * vector + graph for work in works]),
+        most_seconds=np.array([seconds(question, question.most) for question in questions]),
+        memory=np.array([question.vectors * vector + graph for question in questions]),
         dim=operator.dim,
         gradient_seconds=statistics.median(gradient),
         product_seconds=one,
@@ -160,4 +184,4 @@ class _Saved:
     """A tensor that autograd holds."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+        self.tensor = tensor.detach()  # an operation's own output would hold the operation, and that holds this
