@@ -20,6 +20,7 @@ from analyses.protocol import Protocol
 
 if TYPE_CHECKING:
     from analyses.measures import Subject
+    from analyses.plan import Plan
     from analyses.results import RunTable
     from landscape.progress import Progress
     from msam.config import TrainConfig
@@ -330,36 +331,101 @@ def sweep(seeds: int, out: Path, as_json: bool, device: str, **settings: Any) ->
         raise click.ClickException("; ".join(f"{entry['run']}: {entry['error']}" for entry in failed))
 
 
-def _measure(path: Path, protocol: Protocol, questions: Sequence[str], device: str, as_json: bool) -> None:
-    """Ask one checkpoint some questions, print the answers, and draw each."""
+def _measure(
+    path: Path, protocol: Protocol, questions: Sequence[str], device: str, as_json: bool, plan: Plan | None = None
+) -> None:
+    """Ask one checkpoint some questions, print the answers, draw each, and certify some."""
     from analyses.measures import Subject
+    from analyses.plan import Plan, verdict
     from figures import draw, save, terminal
     from landscape.files import require_writable
     from msam.run import Run
 
+    plan = plan or Plan()
+    budget = plan.budget_for(questions)
     run = Run.open(path)
     for file in (run.result_path(questions[0], "..."), run.figure_path(f"{questions[0]}-....png")):
         require_writable(file)  # known before it is measured for minutes
     with terminal.stages() as stage:
-        subject = Subject(run, protocol, device=device, report=stage)
+        subject = Subject(run, protocol, device=device, report=stage, budget=budget)
         answers = {question: getattr(subject, question)() for question in questions}
+        proofs = {question: subject.certificate(answers[question]) for question in plan.certified}
     content: dict[str, Any] = {"run": run.path, "checkpoint": run.checkpoint}
     table = terminal.result_table([answer.result for answer in answers.values()])
     shown: list[Any] = [f"{run.checkpoint}: {subject.about}", table, ""]
     for question, answer in answers.items():
         figure = save(draw({run.name: answer.result}), run.figure_path(f"{answer.path.stem}.png"))
         files = {"result": answer.path, "figure": figure, "manifest": answer.result.manifest}
-        content[question] = answer.result.summary() | files
-        shown.append(f"{answer.result.title}: {answer.path}, {figure}")
+        content[question] = answer.result.summary() | files | {"cut_short": answer.is_cut_short}
+        late = f" (cut short by the budget of {plan.budget})" if answer.is_cut_short else ""
+        shown.append(f"{answer.result.title}{late}: {answer.path}, {figure}")
+    for question, proof in proofs.items():
+        content[question]["certificate"] = proof.result.summary() | {"result": proof.path}
+        shown += ["", terminal.certificate_table(proof.result), f"{proof.result.title}: {proof.path}"]
     terminal.answer(content, shown, as_json=as_json)
+    failure = verdict({question: proof.result for question, proof in proofs.items()})
+    if failure:
+        raise click.ClickException(failure)
 
 
-@main.command(epilog="Example: msam spectrum runs/a -k 10")
+def _forecast(path: Path, protocol: Protocol, device: str, as_json: bool) -> None:
+    """Say what the spectrum of one checkpoint would cost; nothing is written."""
+    from analyses.measures import Subject
+    from figures import terminal
+    from msam.run import Run
+
+    run = Run.open(path)
+    with terminal.stages() as stage:
+        subject = Subject(run, protocol, device=device, report=stage)
+        forecast, answered = subject.forecast(), subject.answered
+    known = [f"measured before, and read back at no cost: {', '.join(answered)}"] if answered else []
+    content = {"run": run.path, "checkpoint": run.checkpoint, "answered": answered, "manifest": forecast.manifest}
+    about, table = f"{run.checkpoint}: {subject.about}", terminal.forecast_table(forecast)
+    terminal.answer(content | forecast.summary(), [about, table, "", *forecast.remarks(), *known], as_json=as_json)
+
+
+def _along(path: Path, protocol: Protocol, seconds: float | None, device: str, as_json: bool) -> None:
+    """Measure the largest eigenvalue at every checkpoint of a run, print the course, and draw it."""
+    from analyses.along_training import along_training, kept_checkpoints
+    from figures import draw, save, terminal
+    from landscape.files import require_writable
+    from msam.run import Run
+
+    run = Run.open(path)
+    kept_checkpoints(run)
+    for file in (run.result_path("along-training", "..."), run.figure_path("along-training-....png")):
+        require_writable(file)
+    with terminal.stages() as stage:
+        course = along_training(run, protocol, device=device, report=stage, seconds=seconds)
+    result = course.answer.result
+    files = course.files | {"figure": run.figure_path(f"{course.answer.path.stem}.png")}
+    save(draw({run.name: result}), files["figure"])
+    shown = ["", *course.remarks(), *(f"{kind}: {place}" for kind, place in files.items())]
+    content = {"run": run.path} | course.content() | files
+    terminal.answer(content, [terminal.result_table([result]), *shown], as_json=as_json)
+    if course.unreadable:
+        raise click.ClickException(f"not every checkpoint could be measured: {'; '.join(course.unreadable.values())}")
+
+
+@main.command(epilog="Example: msam spectrum runs/a -k 10 --certify")
 @ONE_RUN
+@click.option("--certify", is_flag=True, help="Hold eigenvalues and trace against what they must agree with.")
+@click.option("--dry-run", is_flag=True, help="Say what it would cost in products, seconds and memory.")
+@click.option("--budget", metavar="TIME", help="Do what can be done in this time, such as 60s, 2m or 1h.")
+@click.option("--all-checkpoints", is_flag=True, help="The largest eigenvalue at every kept checkpoint, beside 2/lr.")
 @protocol_options("eigenvalues", "tol", "trace_probes", "density_steps", "split", "seed")
-def spectrum(path: Path, protocol: Protocol, as_json: bool, device: str) -> None:
+def spectrum(path: Path, protocol: Protocol, as_json: bool, device: str, **ways: Any) -> None:
     """Largest Hessian eigenvalues with residuals, trace with its standard error, and spectral density."""
-    _measure(path, protocol, ("eigenvalues", "trace", "density"), device, as_json)
+    from analyses.plan import Plan
+
+    with _usage():
+        plan = Plan(**ways, given=_given())
+    if plan.dry_run:
+        _forecast(path, protocol, device, as_json)
+    elif plan.all_checkpoints:
+        _along(path, protocol, plan.seconds, device, as_json)
+    else:
+        _measure(path, protocol, ("eigenvalues", "trace", "density"), device, as_json, plan)
 
 
 @main.command(epilog="Example: msam sharpness runs/a --rho 0.05 --microbatch-size 32")

@@ -58,3 +58,7 @@ class Budget:
         parts = sum(self._shares.values())
         share = self._shares.pop(question)
         return max(LEAST, self.left * share / parts)
+
+    def forgo(self, question: str) -> None:
+        """Leave the share of a question to the others."""
+        del self._shares[question]

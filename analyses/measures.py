@@ -112,6 +112,11 @@ class Subject:
         self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
         self.objective: Objective = task.objective(self._model, split=protocol.split)
 
+    @property
+    def num_training_examples(self) -> int:
+        """The size of the training set, whatever split is measured."""
+        return len(self._task.train)
+
     @cached_property
     def train(self) -> Evaluation:
         """The model on the training examples."""
@@ -139,22 +144,34 @@ class Subject:
         """The Hessian at the checkpoint; all questions share what it keeps for its products."""
         return HessianOperator(self.objective)
 
+    @cached_property
+    def _questions(self) -> dict[str, dict[str, Any]]:
+        """The arguments of the questions about the Hessian."""
+        p = self.protocol
+        return {
+            "eigenvalues": {"k": p.eigenvalues, "tol": p.tol, "seed": p.seed},
+            "trace": {"num_probes": p.trace_probes, "seed": p.seed},
+            "density": {"num_steps": p.density_steps, "num_probes": p.density_probes, "seed": p.seed},
+        }
+
+    @property
+    def answered(self) -> list[str]:
+        """Which of eigenvalues, trace and density have been measured before, to the end."""
+        return [name for name, question in self._questions.items() if self._path(name, question).is_file()]
+
     def eigenvalues(self) -> Answer[Eigenpairs]:
         """The largest Hessian eigenvalues."""
-        p = self.protocol
-        question = {"k": p.eigenvalues, "tol": p.tol, "seed": p.seed}
-        return self.within_budget(Eigenpairs, "eigenvalues", question, partial(top_eigenvalues, self.hessian))
+        ask = partial(top_eigenvalues, self.hessian)
+        return self.within_budget(Eigenpairs, "eigenvalues", self._questions["eigenvalues"], ask)
 
     def trace(self) -> Answer[TraceEstimate]:
         """The Hessian trace."""
-        question = {"num_probes": self.protocol.trace_probes, "seed": self.protocol.seed}
-        return self.within_budget(TraceEstimate, "trace", question, partial(trace, self.hessian))
+        return self.within_budget(TraceEstimate, "trace", self._questions["trace"], partial(trace, self.hessian))
 
     def density(self) -> Answer[SpectralDensity]:
         """The Hessian's spectral density."""
-        p = self.protocol
-        question = {"num_steps": p.density_steps, "num_probes": p.density_probes, "seed": p.seed}
-        return self.within_budget(SpectralDensity, "density", question, partial(spectral_density, self.hessian))
+        ask = partial(spectral_density, self.hessian)
+        return self.within_budget(SpectralDensity, "density", self._questions["density"], ask)
 
     def certificate(self, answer: Answer[Any]) -> Answer[Certificate]:
         """The certificate of eigenvalues or of a trace, made anew each time; it is kept beside what it certifies."""
@@ -219,6 +236,8 @@ class Subject:
         ask: Callable[..., Kind],
         *,
         hints: Mapping[str, Any] | None = None,
+        budget: Budget | None = None,
+        share: str = "",
     ) -> Answer[Kind]:
         """The answer that was given before, or a new one in the time there is.
 
@@ -226,16 +245,18 @@ class Subject:
 
         Args:
             kind: of the answer.
-            name: of the question, which begins the name of the file and has a share in the budget.
+            name: of the question, which begins the name of the file.
             question: the arguments that decide the answer.
             ask: called with them, with ``progress`` and, where there is a budget, ``max_seconds``.
             hints: further arguments, which change the way to the answer and not the answer.
+            budget: in place of the one of all questions.
+            share: whose share in the budget it is; that of the question when left out.
         """
-        path = self._path(name, question)
-        if self._budget is None:
+        path, budget = self._path(name, question), budget or self._budget
+        if budget is None:
             return self._remembered(kind, name, question, lambda p: ask(**question, **(hints or {}), progress=p))
-        seconds = self._budget.allot(name)
-        shorter = self._path(name, dict(question) | {"budget": self._budget.seconds})
+        seconds = budget.allot(share or name)
+        shorter = self._path(name, dict(question) | {"budget": budget.seconds})
         for place in (path, shorter):
             with contextlib.suppress(FileNotFoundError, ValueError):
                 return Answer(kind.load(place), place)

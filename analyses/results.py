@@ -181,6 +181,71 @@ class RunTable(Result):
         return {"runs": runs}
 
 
+@dataclass(frozen=True, kw_only=True)
+class CurvatureInTraining(Result):
+    """The largest Hessian eigenvalue at the checkpoints of one run. Arrays have one entry per checkpoint, ``(n,)``.
+
+    Attributes:
+        epochs: that had been trained.
+        largest_eigenvalues: λ₁ there.
+        residuals: ‖Hv − λ₁v‖, a bound on its error.
+        converged: whether it met the tolerance.
+        num_products: products that each took; all but the first were begun at the neighbour's eigenvector.
+        learning_rates: of the step that led there; of the first step, at epoch 0.
+        thresholds: λ₁ above which descent at that learning rate is unstable; NaN where there is no such number.
+        threshold: what the threshold is, or why there is none.
+    """
+
+    epochs: Array
+    largest_eigenvalues: Array
+    residuals: Array
+    converged: Array
+    num_products: Array
+    learning_rates: Array
+    thresholds: Array
+    threshold: str
+
+    title: ClassVar[str] = "largest eigenvalue along training"
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether there is a threshold at any epoch."""
+        return bool(np.isfinite(self.thresholds).any())
+
+    def summary(self) -> dict[str, Any]:
+        """Each checkpoint with its eigenvalue, its error and what it took."""
+        return {"checkpoints": self.to_frame().to_dict(orient="records"), "threshold": self.threshold}
+
+    def lines(self) -> list[Line]:
+        """The largest eigenvalue at each epoch, with its residual."""
+        rows = self.to_frame().to_dict(orient="records")
+        return [
+            Line(
+                f"epoch {row['epoch']}",
+                row["largest_eigenvalue"],
+                row["residual"],
+                f"{row['num_products']} products"
+                + ("" if math.isnan(row["threshold"]) else f"; threshold {row['threshold']:.5g}")
+                + ("" if row["converged"] else "; NOT CONVERGED"),
+            )
+            for row in rows
+        ]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per checkpoint."""
+        return pd.DataFrame(
+            {
+                "epoch": self.epochs,
+                "largest_eigenvalue": self.largest_eigenvalues,
+                "residual": self.residuals,
+                "converged": self.converged,
+                "num_products": self.num_products,
+                "learning_rate": self.learning_rates,
+                "threshold": self.thresholds,
+            }
+        )
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure for the report.

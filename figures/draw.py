@@ -7,11 +7,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from analyses.results import RunTable
+from analyses.results import CurvatureInTraining, RunTable
 from figures.comparison import draw_flatness_vs_m, draw_measures
 from figures.curvature import draw_density, draw_eigenvalues, draw_trace
 from figures.sharpness import draw_sharpness
 from figures.slices import draw_lines, draw_planes
+from figures.training import draw_training
 from landscape.answers import Eigenpairs, LineSlice, PlaneSlice, Sharpness, SpectralDensity, TraceEstimate
 from landscape.results import Result
 
@@ -47,5 +48,6 @@ _PICTURES: dict[type[Result], Callable[[Mapping[str, Any]], Figure]] = {
     Sharpness: draw_sharpness,
     LineSlice: draw_lines,
     PlaneSlice: draw_planes,
+    CurvatureInTraining: draw_training,
     RunTable: _draw_table,
 }

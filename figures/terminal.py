@@ -26,6 +26,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from landscape.answers import Certificate, Forecast
 from landscape.results import Result
 
 _NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "alloc_failed", "overflowed", "overflow when")
@@ -68,6 +69,51 @@ def run_table(outcomes: Sequence[Mapping[str, Any]]) -> Table:
         rows.append([str(run["run"]), run["method"], str(config["num_microbatches"]), str(config["seed"]), *losses])
     columns = ["run", "method", "micro-batches", "seed", "train loss", "test loss", "test accuracy (%)"]
     return table(columns, rows, words=2)
+
+
+def certificate_table(certificate: Certificate) -> Table:
+    """Each check of a certificate with its value, tolerance, verdict and seconds."""
+    rows = [
+        [
+            check.name,
+            number(check.value),
+            number(check.tolerance),
+            check.verdict,
+            f"{check.seconds:.2f}",
+            check.remark,
+        ]
+        for check in certificate.checks
+    ]
+    made = table([f"check of the {certificate.kind}", "value", "tolerance", "verdict", "seconds", ""], rows)
+    made.columns[-1].justify, made.columns[-1].no_wrap, made.columns[-1].min_width = "left", False, None
+    return made
+
+
+def forecast_table(forecast: Forecast) -> Table:
+    """Products, seconds and memory of each question, and of all."""
+    typical, spread, most = forecast.total_seconds
+    rows = [
+        [
+            row["question"],
+            str(row["products"]),
+            str(row["most_products"]),
+            f"{number(row['seconds'])} ± {row['spread']:.1g}",
+            number(row["most_seconds"]),
+            size(row["memory"]),
+        ]
+        for row in forecast.to_frame().to_dict(orient="records")
+    ]
+    products = [str(int(column.sum())) for column in (forecast.products, forecast.most_products)]
+    total = ["all", *products, f"{number(typical)} ± {spread:.1g}", number(most), size(float(forecast.memory.max()))]
+    return table(["question", "products", "at most", "seconds", "at most", "memory"], [*rows, total])
+
+
+def size(num_bytes: float) -> str:
+    """Bytes in the unit that a person reads."""
+    if math.isnan(num_bytes):
+        return "unknown"
+    power = min(3, max(0, int(math.log2(max(1.0, num_bytes)) // 10)))
+    return f"{num_bytes / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> Table:

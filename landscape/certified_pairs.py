@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,9 +107,11 @@ class ChecksOfPairs:
         most = None if self.result.converged.all() else max(k, self.result.num_products)  # it was cut short
         start = int(self.result.manifest["measurement"].get("seed", 0)) + 1 + self.seed
         which = cast(Which, self.which)
+        started = time.perf_counter()
         other = top_eigenvalues(self.operator, k, which=which, tol=self.tol, max_products=most, seed=start)
+        seconds = time.perf_counter() - started
         value, bound = self._beyond(other.eigenvalues, other.residuals, ROUNDING * self.eps)
-        return judged(value, bound, f"{other.num_products} products")
+        return judged(value, bound, f"{other.num_products} products in {seconds:.3g} s")
 
     def pyhessian(self) -> Finding:
         """PyHessian's answer to the same question, where it can be asked."""

@@ -60,6 +60,14 @@ class Forecast(Result):
             "graph_bytes": self.graph_bytes,
         }
 
+    def remarks(self) -> list[str]:
+        """What the numbers rest on, in sentences."""
+        ratio = self.product_seconds / self.gradient_seconds
+        took = (
+            f"a gradient took {self.gradient_seconds:.3g} s, a product {self.product_seconds:.3g} s ({ratio:.2g} times)"
+        )
+        return [took, "seconds are at the speed of now; memory is of kept vectors and the graph of a product"]
+
     def lines(self) -> list[Line]:
         """The seconds of each question."""
         return [

@@ -1,0 +1,165 @@
+"""The largest Hessian eigenvalue at every checkpoint that a run kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analyses.budget import Budget
+from analyses.measures import Answer, Report, Subject, unreported
+from analyses.protocol import Protocol
+from analyses.results import CurvatureInTraining
+from analyses.stability import learning_rates, thresholds
+from landscape.answers import Eigenpairs
+from landscape.manifest import hash_of_settings
+from landscape.spectrum import top_eigenvalues
+from msam.run import Run
+
+NAME = "largest"  # of the question, in the names of files
+
+
+@dataclass(frozen=True)
+class Course:
+    """What was found along a training.
+
+    Attributes:
+        answer: the result and its file.
+        table: the same as CSV.
+        unreadable: checkpoint -> why it could not be measured.
+        unmeasured: checkpoints that the time did not suffice for.
+    """
+
+    answer: Answer[CurvatureInTraining]
+    table: Path
+    unreadable: dict[Path, str]
+    unmeasured: list[Path]
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Where it is kept, by what is there."""
+        return {"result": self.answer.path, "table": self.table}
+
+    def content(self) -> dict[str, Any]:
+        """For JSON."""
+        failed = [{"checkpoint": path, "error": error} for path, error in self.unreadable.items()]
+        left = {"failed": failed, "unmeasured": self.unmeasured}
+        return self.answer.result.summary() | left | {"manifest": self.answer.result.manifest}
+
+    def remarks(self) -> list[str]:
+        """What the threshold is, and what is left to do."""
+        left = f"no time was left for {len(self.unmeasured)} checkpoints; the same command goes on with them"
+        return [self.answer.result.threshold, *([left] if self.unmeasured else [])]
+
+
+def kept_checkpoints(run: Run) -> list[Path]:
+    """The checkpoints of a run, of which there must be several.
+
+    Raises:
+        FileNotFoundError: if it has none.
+        ValueError: if it kept its last one only, or the run is named by one of its checkpoints.
+    """
+    if run.is_one_checkpoint:
+        raise ValueError(
+            f"{run.checkpoint} is one checkpoint; name the run directory {run.path} to measure all of them"
+        )
+    found = run.checkpoints()
+    if len(found) == 1:
+        raise ValueError(
+            f"the run {run.path} has kept {found[0].name} alone; train with --checkpoint-every 1 to keep every epoch"
+        )
+    return found or [run.checkpoint]  # which says so where there is none
+
+
+def along_training(
+    run: Run,
+    protocol: Protocol,
+    *,
+    device: str = "cpu",
+    report: Report = unreported,
+    seconds: float | None = None,
+) -> Course:
+    """Ask every kept checkpoint for its largest eigenvalue, from the first to the last.
+
+    Each search begins at the eigenvector of the checkpoint before. Answers are kept one by one, so that a call that was
+    interrupted goes on where it stopped.
+
+    Args:
+        run: with several checkpoints.
+        protocol: its split, tolerance and seed are those of the question.
+        device: where to compute.
+        report: stage -> progress of that stage.
+        seconds: that may be spent in all; checkpoints that they do not suffice for are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: if there are not several checkpoints, or none of them can be measured.
+    """
+    found = kept_checkpoints(run)
+    budget = None if seconds is None else Budget(seconds, {path.name: 1.0 for path in found})
+    task = run.config.load_task()
+    pairs: dict[Path, Answer[Eigenpairs]] = {}
+    unreadable: dict[Path, str] = {}
+    unmeasured: list[Path] = []
+    before: Tensor | None = None
+    subject: Subject | None = None
+    for path in found:
+        if budget is not None and not budget.left:
+            unmeasured.append(path)
+            continue
+        try:
+            subject = Subject(Run.open(path), protocol, device=device, report=report, task=task)
+        except (OSError, ValueError) as error:
+            unreadable[path] = str(error)
+            if budget is not None:
+                budget.forgo(path.name)
+            continue
+        pairs[path] = subject.within_budget(
+            Eigenpairs,
+            NAME,
+            {"k": 1, "tol": protocol.tol, "seed": protocol.seed},
+            partial(top_eigenvalues, subject.hessian),
+            hints={} if before is None else {"initial": before},
+            budget=budget,
+            share=path.name,
+        )
+        vectors = torch.tensor(pairs[path].result.eigenvectors)  # a copy: results are frozen
+        before = vectors.to(subject.objective.weights)
+    if subject is None:
+        why = unreadable.get(found[0], "there was no time")
+        raise ValueError(f"none of the {len(found)} checkpoints of {run.path} can be measured: {why}")
+    result = _result(run, subject, {path: answer.result for path, answer in pairs.items()})
+    key = hash_of_settings({"answers": [answer.path.stem for answer in pairs.values()]})
+    place = run.result_path("along-training", key)
+    result.save(place)
+    return Course(Answer(result, place), result.save_table(place.with_suffix(".csv")), unreadable, unmeasured)
+
+
+def _result(run: Run, subject: Subject, pairs: dict[Path, Eigenpairs]) -> CurvatureInTraining:
+    epochs = np.array([int(path.stem.removeprefix("epoch-")) for path in pairs])
+    results = list(pairs.values())
+    rates = learning_rates(run.config, epochs, num_examples=subject.num_training_examples)
+    limits, words = thresholds(
+        run.config,
+        rates,
+        model=subject.objective.model,
+        num_examples=subject.num_training_examples,
+        split=subject.protocol.split,
+    )
+    manifest = dict(results[-1].manifest)
+    settings = {"name": "along_training", "tol": subject.protocol.tol, "seed": subject.protocol.seed}
+    return CurvatureInTraining(
+        epochs=epochs,
+        largest_eigenvalues=np.array([result.eigenvalues[0] for result in results]),
+        residuals=np.array([result.residuals[0] for result in results]),
+        converged=np.array([bool(result.converged[0]) for result in results]),
+        num_products=np.array([result.num_products for result in results]),
+        learning_rates=rates,
+        thresholds=limits,
+        threshold=words,
+        manifest=manifest | {"subject": {"config": run.config.to_dict()}, "measurement": settings},
+    )
