@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from analyses.budget import Budget
 from analyses.measures import Answer, Report, Subject, unreported
 from analyses.protocol import Protocol
 from analyses.results import CurvatureInTraining
-from analyses.stability import learning_rates, thresholds
 from landscape.answers import Eigenpairs
 from landscape.manifest import hash_of_settings
 from landscape.spectrum import top_eigenvalues
 from msam.run import Run
+from msam.stability import learning_rates, thresholds
 
 NAME = "largest"  # of the question, in the names of files
 
@@ -105,7 +103,7 @@ def along_training(
     pairs: dict[Path, Answer[Eigenpairs]] = {}
     unreadable: dict[Path, str] = {}
     unmeasured: list[Path] = []
-    before: Tensor | None = None
+    before: Any = None  # eigenvectors of the checkpoint before, (dim, 1)
     subject: Subject | None = None
     for path in found:
         if budget is not None and not budget.left:
@@ -127,8 +125,7 @@ def along_training(
             budget=budget,
             share=path.name,
         )
-        vectors = torch.tensor(pairs[path].result.eigenvectors)  # a copy: results are frozen
-        before = vectors.to(subject.objective.weights)
+        before = subject.objective.weights.new_tensor(pairs[path].result.eigenvectors)
     if subject is None:
         why = unreadable.get(found[0], "there was no time")
         raise ValueError(f"none of the {len(found)} checkpoints of {run.path} can be measured: {why}")

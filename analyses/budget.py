@@ -60,5 +60,5 @@ class Budget:
         return max(LEAST, self.left * share / parts)
 
     def forgo(self, question: str) -> None:
-        """Leave the share of a question to the others."""
-        del self._shares[question]
+        """Leave the share of a question, if it still has one, to the others."""
+        self._shares.pop(question, None)

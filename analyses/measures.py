@@ -255,12 +255,14 @@ class Subject:
         path, budget = self._path(name, question), budget or self._budget
         if budget is None:
             return self._remembered(kind, name, question, lambda p: ask(**question, **(hints or {}), progress=p))
-        seconds = budget.allot(share or name)
         shorter = self._path(name, dict(question) | {"budget": budget.seconds})
         for place in (path, shorter):
             with contextlib.suppress(FileNotFoundError, ValueError):
-                return Answer(kind.load(place), place)
+                answer = Answer(kind.load(place), place)
+                budget.forgo(share or name)
+                return answer
         progress = self._report(f"{self.run.name}: {kind.title}")
+        seconds = budget.allot(share or name)
         result = ask(**question, **(hints or {}), max_seconds=seconds, progress=progress)
         place = shorter if is_cut_short(result) else path
         return Answer(result, result.save(place))

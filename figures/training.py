@@ -25,7 +25,7 @@ def draw_training(results: Mapping[str, CurvatureInTraining]) -> Figure:
             label: result.threshold + ("" if seen[label] else f" (above this picture, from {_least(result):.3g} on)")
             for label, result in limits.items()
         }
-        wrapped_words, _ = wrapped(list(words.values()), width=100)
+        wrapped_words = wrapped(list(words.values()), width=100)[0] if words else []
         lines = sum(text.count("\n") + 1 for text in wrapped_words) + (len(results) if wrapped_words else 1)
         figure, (ax,) = new_figure(height=3.0 + 0.17 * lines)
         styles = line_styles(list(results))

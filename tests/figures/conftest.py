@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analyses.results import MEASURES, RunTable
+from analyses.results import MEASURES, CurvatureInTraining, RunTable
 from figures.style import render
 from landscape.answers import Eigenpairs, LineSlice, PlaneSlice, Sharpness, SpectralDensity, TraceEstimate
 
@@ -72,7 +72,23 @@ def plane(i: int) -> PlaneSlice:
     return PlaneSlice(x=x, y=y, losses=losses, lengths=np.array([3.0, 3.0]), cosine=0.0)
 
 
+def course(i: int) -> CurvatureInTraining:
+    epochs = np.arange(0, 60, 5)
+    values = (6 + i) * (1 - np.exp(-epochs / 15)) + 0.5
+    return CurvatureInTraining(
+        epochs=epochs,
+        largest_eigenvalues=values,
+        residuals=0.02 * values,
+        converged=epochs != 20,
+        num_products=np.full(len(epochs), 9),
+        learning_rates=np.full(len(epochs), 0.3),
+        thresholds=np.full(len(epochs), 2 / 0.3 + i),
+        threshold=f"(2 + 2β)/lr − weight decay {i}: where full-batch descent becomes unstable",
+    )
+
+
 KINDS = {
+    "course": course,
     "eigenvalues": eigenpairs,
     "trace": trace_estimate,
     "density": density,

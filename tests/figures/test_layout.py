@@ -10,7 +10,7 @@ import pytest
 
 from figures import draw
 
-KINDS = ("eigenvalues", "trace", "density", "sharpness", "line", "plane", "groups", "micro-batches")
+KINDS = ("eigenvalues", "trace", "density", "course", "sharpness", "line", "plane", "groups", "micro-batches")
 LABELS = {
     "one": ["SGD"],
     "two": ["SGD", "mSAM, 16 micro-batches"],
@@ -26,6 +26,7 @@ AXES = {
     "eigenvalues": ("rank", "Hessian eigenvalue λ (bars: residual"),
     "trace": ("probes", "Hessian trace, mean so far (band: final ± 2 standard errors)"),
     "density": ("Hessian eigenvalue λ (smoothed", "spectral density"),
+    "course": ("epochs trained (hollow: not converged)", "largest Hessian eigenvalue λ₁ (bars: residual"),
     "sharpness": ("rise in loss per shard of 32 examples",),
     "line": ("coordinate t along the direction d",),
     "plane": ("along the first direction", "along the second direction"),
