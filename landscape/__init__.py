@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from landscape.differences import CentralDifferences as CentralDifferences
     from landscape.directions import filter_normalized as filter_normalized, random_direction as random_direction
     from landscape.forecasting import Question as Question, forecast as forecast
-    from landscape.forecasting import Work as Work, forecast as forecast
     from landscape.forward_mode import ForwardOverReverse as ForwardOverReverse
     from landscape.friendly import FriendlyAscent as FriendlyAscent
     from landscape.objective import Objective as Objective

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from landscape.answers import Certificate, Check, Eigenpairs, TraceEstimate
 from landscape.arguments import integer
 from landscape.certified_pairs import ChecksOfPairs
 from landscape.certified_trace import ChecksOfTrace
-from landscape.manifest import differences
+from landscape.manifest import Manifest, differences
 from landscape.operators import CurvatureOperator, require_operator
 from landscape.progress import Progress, silent
 from landscape.results import Result
@@ -83,7 +85,7 @@ def require_subject(result: Result, operator: CurvatureOperator) -> None:
     """
     if not {"objective", "subject", "measurement"} <= result.manifest.keys():
         raise ValueError("the result has no record of the weights and data it is of, so it cannot be certified")
-    theirs, ours = ({**m, "measurement": {}} for m in (dict(result.manifest), operator.manifest()))
+    theirs, ours = (_without_way(manifest) for manifest in (result.manifest, operator.manifest()))
     subjects = ({"subject of the measurement": m["subject"]} for m in (theirs, ours))
     found = [*differences(*subjects), *differences(theirs, ours)]
     if found:
@@ -91,3 +93,9 @@ def require_subject(result: Result, operator: CurvatureOperator) -> None:
             f"the result is not of this operator; they differ in {'; '.join(found)}. Certify it with the operator of "
             "the checkpoint and the data that it was measured on, or measure again."
         )
+
+
+def _without_way(manifest: Manifest) -> dict[str, Any]:
+    """A manifest without what was asked, and without the way of computing products, which shows with the first one."""
+    operator = {key: value for key, value in manifest.get("operator", {}).items() if key != "products"}
+    return {**manifest, "measurement": {}, "operator": operator}

@@ -139,11 +139,6 @@ class Objective:
         return self._data.fingerprint.order
 
     @property
-    def definition(self) -> Definition:
-        """What all batches have in common: the model, the loss, what it is divided by, and the blocks of w."""
-        return self._definition
-
-    @property
     def model(self) -> nn.Module:
         """A copy of the model, with the weights it had when the objective was made."""
         return copy.deepcopy(self._definition.seam.model)

@@ -7,6 +7,7 @@ jump divided by the step, and quotients at different steps do not agree with one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from landscape.batches import map_tensors
-from landscape.certificate import Curvature, apart
+from landscape.certificate import apart
+from landscape.curvatures import Curvature
 from landscape.objective import Objective
-from landscape.terms import Definition, Mean, Term, double
+from landscape.terms import Definition, Term, double
 
 STEPS: tuple[float, ...] = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)  # ‖step‖ / ‖w‖ in double precision
 COARSE_STEPS: tuple[float, ...] = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)  # in single
@@ -56,27 +58,28 @@ class Comparison:
         return self.in_double and self.consistent <= CONSISTENT
 
 
-def compare(curvature: Curvature, objective: Objective, w: Tensor, v: Tensor, product: Tensor) -> Comparison:
+def compare(
+    parts: Sequence[tuple[float, Curvature]], objective: Objective, w: Tensor, v: Tensor, product: Tensor
+) -> Comparison:
     """Hold a product A v at the weights w against [s(w + h v) − s(w − h v)] / 2h at several steps h.
 
-    s is the gradient for the Hessian; see :mod:`landscape.certificate` for the Gauss-Newton matrix. The cost is two
-    gradients over all the data for each of six steps, in double precision where that is possible.
+    s is the gradient for the Hessian; see :mod:`landscape.products` for the other kinds. The cost is two gradients over
+    all the data for each of six steps, in double precision where that is possible.
 
     Args:
-        curvature: which matrix A is.
+        parts: A as the sum of multiples of kinds of matrices, each with its factor.
         objective: the function and its data.
         w: weights, ``(dim,)``.
         v: direction, ``(dim,)``, not zero.
         product: A v as it is to be checked, ``(dim,)``.
     """
-    w_size, v_size = float(w.double().norm()), float(v.double().norm())
-    scale = (w_size or 1.0) / v_size  # ‖scale · v‖ = ‖w‖
+    scale = (float(w.double().norm()) or 1.0) / float(v.double().norm())  # ‖scale · v‖ = ‖w‖
     try:
-        definition, w_double, v_double = objective.definition.doubled(), w.double(), scale * v.double()
-        quotients = [_quotient(curvature, objective, definition, w_double, v_double, h) for h in STEPS]
+        doubled, w_double, v_double = objective.work.definition.doubled(), w.double(), scale * v.double()
+        quotients = [_quotient(parts, objective, doubled, w_double, v_double, h) for h in STEPS]
         steps, in_double = STEPS, True
     except (RuntimeError, TypeError, ValueError):  # a kernel or a table of single precision, or no memory for it
-        quotients = [_quotient(curvature, objective, objective.definition, w, scale * v, h) for h in COARSE_STEPS]
+        quotients = [_quotient(parts, objective, None, w, scale * v, h) for h in COARSE_STEPS]
         steps, in_double = COARSE_STEPS, False
     quotients = [quotient / scale for quotient in quotients]
     errors = tuple(apart(quotient.double(), product.double()) for quotient in quotients)
@@ -86,12 +89,21 @@ def compare(curvature: Curvature, objective: Objective, w: Tensor, v: Tensor, pr
 
 
 def _quotient(
-    curvature: Curvature, objective: Objective, definition: Definition, w: Tensor, v: Tensor, step: float
+    parts: Sequence[tuple[float, Curvature]],
+    objective: Objective,
+    doubled: Definition | None,
+    w: Tensor,
+    v: Tensor,
+    step: float,
 ) -> Tensor:
-    """The difference quotient of the mean over all batches, in the precision of the weights."""
-    mean = Mean()
-    for batch in objective.batches:
-        term = Term(definition, map_tensors(double, batch) if w.dtype == torch.float64 else batch)
-        value = curvature.quotient(term, w, step * v) / step
-        mean.add(value, term.count)
-    return mean.value
+    """The difference quotient of the mean over all the data, in the precision of the weights."""
+
+    def of_term(term: Term) -> tuple[Tensor]:
+        chunk = term if doubled is None else Term(doubled, map_tensors(double, term.batch))
+        value = torch.zeros_like(w)
+        for factor, curvature in parts:
+            value += factor * curvature.quotient(chunk, w, step * v) / step
+        term.count = chunk.count
+        return (value,)
+
+    return objective.work.means(of_term, (w,))[0][0]

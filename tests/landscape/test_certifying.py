@@ -13,7 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from landscape import (
+    CentralDifferences,
     Certificate,
+    EmpiricalFisherOperator,
     GGNOperator,
     HessianOperator,
     Objective,
@@ -70,7 +72,12 @@ def test_right_eigenpairs_and_traces_of_known_spectra_pass(name):
     assert certify(trace(operator, 10), operator).passed
 
 
-@pytest.mark.parametrize("kind", [HessianOperator, GGNOperator])
+def rest_of(objective):
+    """H − G and a multiple of the Fisher matrix."""
+    return HessianOperator(objective) - GGNOperator(objective) + 0.5 * EmpiricalFisherOperator(objective)
+
+
+@pytest.mark.parametrize("kind", [HessianOperator, GGNOperator, EmpiricalFisherOperator, rest_of])
 @pytest.mark.parametrize("name", ZOO)
 def test_right_answers_of_networks_pass_and_nothing_that_can_be_judged_is_left_open(name, kind):
     operator = kind(problem(name).objective())
@@ -79,6 +86,18 @@ def test_right_answers_of_networks_pass_and_nothing_that_can_be_judged_is_left_o
         assert certificate.passed, certificate.failures
         left = {check for check, verdict in verdicts(certificate).items() if verdict == "not judged"}
         assert left <= {"PyHessian", "PyHessian, in standard errors"}
+
+
+def test_products_by_differences_are_certified_with_the_accuracy_that_they_have():
+    given = problem("tanh_mlp")
+    objective = Objective(given.model, given.loss, ragged(given.x, given.y), products=CentralDifferences())
+    operator = HessianOperator(objective)
+    certificate = certify(trace(operator, 6), operator)
+    assert certificate.passed, certificate.failures
+    (check,) = [check for check in certificate.checks if check.name == "symmetry of products"]
+    assert "products: central differences of first derivatives" in check.remark
+    fresh = HessianOperator(objective.part(objective.batches))
+    assert certify(trace(operator, 6), fresh).passed  # though it does not know yet how it will multiply
 
 
 def test_the_values_are_those_of_the_dense_matrix():

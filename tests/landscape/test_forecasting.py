@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from landscape import Forecast, HessianOperator, Objective, Question, Result, forecast
 from landscape.forecasting import _Held
+from landscape.ways import KeptGraphs, Products, RebuiltGraphs
 
 ONE = [Question("trace", typical=100, most=100, block=10, vectors=20)]
 
@@ -62,19 +63,21 @@ def test_memory_is_that_of_the_vectors_and_of_the_graph():
     assert large - small == 20 * 40 * 8
 
 
-def graph_of(sizes: list[int]) -> float:
+def graph_of(sizes: list[int], products: Products) -> float:
     model = nn.Sequential(nn.Linear(4, 50), nn.Tanh(), nn.Linear(50, 3)).double()
     data = [(normal(n, 4), classes(n, 3)) for n in sizes]
-    return forecast(HessianOperator(Objective(model, functional.cross_entropy, data)), ONE).graph_bytes
+    objective = Objective(model, functional.cross_entropy, data, products=products)
+    return forecast(HessianOperator(objective), ONE).graph_bytes
 
 
-def test_the_graph_grows_with_the_largest_batch_and_not_with_their_number():
-    one = graph_of([400])
+def test_rebuilt_graphs_grow_with_the_largest_batch_and_kept_ones_with_all_of_them():
+    one, three, six = (graph_of([400] * number, RebuiltGraphs()) for number in (1, 3, 6))
     assert one >= 400 * 50 * 8  # the hidden activations, at the least
-    assert graph_of([800]) == pytest.approx(2 * one, rel=0.05)
-    assert (
-        graph_of([400] * 4) == graph_of([400] * 2) < 1.8 * one
-    )  # two of them, where one is built before the last is let go
+    assert one < three == six < 3 * one  # parts of the last are let go when the next is there
+    assert graph_of([800], RebuiltGraphs()) == pytest.approx(2 * one, rel=0.05)
+    one, two, four = (graph_of([400] * number, KeptGraphs()) for number in (1, 2, 4))
+    assert two == pytest.approx(2 * one, rel=0.05)
+    assert four == pytest.approx(4 * one, rel=0.05)
 
 
 def test_what_autograd_holds_is_counted_once_and_until_it_is_freed():
