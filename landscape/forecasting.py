@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -105,7 +105,7 @@ def forecast(operator: CurvatureOperator, questions: Sequence[Question], *, repe
     one, several = statistics.median(single), statistics.median(block)
     each = min(max(0.0, (several - one) / (COLUMNS - 1)), one)
     shared = one - each
-    noise = max(statistics.stdev(single) / one, statistics.stdev(block) / several)
+    noise = max(_spread(single), _spread(block))
 
     def seconds(question: Question, products: int) -> float:
         return math.ceil(products / question.block) * shared + products * each
@@ -128,10 +128,15 @@ def forecast(operator: CurvatureOperator, questions: Sequence[Question], *, repe
     )
 
 
+def _spread(timings: list[float]) -> float:
+    """Their standard deviation relative to their median; zero where the clock has not moved."""
+    return statistics.stdev(timings) / (statistics.median(timings) or 1.0)
+
+
 def _seconds(work: Callable[[], Tensor]) -> float:
-    started = time.perf_counter()
+    started = perf_counter()
     work().reshape(-1)[:1].tolist()  # which waits for the device
-    return time.perf_counter() - started
+    return perf_counter() - started
 
 
 def _graph_bytes(operator: CurvatureOperator, v: Tensor) -> float:
