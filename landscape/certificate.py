@@ -79,7 +79,7 @@ def _defect(curvature: Curvature, ways: tuple[At, At | None], term: Term, w: Ten
             break
     else:
         return ""  # whoever multiplies will say so
-    if again is not None and _apart(product, again(term, place)(V)) > CONSISTENT:
+    if again is not None and apart(product, again(term, place)(V)) > CONSISTENT:
         return ""
     # Entries times sizes are in units of the loss, so that all blocks count alike.
     product = sizes[:, None] * product
