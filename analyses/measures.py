@@ -74,7 +74,7 @@ class Answer(Generic[Kind]):
 
 def is_cut_short(result: Result) -> bool:
     """Whether the time ran out before a question had its full answer."""
-    return str(getattr(result, "stopped", "")) == "time"
+    return "time" in str(getattr(result, "stopped", ""))
 
 
 class Subject:
@@ -263,7 +263,9 @@ class Subject:
                 return answer
         progress = self._report(f"{self.run.name}: {kind.title}")
         seconds = budget.allot(share or name)
+        require_writable(path)
         result = ask(**question, **(hints or {}), max_seconds=seconds, progress=progress)
+        self.run.require_present("measured")
         place = shorter if is_cut_short(result) else path
         return Answer(result, result.save(place))
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from landscape.operators import CurvatureOperator
 from landscape.reference import pyhessian_eigenvalues, why_not_pyhessian
 from landscape.results import Array
 from landscape.soundness import Finding, against_quotients, judged
-from landscape.spectrum import Which, top_eigenvalues
+from landscape.spectrum import top_eigenvalues
 
 ROUNDING = 100  # roundings of products, relative to ‖A‖, as top_eigenvalues allows them
 PYHESSIAN = 1e-5  # relative; it divides vectors by their norm + 1e-6
@@ -106,7 +106,7 @@ class ChecksOfPairs:
         k = len(self.values)
         most = None if self.result.converged.all() else max(k, self.result.num_products)  # it was cut short
         start = int(self.result.manifest["measurement"].get("seed", 0)) + 1 + self.seed
-        which = cast(Which, self.which)
+        which: Any = self.which
         started = time.perf_counter()
         other = top_eigenvalues(self.operator, k, which=which, tol=self.tol, max_products=most, seed=start)
         seconds = time.perf_counter() - started

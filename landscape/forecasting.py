@@ -19,9 +19,9 @@ from landscape.arguments import integer
 from landscape.batches import tensors
 from landscape.certificate import signs
 from landscape.operators import CurvatureOperator, require_operator
-from landscape.spectrum import CONFIRMING_STEPS
-from landscape.traces import BLOCK
 
+BLOCK = 10  # probes of a trace that go through the operator together
+CONFIRMING = 8  # products that look for copies of multiple eigenvalues
 COLUMNS = 4  # of the block whose time tells what further vectors cost
 
 
@@ -49,7 +49,7 @@ def for_eigenvalues(operator: CurvatureOperator, k: int) -> Question:
     A smaller tolerance, or a spectrum without a gap, takes more.
     """
     most = min(operator.dim, max(200, 20 * k))
-    typical = min(most, 6 + 2 * k + (CONFIRMING_STEPS if k > 1 else 0))
+    typical = min(most, 6 + 2 * k + (CONFIRMING if k > 1 else 0))
     return Question("eigenvalues", typical, most, 1, most)
 
 
