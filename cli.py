@@ -386,15 +386,11 @@ def _forecast(path: Path, protocol: Protocol, device: str, as_json: bool) -> Non
 
 def _along(path: Path, protocol: Protocol, seconds: float | None, device: str, as_json: bool) -> None:
     """Measure the largest eigenvalue at every checkpoint of a run, print the course, and draw it."""
-    from analyses.along_training import along_training, kept_checkpoints
+    from analyses.along_training import along_training
     from figures import draw, save, terminal
-    from landscape.files import require_writable
     from msam.run import Run
 
     run = Run.open(path)
-    kept_checkpoints(run)
-    for file in (run.result_path("along-training", "..."), run.figure_path("along-training-....png")):
-        require_writable(file)
     with terminal.stages() as stage:
         course = along_training(run, protocol, device=device, report=stage, seconds=seconds)
     result = course.answer.result

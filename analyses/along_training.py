@@ -14,6 +14,7 @@ from analyses.measures import Answer, Report, Subject, unreported
 from analyses.protocol import Protocol
 from analyses.results import CurvatureInTraining
 from landscape.answers import Eigenpairs
+from landscape.files import require_writable
 from landscape.manifest import hash_of_settings
 from landscape.spectrum import top_eigenvalues
 from msam.run import Run
@@ -62,7 +63,7 @@ def kept_checkpoints(run: Run) -> list[Path]:
         FileNotFoundError: if it has none.
         ValueError: if it kept its last one only, or the run is named by one of its checkpoints.
     """
-    if run.is_one_checkpoint:
+    if run.name != run.path.absolute().name:  # it is named by one of them
         raise ValueError(
             f"{run.checkpoint} is one checkpoint; name the run directory {run.path} to measure all of them"
         )
@@ -96,8 +97,11 @@ def along_training(
 
     Raises:
         FileNotFoundError, ValueError: if there are not several checkpoints, or none of them can be measured.
+        OSError: if the run cannot be written.
     """
     found = kept_checkpoints(run)
+    for file in (run.result_path("along-training", "..."), run.figure_path("along-training-....png")):
+        require_writable(file)  # known before it is measured for minutes
     budget = None if seconds is None else Budget(seconds, {path.name: 1.0 for path in found})
     task = run.config.load_task()
     pairs: dict[Path, Answer[Eigenpairs]] = {}

@@ -162,11 +162,6 @@ class Run:
         return sorted((path for path in found if path.stem[6:].isdecimal()), key=lambda path: int(path.stem[6:]))
 
     @property
-    def is_one_checkpoint(self) -> bool:
-        """Whether it was named by one of its checkpoints."""
-        return self._chosen is not None
-
-    @property
     def checkpoint(self) -> Path:
         """The checkpoint that was named, or else the last.
 
