@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import torch
 
 from benchmarks.harness import compare
+from benchmarks.machine import machine
 from benchmarks.steps import BATCH, PROBLEMS, Problem, peak_memory, require_equal, stepper
 
 ALL_AT_ONCE = ["Layerwise", "Vectorised"]
@@ -26,7 +21,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--nets", default=",".join(PROBLEMS), help="which of them, with commas between")
     parser.add_argument("--rounds", type=int, help="measurements of each candidate, more or less than as many as fit")
     options = parser.parse_args(arguments)
-    print(f"{_machine(options.device)}\n")
+    print(f"{machine(options.device)}, float32.\n")
     for name in options.nets.split(","):
         _table(name, PROBLEMS[name], options.device, options.rounds or PROBLEMS[name].rounds)
 
@@ -87,18 +82,3 @@ def verdicts(problem: Problem, number: int, way: str, costs: Mapping[str, float]
                 found[f"≤ {other}"] = round(costs[way], 2) <= round(costs[other], 2)
     met, missed = ([target for target, is_met in found.items() if is_met is wanted] for wanted in (True, False))
     return "; ".join(f"{word}: {', '.join(some)}" for word, some in (("met", met), ("missed", missed)) if some)
-
-
-def _machine(device: str) -> str:
-    """Where and when this is measured."""
-    processor = platform.processor() or platform.machine()
-    about = Path("/proc/cpuinfo")
-    if about.is_file():
-        lines = [line for line in about.read_text().splitlines() if line.startswith("model name")]
-        processor = lines[0].split(":")[1].strip() if lines else processor
-    if device != "cpu":
-        processor = f"{torch.get_device_module(device).get_device_name()}, beside {processor}"
-    return (
-        f"{datetime.date.today().isoformat()}, {processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, float32."
-    )
