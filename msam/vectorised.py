@@ -17,14 +17,14 @@ from landscape.arguments import integer
 from landscape.batches import Batch, map_tensors, take, tensors
 from msam.averages import all_finite, averaged, not_shared, weighted_mean
 from msam.execution import Execution
-from msam.guarded import SPLITS, Guarded, ascent_of, module_of, require_plain, split_of
+from msam.guarded import Guarded, ascent_of, module_of, require_plain, split_of
 from msam.layers import UnsupportedError
-from msam.replay import RandomState, buffers_kept
+from msam.replay import RandomState
 from msam.stacks import Ascent, Stacks
 from msam.step import FINITE, Gradient, Outcome, Step
 
 COPIES = 3  # of the weights per micro-batch: the gradient that becomes the perturbed copy, that of the copy, a scratch
-BUDGET = 48 * 2**20  # bytes, the most that is taken for copies unless more is asked for
+BUDGET = 48 * 2**20
 
 
 class Vectorised(Guarded):
@@ -35,10 +35,8 @@ class Vectorised(Guarded):
     micro-batch has its own.
 
     Args:
-        memory: bytes that copies of the weights may take. As many micro-batches go at once as fit, and one at least; at
-            most half of them, since vectorised code keeps more of what it computes. When left out, as much as keeps a
-            step within 1.5 times the memory of SAM, as far as that can be foreseen, and 48 MiB at the most: what three
-            copies of the weights take, and half of what the graph of the whole batch holds.
+        memory: bytes that copies of the weights may take, 48 MiB when left out. As many micro-batches go at once as
+            fit, and one at least; at most half of them, since vectorised code keeps more of what it computes.
         otherwise: the execution to fall back on and to be held against, ``OneByOne()`` when left out.
         check_every: steps between two comparisons.
 
@@ -48,25 +46,18 @@ class Vectorised(Guarded):
 
     manner = "all at once with torch.func"
 
-    def __init__(
-        self, *, memory: int | None = None, otherwise: Execution | None = None, check_every: int = 1000
-    ) -> None:
+    def __init__(self, *, memory: int = BUDGET, otherwise: Execution | None = None, check_every: int = 1000) -> None:
         super().__init__(otherwise=otherwise, check_every=check_every)
-        if memory is not None and integer(memory, "memory") < 1:
+        if integer(memory, "memory") < 1:
             raise ValueError(f"memory must be a positive number of bytes; got {memory}")
         self.memory = memory
-        self._budgets: dict[tuple[int, ...], int] = {}  # for each way of splitting a batch
-
-    def _forget(self) -> None:
-        self._budgets = {}
 
     def _all_at_once(self, step: Step, before: RandomState) -> Outcome:
-        budget = self._budget(step, before)
         setting = _Setting(step)
         chunks: list[_Chunk] = []
         gradient: Gradient = []
         shares: list[float] = []
-        most = min(budget // (COPIES * setting.num_bytes), (len(step.own) + 1) // 2)
+        most = min(self.memory // (COPIES * setting.num_bytes), (len(step.own) + 1) // 2)
         for number, size, batch in _parts(step, most):
             chunk = _Chunk(setting, batch, number, size)
             if not chunk.averages:
@@ -86,39 +77,8 @@ class Vectorised(Guarded):
             finite = torch.isfinite(torch.cat([chunk.squares for chunk in chunks])).all() & all_finite(gradient)
         return Outcome(loss, gradient, sum(shares), chunks[0].reports, finite)
 
-    def _budget(self, step: Step, before: RandomState) -> int:
-        if self.memory is not None:
-            return self.memory
-        key = split_of(step)
-        if key not in self._budgets:
-            if len(self._budgets) >= SPLITS:
-                self._budgets.clear()
-            weights = sum(p.numel() * p.element_size() for p in step.parameters)
-            with buffers_kept(step.module):
-                held = _held_by_graph(step) * step.num_own_examples // key[0]
-            before.restore()
-            self._budgets[key] = min(BUDGET, COPIES * weights + held // 2)
-        return self._budgets[key]
-
     def __repr__(self) -> str:
-        return "Vectorised()" if self.memory is None else f"Vectorised(memory={self.memory})"
-
-
-def _held_by_graph(step: Step) -> int:
-    """The bytes that the graph of the first micro-batch's loss holds besides weights and batch."""
-    batch = take(step.own_batch, 0, step.sizes[step.own.start])
-    others = {t.untyped_storage().data_ptr() for t in (*step.parameters, *tensors(batch))}
-    held: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        held[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        graph = step.loss(batch)
-    del graph
-    return sum(size for start, size in held.items() if start not in others)
+        return f"Vectorised(memory={self.memory})"
 
 
 class _Setting:
