@@ -131,11 +131,11 @@ class _MicroBatch:
             return self.loss, self.slopes()
         self.weights.move(shift)
         del shift  # the last that is left of ε, as a rule
-        torch.clear_autocast_cache()  # where the caller's autocast is open, it would keep the weights of the first pass
+        _forget_casts(self.step.parameters[0].device)
         self.step.dropout.before_another_pass(self.random_state)
         self.last_loss, slopes = self._repeated()
         self.weights.put_back()
-        torch.clear_autocast_cache()
+        _forget_casts(self.step.parameters[0].device)
         return self.last_loss, slopes
 
     def _repeated(self) -> tuple[Tensor, list[Tensor]]:
@@ -212,3 +212,9 @@ class _Sums:
         else:
             loss = torch.zeros((), device=self.step.parameters[0].device)
         return Outcome(loss, self.gradient, sum(self.shares), self.reported, finite, clean)
+
+
+def _forget_casts(device: torch.device) -> None:
+    """Where the caller's autocast is open, it would otherwise keep weights as they were before they moved."""
+    if torch.is_autocast_enabled(device.type):
+        torch.clear_autocast_cache()
