@@ -148,10 +148,12 @@ class Subject:
     def _questions(self) -> dict[str, dict[str, Any]]:
         """The arguments of the questions about the Hessian."""
         p = self.protocol
+        eigenvalues = {"k": p.eigenvalues, "tol": p.tol, "seed": p.seed}
+        probes = {"num_steps": p.density_steps, "num_probes": p.density_probes, "seed": p.seed}
         return {
-            "eigenvalues": {"k": p.eigenvalues, "tol": p.tol, "seed": p.seed},
-            "trace": {"num_probes": p.trace_probes, "seed": p.seed},
-            "density": {"num_steps": p.density_steps, "num_probes": p.density_probes, "seed": p.seed},
+            "eigenvalues": eigenvalues,
+            "trace": {"num_probes": p.trace_probes, "seed": p.seed, "estimator": "KrylovAware"},
+            "density": probes | {"eigenvalues": eigenvalues},
         }
 
     @property
@@ -166,11 +168,20 @@ class Subject:
 
     def trace(self) -> Answer[TraceEstimate]:
         """The Hessian trace."""
-        return self.within_budget(TraceEstimate, "trace", self._questions["trace"], partial(trace, self.hessian))
+
+        def ask(*, estimator: str, **limits: Any) -> TraceEstimate:
+            del estimator  # the default one, named so that answers of others are not taken for its
+            return trace(self.hessian, **limits)
+
+        return self.within_budget(TraceEstimate, "trace", self._questions["trace"], ask)
 
     def density(self) -> Answer[SpectralDensity]:
-        """The Hessian's spectral density."""
-        ask = partial(spectral_density, self.hessian)
+        """The Hessian's spectral density, with the largest eigenvalues apart from it."""
+
+        def ask(*, eigenvalues: Mapping[str, Any], **limits: Any) -> SpectralDensity:
+            del eigenvalues  # which are asked for, or read back
+            return spectral_density(self.hessian, outliers=self.eigenvalues().result, **limits)
+
         return self.within_budget(SpectralDensity, "density", self._questions["density"], ask)
 
     def certificate(self, answer: Answer[Any]) -> Answer[Certificate]:

@@ -111,8 +111,9 @@ def _protocol_rows(protocol: Protocol, table: RunTable) -> dict[str, str]:
         f"({objective['dtype']})",
         "data": f"fingerprint {objective['data']}",
         "eigenvalues": f"Lanczos with full reorthogonalisation; converged when ‖Hv − λv‖ ≤ {protocol.tol:g} |λ|",
-        "trace": f"Hutchinson, {protocol.trace_probes} random sign vectors",
-        "spectral density": f"stochastic Lanczos quadrature, {protocol.density_probes} probes of "
+        "trace": f"Krylov deflation and random sign vectors, {protocol.trace_probes} products",
+        "spectral density": f"stochastic Lanczos quadrature beside the largest eigenvalues, "
+        f"{protocol.density_probes} probes of "
         f"{protocol.density_steps} steps",
         "m-sharpness": f"mean rise of the loss over shards of {table.manifest['sharpness']['microbatch_size']} "
         f"examples, each after its own gradient ascent step of length {protocol.rho:g}",

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curvature, products, training
+from benchmarks import curvature, products, traces, training
 
-BENCHMARKS = {"training": training.main, "products": products.main, "curvature": curvature.main}
+BENCHMARKS = {
+    "training": training.main,
+    "products": products.main,
+    "curvature": curvature.main,
+    "traces": traces.main,
+}
 
 if len(sys.argv) > 1 and sys.argv[1] not in BENCHMARKS:
     sys.exit(f"there is no benchmark {sys.argv[1]!r}; there are: {', '.join(BENCHMARKS)}")

@@ -9,11 +9,20 @@ from matplotlib.figure import Figure
 
 from analyses.results import CurvatureInTraining, RunTable
 from figures.comparison import draw_flatness_vs_m, draw_measures
-from figures.curvature import draw_density, draw_eigenvalues, draw_trace
+from figures.curvature import draw_density, draw_diagonal, draw_eigenvalues, draw_norm, draw_trace
 from figures.sharpness import draw_sharpness
 from figures.slices import draw_lines, draw_planes
 from figures.training import draw_training
-from landscape.answers import Eigenpairs, LineSlice, PlaneSlice, Sharpness, SpectralDensity, TraceEstimate
+from landscape.answers import (
+    DiagonalEstimate,
+    Eigenpairs,
+    LineSlice,
+    NormEstimate,
+    PlaneSlice,
+    Sharpness,
+    SpectralDensity,
+    TraceEstimate,
+)
 from landscape.results import Result
 
 
@@ -44,6 +53,8 @@ def _draw_table(results: Mapping[str, RunTable]) -> Figure:
 _PICTURES: dict[type[Result], Callable[[Mapping[str, Any]], Figure]] = {
     Eigenpairs: draw_eigenvalues,
     TraceEstimate: draw_trace,
+    DiagonalEstimate: draw_diagonal,
+    NormEstimate: draw_norm,
     SpectralDensity: draw_density,
     Sharpness: draw_sharpness,
     LineSlice: draw_lines,

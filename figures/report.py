@@ -56,8 +56,7 @@ def pictures(
         Picture(
             "Spectrum of the Hessian" if not several else "Spectra of the Hessian",
             f"{chosen}Density of the eigenvalues, averaged over random probes, on a log scale. In "
-            "trained networks most of the mass is close to zero; isolated humps to the right are single large "
-            "eigenvalues, or a few close together.",
+            "trained networks most of the mass is close to zero; dots are the largest eigenvalues, found one by one.",
             render(draw_density(_first(densities)), "svg"),
         ),
         Picture(

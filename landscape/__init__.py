@@ -2,7 +2,8 @@
 
 An :class:`Objective` is L; everything else is a question asked of it, and every answer is a frozen ``Result``::
 
-    objective ──> HessianOperator, GGNOperator, EmpiricalFisherOperator ──> top_eigenvalues, trace, spectral_density
+    objective ──> HessianOperator, GGNOperator, EmpiricalFisherOperator ──> top_eigenvalues, spectral_density, trace,
+                                                                            diagonal, frobenius_norm
     (operator, its result) ──> certify
     objective ──> m_sharpness(perturbation)
     objective ──> filter_normalized ──> line_slice, plane_slice
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landscape.answers import (
         Certificate as Certificate,
+        DiagonalEstimate as DiagonalEstimate,
         Eigenpairs as Eigenpairs,
         Forecast as Forecast,
         LineSlice as LineSlice,
+        NormEstimate as NormEstimate,
         PlaneSlice as PlaneSlice,
         Sharpness as Sharpness,
         SpectralDensity as SpectralDensity,
@@ -32,11 +35,19 @@ if TYPE_CHECKING:
     from landscape.chance import RandomPerturbation as RandomPerturbation
     from landscape.choices import FastestProducts as FastestProducts, FirstThatWorks as FirstThatWorks
     from landscape.density import spectral_density as spectral_density
+    from landscape.diagonal import diagonal as diagonal
     from landscape.differences import CentralDifferences as CentralDifferences
     from landscape.directions import filter_normalized as filter_normalized, random_direction as random_direction
+    from landscape.estimators import (
+        Estimator as Estimator,
+        Hutchinson as Hutchinson,
+        HutchPlusPlus as HutchPlusPlus,
+        KrylovAware as KrylovAware,
+    )
     from landscape.forecasting import Question as Question, forecast as forecast
     from landscape.forward_mode import ForwardOverReverse as ForwardOverReverse
     from landscape.friendly import FriendlyAscent as FriendlyAscent
+    from landscape.norms import frobenius_norm as frobenius_norm
     from landscape.objective import Objective as Objective
     from landscape.operators import (
         CurvatureOperator as CurvatureOperator,
@@ -65,6 +76,7 @@ if TYPE_CHECKING:
     from landscape.traces import trace as trace
     from landscape.warm import FromSubset as FromSubset
     from landscape.ways import KeptGraphs as KeptGraphs, RebuiltGraphs as RebuiltGraphs
+    from landscape.xtrace import XTrace as XTrace
 
 _HOME = {
     "ParameterSpace": "parameters",
@@ -87,6 +99,13 @@ _HOME = {
     "certify": "certifying",
     "forecast": "forecasting",
     "Question": "forecasting",
+    "diagonal": "diagonal",
+    "frobenius_norm": "norms",
+    "Estimator": "estimators",
+    "KrylovAware": "estimators",
+    "HutchPlusPlus": "estimators",
+    "Hutchinson": "estimators",
+    "XTrace": "xtrace",
     "pyhessian_eigenvalues": "reference",
     "pyhessian_trace": "reference",
     "Perturbation": "perturbations",
@@ -111,6 +130,8 @@ _HOME = {
     "Certificate": "answers",
     "Forecast": "answers",
     "TraceEstimate": "answers",
+    "DiagonalEstimate": "answers",
+    "NormEstimate": "answers",
     "SpectralDensity": "answers",
     "Sharpness": "answers",
     "LineSlice": "answers",

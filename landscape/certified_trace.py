@@ -13,11 +13,14 @@ from scipy import stats
 
 from landscape.answers import TraceEstimate
 from landscape.answers.certificate import OPEN
+from landscape.estimators import Hutchinson, HutchPlusPlus, KrylovAware
 from landscape.operators import CurvatureOperator
 from landscape.reference import pyhessian_trace, why_not_pyhessian
 from landscape.soundness import Finding, judged
 from landscape.traces import trace
+from landscape.xtrace import XTrace
 
+ESTIMATORS = {type(each).__name__: each for each in (KrylovAware(), XTrace(), HutchPlusPlus(), Hutchinson())}
 RARE = 1e-4  # probability at which a right answer is called wrong by a comparison of random estimates
 
 
@@ -37,10 +40,12 @@ class ChecksOfTrace:
 
     @cached_property
     def repeated(self) -> TraceEstimate:
-        """The trace with as many other probes."""
+        """The trace by the same estimator, with as many other probes."""
         asked = self.result.manifest["measurement"]
         num_probes = max(2, int(asked.get("num_probes", len(self.result.samples))))
-        return trace(self.operator, num_probes, seed=int(asked.get("seed", 0)) + 1 + self.seed)
+        estimator = ESTIMATORS.get(str(asked.get("estimator")), Hutchinson())
+        num_probes = max(estimator.minimum, num_probes)
+        return trace(self.operator, num_probes, estimator=estimator, seed=int(asked.get("seed", 0)) + 1 + self.seed)
 
     def looks(self) -> dict[str, Callable[[], Finding]]:
         """Each check by its name."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
+from torch import Tensor
 
-from landscape.answers import SpectralDensity
-from landscape.arguments import integer
-from landscape.lanczos import Krylov
+from landscape.answers import Eigenpairs, SpectralDensity
+from landscape.arguments import integer, real
 from landscape.operators import CurvatureOperator, require_operator
+from landscape.orthonormal import gaussian, orthonormal
 from landscape.progress import Progress, silent
+from landscape.results import Array
 
 
 def spectral_density(
@@ -17,25 +21,33 @@ def spectral_density(
     num_steps: int = 80,
     *,
     num_probes: int = 10,
+    outliers: Eigenpairs | None = None,
+    width: float | None = None,
+    max_seconds: float | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> SpectralDensity:
     """The distribution of the eigenvalues, by stochastic Lanczos quadrature.
 
-    Each probe runs Lanczos from a random vector; the Ritz values are nodes, and the squared first components of the
-    eigenvectors of the tridiagonal matrix are their weights (Golub and Welsch 1969; Ghorbani et al. 2019, arXiv
-    1901.10159).
+    Each probe runs Lanczos from a random vector, with full reorthogonalisation; the Ritz values are nodes, and the
+    squared first components of the eigenvectors of the tridiagonal matrix are their weights (Golub and Welsch 1969;
+    Ghorbani et al. 2019, arXiv 1901.10159).
 
     Args:
         operator: the symmetric matrix.
         num_steps: products per probe; a probe ends early, exactly, when its Krylov space is exhausted.
         num_probes: independent random vectors.
+        outliers: eigenpairs found before; the converged ones count as they are, one eigenvalue of ``dim`` each, and
+            the probes explore what is orthogonal to them.
+        width: of the kernel that smooths the density, in units of the eigenvalues, and how near to zero counts as
+            zero; 0.5 % of the range of the nodes when left out.
+        max_seconds: start no probe that would not end in time; the first is cut short where it must be.
         seed: of the random vectors.
         progress: called with the probes done and their number.
 
     Raises:
-        TypeError: if the operator is none, or a number is not an integer.
-        ValueError: if a number is not positive.
+        TypeError: if the operator is none, or an argument is of another kind.
+        ValueError: if a number is not positive, or the outliers are of another matrix.
 
     >>> from landscape.objective import Objective
     >>> from landscape.operators import HessianOperator
@@ -50,18 +62,83 @@ def spectral_density(
     seed = integer(seed, "seed")
     if num_steps < 1 or num_probes < 1:
         raise ValueError(f"num_steps and num_probes must be at least 1; got {num_steps} and {num_probes}")
-    steps = min(num_steps, operator.dim)
-    nodes, weights = np.zeros((num_probes, steps)), np.zeros((num_probes, steps))
+    limits = {"width": width, "max_seconds": max_seconds}
+    given = {name: real(value, name) for name, value in limits.items() if value is not None}
+    for name, value in given.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be positive; got {value}")
+    values, known = _converged(operator, outliers)
+    dim, count = operator.dim, known.shape[1]
+    if count == dim:
+        raise ValueError(f"outliers hold all {dim} eigenvalues; there is nothing left to estimate")
+    seconds = given.get("max_seconds", float("inf"))
     generator = torch.Generator().manual_seed(seed)
-    for probe in range(num_probes):
-        krylov = Krylov(operator.apply, operator.dim, generator=generator, like=operator.weights)
-        krylov.start()
-        while krylov.size < steps and not krylov.exhausted:
-            krylov.step()
-        values, coordinates, _ = krylov.ritz()
-        nodes[probe, : krylov.size] = values.numpy()
-        weights[probe, : krylov.size] = coordinates[0].square().numpy()
-        progress(probe + 1, num_probes)
+    begun = time.monotonic()
+    rows: list[tuple[Array, Array]] = []
+    while len(rows) < num_probes:
+        spent = time.monotonic() - begun
+        if rows and spent * (len(rows) + 1) / len(rows) > seconds:
+            break
+        until = float("inf") if rows else begun + seconds
+        rows.append(_quadrature(operator, known, min(num_steps, dim - count), generator, until))
+        progress(len(rows), num_probes)
+    steps = max(len(nodes) for nodes, _ in rows) if "max_seconds" in given else min(num_steps, dim - count)
+    nodes, weights = np.zeros((len(rows), steps)), np.zeros((len(rows), steps))
+    for row, (found, shares) in enumerate(rows):
+        nodes[row, : len(found)] = found
+        weights[row, : len(found)] = shares * (1 - count / dim)
     settings = {"name": "spectral_density", "num_steps": num_steps, "num_probes": num_probes, "seed": seed}
-    manifest = operator.manifest() | {"measurement": settings}
-    return SpectralDensity(nodes=nodes, weights=weights, dim=operator.dim, manifest=manifest)
+    settings |= given
+    return SpectralDensity(
+        nodes=nodes,
+        weights=weights,
+        dim=dim,
+        outliers=values,
+        width=given.get("width"),
+        stopped="budget" if len(rows) == num_probes and steps >= min(num_steps, dim - count) else "time",
+        manifest=operator.manifest() | {"measurement": settings},
+    )
+
+
+def _quadrature(
+    operator: CurvatureOperator, known: Tensor, steps: int, generator: torch.Generator, until: float
+) -> tuple[Array, Array]:
+    """Nodes, and weights that sum to one, from one probe that is orthogonal to the known vectors."""
+    rounding = 10 * torch.finfo(operator.weights.dtype).eps
+    start = gaussian(1, like=operator.weights, generator=generator)
+    basis = torch.cat([known, orthonormal(start, known, generator=generator)], dim=1)  # (dim, known + steps so far)
+    count = known.shape[1]
+    projection = np.zeros((steps, steps))
+    scale, size = 0.0, 0
+    while True:
+        image = operator.apply(basis[:, -1])
+        if not torch.isfinite(image).all():
+            raise ValueError("a product with the operator is not finite: the loss overflows at these weights")
+        scale = max(scale, float(torch.linalg.vector_norm(image)))
+        column = basis.T @ image
+        leftover = image - basis @ column
+        correction = basis.T @ leftover
+        leftover -= basis @ correction
+        projection[: size + 1, size] = projection[size, : size + 1] = (column + correction)[count:].double().cpu()
+        size += 1
+        length = float(torch.linalg.vector_norm(leftover))
+        if size == steps or length <= max(rounding * scale, torch.finfo(basis.dtype).tiny) or time.monotonic() > until:
+            break
+        basis = torch.cat([basis, (leftover / length)[:, None]], dim=1)
+    nodes, coordinates = np.linalg.eigh(projection[:size, :size])
+    return nodes, coordinates[0] ** 2
+
+
+def _converged(operator: CurvatureOperator, outliers: Eigenpairs | None) -> tuple[Array, Tensor]:
+    """Eigenvalues that are certain, with orthonormal vectors, ``(dim, k)``."""
+    if outliers is None:
+        return np.empty(0), operator.weights.new_empty(operator.dim, 0)
+    if not isinstance(outliers, Eigenpairs):
+        raise TypeError(f"outliers must be the Eigenpairs of top_eigenvalues; got {type(outliers).__name__}")
+    ours, theirs = operator.manifest(), outliers.manifest
+    same = all(ours.get(key) == theirs.get(key, ours.get(key)) for key in ("operator", "subject"))
+    if outliers.eigenvectors.shape[0] != operator.dim or not same:
+        raise ValueError("outliers are eigenpairs of another matrix; pass top_eigenvalues(operator, ...) of this one")
+    sure = outliers.converged
+    vectors = torch.as_tensor(np.array(outliers.eigenvectors[:, sure])).to(operator.weights)
+    return np.array(outliers.eigenvalues[sure], dtype=np.float64), torch.linalg.qr(vectors).Q

@@ -20,7 +20,6 @@ from landscape.batches import tensors
 from landscape.certificate import signs
 from landscape.operators import CurvatureOperator, require_operator
 
-BLOCK = 10  # probes of a trace that go through the operator together
 CONFIRMING = 8  # products that look for copies of multiple eigenvalues
 COLUMNS = 4  # of the block whose time tells what further vectors cost
 
@@ -54,8 +53,8 @@ def for_eigenvalues(operator: CurvatureOperator, k: int) -> Question:
 
 
 def for_trace(num_probes: int) -> Question:
-    """The trace with a number of probes."""
-    return Question("trace", num_probes, num_probes, BLOCK, 2 * min(BLOCK, num_probes))
+    """The trace with a number of products: half of them one after another, half in blocks, all of them kept."""
+    return Question("trace", num_probes, num_probes, 1, math.ceil(1.5 * num_probes))
 
 
 def for_density(operator: CurvatureOperator, num_steps: int, num_probes: int) -> Question:

@@ -1,33 +1,49 @@
-"""The trace of an operator, from products alone."""
+"""The trace of an operator, and of each of its diagonal blocks, from products alone."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from landscape.answers import TraceEstimate
-from landscape.arguments import integer
+from landscape.estimators import Estimator, KrylovAware
+from landscape.measures import blocks_of_the_trace
 from landscape.operators import CurvatureOperator, require_operator
 from landscape.progress import Progress, silent
+from landscape.rounds import estimated
 
-BLOCK = 10  # probes that share one gradient graph
+KRYLOV_AWARE = KrylovAware()
 
 
 def trace(
-    operator: CurvatureOperator, num_probes: int = 100, *, seed: int = 0, progress: Progress = silent
+    operator: CurvatureOperator,
+    num_probes: int = 100,
+    *,
+    estimator: Estimator = KRYLOV_AWARE,
+    rtol: float | None = None,
+    max_seconds: float | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> TraceEstimate:
-    """tr H = E[z'Hz] over random signs z, with the standard error of the mean over probes (Hutchinson 1990).
+    """tr H with its standard error, and tr H_bb for each named block of weights from the same products.
+
+    Every estimator averages quadratic forms u'Hu = Σ_b u_b'(Hu)_b, and the terms of a block estimate its trace without
+    bias: their estimates add up to that of tr H. A budget of ``dim`` products or more gives the exact trace.
 
     Args:
-        operator: the symmetric matrix.
-        num_probes: number of products, two or more.
+        operator: the symmetric matrix, definite or not.
+        num_probes: products at the most, whatever the estimator.
+        estimator: ``KrylovAware()``, ``XTrace()``, ``HutchPlusPlus()``, or ``Hutchinson()``, which needs no memory.
+        rtol: stop when the standard error is at most rtol · |estimate|, with a confidence of 95 %; looked at after 12,
+            24, 48, ... products.
+        max_seconds: stop rather than go on for longer, with what there is.
         seed: of the probes.
-        progress: called with the probes done and their number.
+        progress: called with the products done and their number.
 
     Raises:
-        TypeError: if the operator is none, or a number is not an integer.
-        ValueError: if there are fewer than two probes, which leave no standard error.
+        TypeError: if the operator is none, or an argument is of another kind.
+        ValueError: if there are too few products to leave a standard error, or a limit is not positive.
 
+    >>> import torch
     >>> from landscape.objective import Objective
     >>> from landscape.operators import HessianOperator
     >>> model = torch.nn.Linear(2, 1, bias=False).double()
@@ -37,22 +53,28 @@ def trace(
     10.0
     """
     require_operator(operator)
-    num_probes, seed = integer(num_probes, "num_probes"), integer(seed, "seed")
-    if num_probes < 2:
-        raise ValueError(f"num_probes must be at least 2, to give a standard error; got {num_probes}")
-    generator = torch.Generator().manual_seed(seed)
-    samples: list[float] = []
-    while len(samples) < num_probes:
-        count = min(BLOCK, num_probes - len(samples))
-        signs = torch.randint(0, 2, (count, operator.dim), generator=generator)
-        probes = (2 * signs - 1).to(operator.weights).T  # (dim, count)
-        samples += (probes * operator.apply(probes)).sum(dim=0).tolist()
-        progress(len(samples), num_probes)
-    values = np.array(samples)
+    space = operator.objective.space
+    named = sum(space.sizes) == operator.dim
+    names, sizes = (space.names, space.sizes) if named else (("all",), [operator.dim])
+    found = estimated(
+        operator,
+        blocks_of_the_trace(sizes),
+        estimator=estimator,
+        num_probes=num_probes,
+        rtol=rtol,
+        max_seconds=max_seconds,
+        seed=seed,
+        progress=progress,
+    )
     return TraceEstimate(
-        estimate=float(values.mean()),
-        stderr=float(values.std(ddof=1) / np.sqrt(len(values))),
-        samples=values,
-        manifest=operator.manifest()
-        | {"measurement": {"name": "trace", "estimator": "Hutchinson", "num_probes": num_probes, "seed": seed}},
+        estimate=float(found.samples.mean()),
+        stderr=found.stderr,
+        samples=found.samples,
+        estimator="Coordinates" if found.stopped == "exact" else type(estimator).__name__,
+        num_products=found.num_products,
+        stopped=found.stopped,
+        blocks=np.array(names),
+        block_estimates=found.values,
+        block_stderrs=found.stderrs,
+        manifest=operator.manifest() | {"measurement": {"name": "trace"} | found.settings},
     )

@@ -22,3 +22,11 @@ SPECTRA = {
 
 def operator_of(eigenvalues, *, seed=0):
     return HessianOperator(quadratic(symmetric(torch.as_tensor(eigenvalues).double(), seed=seed)))
+
+
+def dense(A):
+    """An operator whose products are those of a matrix, and cheap."""
+    weights = torch.ones(len(A), dtype=A.dtype)
+    operator = HessianOperator(quadratic(A, w=weights, slopes=torch.zeros(13, len(A), dtype=A.dtype)))
+    operator.apply = lambda V: A @ V
+    return operator

@@ -1,10 +1,12 @@
 """The kinds of answers, each with the uncertainty that belongs to it. No torch in here."""
 
 from landscape.answers.certificate import Certificate as Certificate, Check as Check
-from landscape.answers.curvature import (
-    Eigenpairs as Eigenpairs,
-    SpectralDensity as SpectralDensity,
-    TraceEstimate as TraceEstimate,
-)
+from landscape.answers.curvature import Eigenpairs as Eigenpairs
+from landscape.answers.density import SpectralDensity as SpectralDensity
 from landscape.answers.forecast import Forecast as Forecast
 from landscape.answers.surroundings import LineSlice as LineSlice, PlaneSlice as PlaneSlice, Sharpness as Sharpness
+from landscape.answers.traces import (
+    DiagonalEstimate as DiagonalEstimate,
+    NormEstimate as NormEstimate,
+    TraceEstimate as TraceEstimate,
+)

@@ -74,7 +74,9 @@ def directions(objective):
 DIRECT = {
     "eigenvalues": lambda o: top_eigenvalues(HessianOperator(o), k=2, tol=1e-3, seed=0),
     "trace": lambda o: trace(HessianOperator(o), num_probes=6, seed=0),
-    "density": lambda o: spectral_density(HessianOperator(o), num_steps=8, num_probes=2, seed=0),
+    "density": lambda o: spectral_density(
+        HessianOperator(o), num_steps=8, num_probes=2, seed=0, outliers=DIRECT["eigenvalues"](o)
+    ),
     "sharpness": lambda o: m_sharpness(o, GradientAscent(0.05), microbatch_size=16),
     "line": lambda o: line_slice(o, directions(o)[0], coordinates=np.linspace(-1, 1, 5)),
     "plane": lambda o: plane_slice(o, directions(o), x=np.linspace(-1, 1, 4), y=np.linspace(-1, 1, 4)),
@@ -158,6 +160,8 @@ OTHER = [
     ("density", {"density_steps": 9}),
     ("density", {"density_probes": 3}),
     ("density", {"seed": 1}),
+    ("density", {"eigenvalues": 3}),
+    ("density", {"tol": 1e-2}),
     ("sharpness", {"rho": 0.1}),
     ("sharpness", {"microbatch_size": 17}),
     ("line", {"reach": 0.5}),

@@ -11,7 +11,16 @@ from matplotlib.text import Text
 
 from analyses.results import MEASURES, CurvatureInTraining, RunTable
 from figures.style import render
-from landscape.answers import Eigenpairs, LineSlice, PlaneSlice, Sharpness, SpectralDensity, TraceEstimate
+from landscape.answers import (
+    DiagonalEstimate,
+    Eigenpairs,
+    LineSlice,
+    NormEstimate,
+    PlaneSlice,
+    Sharpness,
+    SpectralDensity,
+    TraceEstimate,
+)
 
 LABELS = {
     "one": ["SGD"],
@@ -43,11 +52,23 @@ def density(i: int) -> SpectralDensity:
     random = np.random.default_rng(i)
     weights = random.uniform(size=(3, 12)) ** 6
     weights[2, 9:] = 0  # a probe that ended early
+    outliers = np.array([[], [24.0, 21.5 - i]][i > 0])  # found separately in all but the first
     return SpectralDensity(
         nodes=np.sort(random.normal(0, 0.1, (3, 12)) + np.linspace(0, 8 - 0.5 * i, 12) ** 2 / 4, axis=1),
-        weights=weights / weights.sum(axis=1, keepdims=True),
+        weights=weights / weights.sum(axis=1, keepdims=True) * (1 - len(outliers) / 5000),
         dim=5000,
+        outliers=outliers,
     )
+
+
+def diagonal_estimate(i: int) -> DiagonalEstimate:
+    random = np.random.default_rng(i)
+    return DiagonalEstimate(estimates=random.gamma(0.3, 1 + i, 200), stderrs=np.full(200, 0.1), num_products=20)
+
+
+def norm_estimate(i: int) -> NormEstimate:
+    samples = np.random.default_rng(i).normal(100 + 20 * i, 15, 50)
+    return NormEstimate(estimate=samples.mean() ** 0.5, stderr=0.1, samples=samples, num_products=100)
 
 
 def sharpness(i: int) -> Sharpness:
@@ -92,6 +113,8 @@ KINDS = {
     "eigenvalues": eigenpairs,
     "trace": trace_estimate,
     "density": density,
+    "diagonal": diagonal_estimate,
+    "norm": norm_estimate,
     "sharpness": sharpness,
     "line": line,
     "plane": plane,

@@ -51,14 +51,35 @@ def test_densities_share_both_axes_and_are_the_means_over_probes(make):
     results = make("density", ["a", "b"])
     axes = draw_density(results).axes
     assert len({ax.get_xlim() for ax in axes}) == len({ax.get_ylim() for ax in axes}) == 1
-    used = np.concatenate([result.nodes[result.weights > 0] for result in results.values()])
-    width = 0.005 * (used.max() - used.min())
+    width = max(result.kernel_width for result in results.values())
     for ax, result in zip(axes, results.values(), strict=True):
         at, drawn = ax.lines[0].get_data()
         expected = result.density(at, width=width).mean(axis=0)
         np.testing.assert_allclose(drawn, expected.clip(drawn.min()), rtol=1e-12)
         assert ax.get_yscale() == "log"
-    assert f"width {width:.2g}" in axes[-1].get_xlabel()
+        band = result.density_band(at, width=width)
+        drawn_band = ax.collections[0].get_paths()[0].vertices[:, 1]
+        assert drawn_band.max() == pytest.approx(band.high.max())
+    assert f"width {width:.2g}; bands: 95 % over probes; dots: eigenvalues" in axes[-1].get_xlabel()
+
+
+def test_eigenvalues_found_separately_stand_at_the_height_of_one_eigenvalue(make, texts):
+    plain, result = make("density", ["a", "b"]).values()
+    figure = draw_density({"b": result})
+    (ax,) = figure.axes
+    dots = ax.lines[1]
+    np.testing.assert_array_equal(dots.get_xdata(), result.outliers)
+    width = result.kernel_width
+    np.testing.assert_allclose(dots.get_ydata(), 1 / (result.dim * width * np.sqrt(2 * np.pi)))
+    curve = np.interp(result.outliers, *ax.lines[0].get_data())
+    np.testing.assert_allclose(curve, dots.get_ydata(), rtol=1e-9)  # the curve has them too
+    assert ax.get_xscale() == "symlog"
+    low, high = ax.get_xlim()
+    assert low < min(result.nodes.min(), result.outliers.min()) < result.outliers.max() < high
+    assert "dots" not in draw_density({"a": plain}).axes[0].get_xlabel()
+    mass, error = result.mass_at_zero()
+    share = f"{100 * mass:.1f} ± {100 * error:.1f} % of the eigenvalues within {width:.2g} of zero"
+    assert share in [text for text, _ in texts(figure)]
 
 
 def test_a_density_of_one_probe_and_one_node_is_drawn(make):

@@ -12,7 +12,19 @@ from figures.slices import draw_lines
 from figures.style import render
 from landscape.results import Result
 
-KINDS = ("eigenvalues", "trace", "density", "course", "sharpness", "line", "plane", "micro-batches", "groups")
+KINDS = (
+    "eigenvalues",
+    "trace",
+    "density",
+    "diagonal",
+    "norm",
+    "course",
+    "sharpness",
+    "line",
+    "plane",
+    "micro-batches",
+    "groups",
+)
 LABELS = ["SGD", "SAM", "mSAM, 2 micro-batches"]
 
 

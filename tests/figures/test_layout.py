@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
 
 from figures import draw
 
-KINDS = ("eigenvalues", "trace", "density", "course", "sharpness", "line", "plane", "groups", "micro-batches")
+KINDS = (
+    "eigenvalues",
+    "trace",
+    "density",
+    "diagonal",
+    "norm",
+    "course",
+    "sharpness",
+    "line",
+    "plane",
+    "groups",
+    "micro-batches",
+)
 LABELS = {
     "one": ["SGD"],
     "two": ["SGD", "mSAM, 16 micro-batches"],
@@ -25,7 +38,9 @@ PANELS = ("largest Hessian eigenvalue", "Hessian trace", "m-sharpness", "test ac
 AXES = {
     "eigenvalues": ("rank", "Hessian eigenvalue λ (bars: residual"),
     "trace": ("probes", "Hessian trace, mean so far (band: final ± 2 standard errors)"),
-    "density": ("Hessian eigenvalue λ (smoothed", "spectral density"),
+    "density": ("Hessian eigenvalue λ (linear within ±", "spectral density"),
+    "diagonal": ("share of the weights, largest first", "diagonal entry of the Hessian (band: ± 2 standard errors)"),
+    "norm": ("probes", "‖H‖² (Frobenius), mean so far (band: final ± 2 standard errors)"),
     "course": ("epochs trained (hollow: not converged)", "largest Hessian eigenvalue λ₁ (bars: residual"),
     "sharpness": ("rise in loss per shard of 32 examples",),
     "line": ("coordinate t along the direction d",),
@@ -37,7 +52,7 @@ CASES = [
     *itertools.product(KINDS[:-1], ["one", "two", "three", "six", "nine", "long"]),
     *itertools.product(["micro-batches"], ["two", "three", "six", "nine"]),
 ]
-WITH_LEGEND = ("eigenvalues", "trace", "line")
+WITH_LEGEND = ("eigenvalues", "trace", "diagonal", "norm", "line")
 
 
 @pytest.mark.parametrize(("kind", "labels"), CASES)
@@ -92,6 +107,11 @@ def test_a_single_label_needs_no_legend(kind, make):
 def test_a_figure_without_a_legend_names_every_label(kind, make, texts):
     shown = [" ".join(text.split()) for text, _ in texts(draw(make(kind, LABELS["six"])))]
     named = [text.removesuffix(" L(w) = 0.100") if kind == "plane" else text for text in shown]
+    if kind == "density":  # each panel says how much of it lies at zero
+        found = [
+            re.fullmatch(r"(.*) \d+\.\d ± \d+\.\d % of the eigenvalues within \S+ of zero", text) for text in shown
+        ]
+        named = [match[1] for match in found if match]
     assert all(label in named for label in LABELS["six"])
 
 

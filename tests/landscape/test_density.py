@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from problems import problem, quadratic, symmetric
 from spectra import SPECTRA, operator_of
 
-from landscape import GGNOperator, HessianOperator, spectral_density
+from landscape import GGNOperator, HessianOperator, SpectralDensity, spectral_density, top_eigenvalues
 
 
 @pytest.mark.parametrize("steps", [1, 5, 12, 40, 100])
@@ -64,7 +66,11 @@ def test_a_probe_ends_early_where_every_vector_is_an_eigenvector(value):
         "largest_node": pytest.approx(value),
         "mean_eigenvalue": pytest.approx(value),
         "stderr": pytest.approx(0, abs=1e-12),
+        "mass_at_zero": pytest.approx(float(value == 0)),
+        "mass_at_zero_stderr": 0.0,
+        "kernel_width": 1e-12,
         "num_probes": 2,
+        "num_outliers": 0,
     }
 
 
@@ -85,3 +91,134 @@ def test_the_density_of_the_gauss_newton_matrix_has_no_negative_nodes():
 def test_numbers_of_steps_and_probes_that_are_not_positive_are_refused(steps, probes):
     with pytest.raises(ValueError, match=f"must be at least 1; got {steps} and {probes}"):
         spectral_density(operator_of(SPECTRA["zero"]), steps, num_probes=probes)
+
+
+KNOWN = np.concatenate([[9.0, 7.0, -6.0], np.linspace(-0.5, 1, 61), np.zeros(36)])
+
+
+def known_operator():
+    return operator_of(KNOWN)
+
+
+def test_outliers_have_the_mass_of_one_eigenvalue_each_and_the_rest_is_the_bulk():
+    operator = known_operator()
+    pairs = top_eigenvalues(operator, 3, which="LM", tol=1e-10)
+    result = spectral_density(operator, 30, num_probes=40, outliers=pairs)
+    np.testing.assert_allclose(np.sort(result.outliers), [-6, 7, 9], rtol=1e-9)
+    assert np.allclose(result.weights.sum(axis=1), 0.97, rtol=1e-12)
+    assert result.nodes.min() > -0.5 - 1e-9
+    assert result.nodes.max() < 1 + 1e-9
+    at = np.array([-7.0, -5.0, 1.5, 8.0, 10.0])
+    np.testing.assert_allclose(result.cumulative(at), np.tile([0.0, 0.01, 0.98, 0.99, 1.0], (40, 1)), atol=1e-12)
+    wide = np.linspace(-8, 11, 40_001)
+    np.testing.assert_allclose(np.trapezoid(result.density(wide, width=0.01), wide, axis=1), 1, rtol=1e-9)
+    found = result.summary()
+    assert abs(found["mean_eigenvalue"] - KNOWN.mean()) < 3.5 * found["stderr"]
+    plain = spectral_density(operator, 30, num_probes=40).summary()
+    assert found["stderr"] < plain["stderr"] / 3
+    assert (found["smallest_node"], found["largest_node"]) == pytest.approx((-6, 9))
+
+
+def test_every_eigenvalue_of_a_small_matrix_is_resolved():
+    values = np.array([5.0, 4.0, 1.0, 0.5, -0.25, -1.0])
+    operator = operator_of(values)
+    result = spectral_density(operator, 20, num_probes=3, outliers=top_eigenvalues(operator, 2, tol=1e-12))
+    for row in result.nodes:
+        np.testing.assert_allclose(row, np.sort(values[2:]), atol=1e-8)
+
+
+def test_eigenpairs_that_did_not_converge_are_not_taken():
+    operator = known_operator()
+    pairs = top_eigenvalues(operator, 2, tol=1e-10)
+    doubtful = dataclasses.replace(pairs, converged=np.array([True, False]))
+    assert spectral_density(operator, 5, num_probes=2, outliers=doubtful).outliers == pytest.approx([9.0])
+    nothing = dataclasses.replace(pairs, converged=np.array([False, False]))
+    assert len(spectral_density(operator, 5, num_probes=2, outliers=nothing).outliers) == 0
+
+
+def test_outliers_of_another_matrix_are_refused():
+    pairs = top_eigenvalues(operator_of(KNOWN, seed=1), 2)
+    with pytest.raises(ValueError, match="outliers are eigenpairs of another matrix"):
+        spectral_density(operator_of(KNOWN[:50]), 5, outliers=pairs)
+    given = problem("tanh_mlp")
+    theirs = top_eigenvalues(GGNOperator(given.objective()), 2)
+    with pytest.raises(ValueError, match="outliers are eigenpairs of another matrix"):
+        spectral_density(HessianOperator(given.objective()), 5, outliers=theirs)
+    with pytest.raises(TypeError, match="outliers must be the Eigenpairs of top_eigenvalues; got list"):
+        spectral_density(HessianOperator(given.objective()), 5, outliers=[1.0])
+    small = operator_of(np.array([2.0, 1.0]))
+    with pytest.raises(ValueError, match="outliers hold all 2 eigenvalues"):
+        spectral_density(small, 5, outliers=top_eigenvalues(small, 2))
+
+
+def test_the_mass_at_zero_is_the_share_of_zeros():
+    result = spectral_density(known_operator(), 80, num_probes=60)  # the Krylov spaces are exhausted
+    mass, error = result.mass_at_zero(1e-6)
+    assert abs(mass - 0.37) < 3.5 * error
+    assert error < 0.02
+    assert result.summary()["mass_at_zero"] == result.mass_at_zero()[0]
+    wide = result.mass_at_zero(0.2)[0]
+    assert wide > mass
+    zeros = spectral_density(operator_of(SPECTRA["zero"]), 5, num_probes=2)
+    assert zeros.mass_at_zero() == (1.0, 0.0)
+
+
+def test_bands_cover_what_many_probes_find():
+    operator = known_operator()
+    at = np.array([-0.3, 0.0, 0.4, 0.8])
+    truth = spectral_density(operator, 40, num_probes=400, seed=99)
+    density, share = truth.density(at, width=0.1).mean(axis=0), truth.cumulative(at + 0.013).mean(axis=0)
+    hits = []
+    for seed in range(60):
+        result = spectral_density(operator, 40, num_probes=10, seed=seed)
+        one, other = result.density_band(at, width=0.1), result.cumulative_band(at + 0.013)
+        assert (one.low <= one.mean).all()
+        assert (one.mean <= one.high).all()
+        hits += [(one.low <= density) & (density <= one.high), (other.low <= share) & (share <= other.high)]
+    assert 0.82 < np.mean(hits) < 0.97
+
+
+def test_a_single_probe_has_no_band():
+    result = spectral_density(known_operator(), 5, num_probes=1)
+    assert np.isnan(result.density_band(np.zeros(2)).low).all()
+    assert np.isnan(result.mass_at_zero()[1])
+
+
+def test_the_width_of_the_kernel_is_kept_with_the_result(tmp_path):
+    result = spectral_density(known_operator(), 10, num_probes=2, width=0.25)
+    assert result.manifest["measurement"]["width"] == 0.25
+    loaded = SpectralDensity.load(result.save(tmp_path / "density.npz"))
+    at = np.linspace(-1, 1, 5)
+    np.testing.assert_array_equal(loaded.density(at), result.density(at, width=0.25))
+    plain = SpectralDensity(nodes=result.nodes, weights=result.weights, dim=100)  # as older files hold
+    assert plain.kernel_width == pytest.approx(0.005 * (result.nodes.max() - result.nodes.min()))
+    for bad in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"width must be positive; got {bad}"):
+            spectral_density(known_operator(), 5, width=bad)
+
+
+def test_time_ends_it_between_probes_and_cuts_only_the_first_short(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("landscape.density.time.monotonic", lambda: now[0])
+    operator = known_operator()
+
+    def apply(v, product=operator.apply):
+        now[0] += 1
+        return product(v)
+
+    operator.apply = apply
+    result = spectral_density(operator, 20, num_probes=10, max_seconds=70)
+    assert (result.stopped, result.nodes.shape, now[0]) == ("time", (3, 20), 60)
+    now[0] = 0.0
+    short = spectral_density(operator, 20, num_probes=10, max_seconds=7)
+    assert (short.stopped, short.nodes.shape) == ("time", (1, 8))
+    assert short.weights.sum() == pytest.approx(1)
+    now[0] = 0.0
+    assert spectral_density(operator, 20, num_probes=2, max_seconds=70).stopped == "budget"
+
+
+def test_the_frame_holds_outliers_as_nodes_of_every_probe():
+    operator = known_operator()
+    frame = spectral_density(operator, 8, num_probes=3, outliers=top_eigenvalues(operator, 2)).to_frame()
+    assert frame.groupby("probe")["weight"].sum().tolist() == pytest.approx([1, 1, 1])
+    assert frame[frame["outlier"]]["weight"].tolist() == pytest.approx([0.01] * 6)

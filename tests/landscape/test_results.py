@@ -111,7 +111,7 @@ def test_summaries_are_plain_json_and_frames_hold_the_numbers(measure, objective
 @pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES.keys())
 def test_lines_say_the_numbers_of_the_summary(measure, objective):
     result = measure(objective)
-    headline = np.hstack(list(result.summary().values()))
+    headline = np.hstack([np.array(value, dtype=object) for value in result.summary().values()])  # words too
     assert len(result.lines()) > 0
     assert all(line.value in headline for line in result.lines())
 

@@ -1,0 +1,221 @@
+"""How traces are estimated from products: Hutchinson, Hutch++, and deflation by a Krylov space."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from landscape.measures import Measure, Pair
+from landscape.orthonormal import gaussian, orthonormal
+
+BLOCK = 10  # probes that are multiplied at once
+
+
+class Samples(NamedTuple):
+    """Estimates of the traces of some forms, and what tells how far they vary.
+
+    Attributes:
+        values: ``(forms, k)``; the estimate is the mean over the columns.
+        without: ``(forms, k)``, the estimate without each of the k probes (the jackknife).
+    """
+
+    values: Tensor
+    without: Tensor
+
+    @classmethod
+    def independent(cls, values: Tensor) -> Samples:
+        """From independent samples: the estimate without one of them is the mean of the others."""
+        return cls(values, (values.sum(dim=1, keepdim=True) - values) / (values.shape[1] - 1))
+
+
+class Source(NamedTuple):
+    """What an estimate is made from.
+
+    Attributes:
+        apply: (dim, k) ↦ the products of the columns.
+        like: ``(dim,)``, with the device and dtype to work in.
+        generator: of the probes, on the CPU.
+    """
+
+    apply: Callable[[Tensor], Tensor]
+    like: Tensor
+    generator: torch.Generator
+
+    def pair(self, vectors: Tensor) -> Pair:
+        """Columns with their products."""
+        images = self.apply(vectors)
+        if not torch.isfinite(images).all():
+            raise ValueError("a product with the operator is not finite: the loss overflows at these weights")
+        return Pair(vectors, images)
+
+    def signs(self, count: int) -> Tensor:
+        """Random signs, ``(dim, count)``."""
+        drawn = torch.randint(0, 2, (count, len(self.like)), generator=self.generator)
+        return (2 * drawn - 1).to(self.like).T
+
+
+class Estimation(ABC):
+    """One estimate in progress; it can be continued, and nothing that was spent is lost."""
+
+    def __init__(self, source: Source, measure: Measure) -> None:
+        self.source = source
+        self.measure = measure
+        self.products = 0
+
+    @abstractmethod
+    def spend(self, budget: int) -> None:
+        """Go on until ``budget`` products are spent in all, or as many as make sense below it."""
+
+    @abstractmethod
+    def samples(self) -> Samples:
+        """What has been found so far."""
+
+    def multiplied(self, vectors: Tensor) -> Pair:
+        """Columns with their products, which are counted."""
+        pairs = [self.source.pair(part) for part in torch.split(vectors, BLOCK, dim=1)]
+        self.products += vectors.shape[1]
+        return Pair(*(torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True)))
+
+
+class Estimator(ABC):
+    """A way to estimate traces from products."""
+
+    minimum = 2  # products that an estimate with a standard error takes
+
+    @abstractmethod
+    def begin(self, source: Source, measure: Measure) -> Estimation:
+        """A new estimate."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Hutchinson(Estimator):
+    """The mean of z'Hz over random signs z; its variance is 2 Σ_{i≠j} H_ij² / n for n products.
+
+    The one that needs no memory, and the best for flat spectra. Source: Hutchinson 1990.
+    """
+
+    def begin(self, source: Source, measure: Measure) -> Estimation:
+        """A new estimate."""
+        return _Signs(source, measure)
+
+
+class HutchPlusPlus(Estimator):
+    """A third of the products sketches the range of H, a third gives tr Q'HQ there, a third samples what is left.
+
+    tr H = tr Q'HQ + E[u'Hu], u = (I − QQ')z for random signs z. The standard error is that of the second term, in which
+    alone there is chance once Q is given. Source: Meyer, Musco, Musco and Woodruff 2021, arXiv 2010.09649.
+    """
+
+    def begin(self, source: Source, measure: Measure) -> Estimation:
+        """A new estimate."""
+        return _Sketched(source, measure)
+
+
+class KrylovAware(Estimator):
+    """Half of the products builds a Krylov space from a random vector, half samples what is left.
+
+    tr H = tr Q'HQ + E[u'Hu] as in Hutch++, but H Q is known for the whole space at no further cost, and a Krylov space
+    finds the large eigenvalues in fewer products than a sketch. The standard error is that of the second term. Source:
+    Chen and Hallman 2022, arXiv 2205.01736.
+
+    Keeps 3/2 vectors of the size of the weights per product.
+    """
+
+    def begin(self, source: Source, measure: Measure) -> Estimation:
+        """A new estimate."""
+        return _Krylov(source, measure)
+
+
+class _Signs(Estimation):
+    """Hutchinson."""
+
+    def __init__(self, source: Source, measure: Measure) -> None:
+        super().__init__(source, measure)
+        self._values: list[Tensor] = []
+
+    def spend(self, budget: int) -> None:
+        while self.products < budget:
+            pair = self.multiplied(self.source.signs(min(BLOCK, budget - self.products)))
+            self._values.append(self.measure(pair, pair))
+
+    def samples(self) -> Samples:
+        return Samples.independent(torch.cat(self._values, dim=1))
+
+
+class _Deflated(Estimation):
+    """tr H = tr Q'HQ + E[u'Hu]: a basis Q that can be extended, and probes that are kept orthogonal to it."""
+
+    def __init__(self, source: Source, measure: Measure) -> None:
+        super().__init__(source, measure)
+        none = source.like.new_empty(len(source.like), 0)
+        self._basis = none
+        self._probes = Pair(none, none)
+        self._newest = gaussian(1, like=source.like, generator=source.generator)
+        self._fixed = measure(self._probes, self._probes).sum(dim=1, keepdim=True)  # tr Q'HQ, (forms, 1)
+
+    def extend(self, columns: Tensor) -> None:
+        """Take the span of columns into the basis."""
+        new = self.multiplied(orthonormal(columns, self._basis, generator=self.source.generator))
+        self._fixed = self._fixed + self.measure(new, new).sum(dim=1, keepdim=True)
+        along = new.vectors.T @ self._probes.vectors
+        self._probes = Pair(*(old - part for old, part in zip(self._probes, new.through(along), strict=True)))
+        self._basis = torch.cat([self._basis, new.vectors], dim=1)
+        self._newest = new.images
+
+    def draw(self, count: int) -> None:
+        """More probes."""
+        signs = self.source.signs(count)
+        for _ in range(2):
+            signs = signs - self._basis @ (self._basis.T @ signs)
+        new = self.multiplied(signs)
+        self._probes = Pair(*(torch.cat(parts, dim=1) for parts in zip(self._probes, new, strict=True)))
+
+    def samples(self) -> Samples:
+        return Samples.independent(self._fixed + self.measure(self._probes, self._probes))
+
+
+class _Sketched(_Deflated):
+    """Hutch++."""
+
+    def spend(self, budget: int) -> None:
+        wanted = min(budget // 3, (budget - 2) // 2)
+        if (new := wanted - self._basis.shape[1]) > 0:
+            self.extend(self.multiplied(self.source.signs(new)).images)
+        if (new := budget - 2 * self._basis.shape[1] - self._probes.vectors.shape[1]) > 0:
+            self.draw(new)
+
+
+class _Krylov(_Deflated):
+    """The Krylov space of a random vector, deflated."""
+
+    def spend(self, budget: int) -> None:
+        for _ in range(min(budget // 2, budget - 2) - self._basis.shape[1]):
+            self.extend(self._newest)
+        if (new := budget - self._basis.shape[1] - self._probes.vectors.shape[1]) > 0:
+            self.draw(new)
+
+
+class Coordinates(Estimation):
+    """All coordinate vectors: exact, for as many products as H has rows."""
+
+    def spend(self, budget: int) -> None:
+        """All, whatever the budget."""
+        del budget
+        dim = len(self.source.like)
+        self._sums: list[Tensor] = []
+        for first in range(0, dim, BLOCK):
+            unit = self.source.like.new_zeros(dim, min(BLOCK, dim - first))
+            unit[range(first, first + unit.shape[1]), range(unit.shape[1])] = 1
+            pair = self.multiplied(unit)
+            self._sums.append(self.measure(pair, pair).sum(dim=1))
+
+    def samples(self) -> Samples:
+        """The one exact value, as if it had been found twice."""
+        twice = torch.stack(self._sums).sum(dim=0)[:, None].expand(-1, 2)
+        return Samples(twice, twice)

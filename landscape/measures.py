@@ -1,0 +1,52 @@
+"""What is summed over probes: quadratic forms x'Mx of a symmetric A, for M a part of A, of its diagonal, or A²."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Pair(NamedTuple):
+    """Columns x and their images A x, both ``(dim, k)``."""
+
+    vectors: Tensor
+    images: Tensor
+
+    def through(self, coefficients: Tensor) -> Pair:
+        """Linear combinations of the columns, ``(k, n)`` coefficients."""
+        return Pair(*(part @ coefficients.to(part) for part in self))
+
+
+# (x, y) -> for each column the symmetric bilinear forms, (forms, k), in float64 on the CPU.
+Measure = Callable[[Pair, Pair], Tensor]
+
+
+def blocks_of_the_trace(sizes: Sequence[int]) -> Measure:
+    """x_b'(A y)_b for each block b of rows, made symmetric: forms whose traces are those of A's diagonal blocks."""
+    ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
+
+    def measure(x: Pair, y: Pair) -> Tensor:
+        sums = []
+        for first, last in itertools.pairwise(ends):
+            rows = slice(first, last)
+            one = (x.vectors[rows] * y.images[rows]).sum(dim=0, dtype=torch.float64)
+            two = one if y is x else (y.vectors[rows] * x.images[rows]).sum(dim=0, dtype=torch.float64)
+            sums.append((one + two) / 2)
+        return torch.stack(sums).cpu()
+
+    return measure
+
+
+def diagonal_entries(x: Pair, y: Pair) -> Tensor:
+    """x ∘ A y, made symmetric, ``(dim, k)``: the forms whose traces are the entries of A's diagonal."""
+    one = x.vectors * y.images
+    return ((one + (one if y is x else y.vectors * x.images)) / 2).to("cpu", torch.float64)
+
+
+def square(x: Pair, y: Pair) -> Tensor:
+    """(A x)'(A y), ``(1, k)``: the form whose trace is ‖A‖_F²."""
+    return (x.images * y.images).sum(dim=0, dtype=torch.float64, keepdim=True).cpu()

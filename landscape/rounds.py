@@ -1,0 +1,172 @@
+"""How many products an estimate takes: a budget, a wanted precision, or a time."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import chdtri
+from torch import Tensor
+
+from landscape.arguments import integer, real
+from landscape.estimators import Coordinates, Estimation, Estimator, Samples, Source
+from landscape.measures import Measure
+from landscape.operators import CurvatureOperator, require_operator
+from landscape.progress import Progress
+from landscape.results import Array
+
+FIRST = 12  # products before the precision is looked at
+FIRST_IN_TIME = 4  # products before the clock is looked at
+ROUNDING = 4  # units in the last place that a sum of products is off by
+CONFIDENCE = 0.95  # that the standard error is as small as was asked for
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Estimates of the traces of some forms, and of their sum.
+
+    Attributes:
+        values: ``(forms,)``.
+        stderrs: their standard errors, ``(forms,)``.
+        stderr: of the sum.
+        samples: of the sum, ``(k,)``.
+        num_products: that were spent.
+        stopped: ``"budget"``, ``"precision"``, ``"time"`` or ``"exact"``.
+        settings: what was asked for, for a manifest.
+    """
+
+    values: Array
+    stderrs: Array
+    stderr: float
+    samples: Array
+    num_products: int
+    stopped: str
+    settings: dict[str, Any]
+
+
+def require_budget(estimator: Estimator, num_probes: int) -> int:
+    """A number of products that leaves a standard error.
+
+    Raises:
+        TypeError: if either is of another kind.
+        ValueError: if it is too small.
+    """
+    if not isinstance(estimator, Estimator):
+        raise TypeError(f"estimator must be an estimator such as KrylovAware() or Hutchinson(); got {estimator!r}")
+    num_probes = integer(num_probes, "num_probes")
+    if num_probes < estimator.minimum:
+        raise ValueError(
+            f"num_probes must be at least {estimator.minimum}, to give {type(estimator).__name__} a standard error; "
+            f"got {num_probes}"
+        )
+    return num_probes
+
+
+def estimated(
+    operator: CurvatureOperator,
+    measure: Measure,
+    *,
+    estimator: Estimator,
+    num_probes: int,
+    rtol: float | None,
+    max_seconds: float | None,
+    seed: int,
+    progress: Progress,
+) -> Estimates:
+    """Traces of forms in an operator, until one of the limits is met.
+
+    A budget that suffices for all coordinate vectors gives the exact answer with them. Otherwise, where a precision is
+    asked for, it is looked at after 12 products, 24, 48 and so on: seldom, and never with few samples. The standard
+    error of few samples is itself uncertain, and stopping when it happens to be small would favour those that are too
+    small; so it must be small enough at the upper end of its 95 % confidence interval. Where a time is given, a round
+    starts only if the last one's pace lets it end in time.
+
+    Args:
+        operator: the symmetric matrix.
+        measure: the forms.
+        estimator: the way.
+        num_probes: the most products.
+        rtol: standard error of the sum to stop at, relative to the sum.
+        max_seconds: to stop at.
+        seed: of the probes.
+        progress: called with the products done and the budget.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if one makes no sense.
+    """
+    require_operator(operator)
+    num_probes, seed = require_budget(estimator, num_probes), integer(seed, "seed")
+    rtol, max_seconds = _limit(rtol, "rtol"), _limit(max_seconds, "max_seconds")
+    settings = {"estimator": type(estimator).__name__, "num_probes": num_probes, "seed": seed}
+    settings |= {name: limit for name, limit in (("rtol", rtol), ("max_seconds", max_seconds)) if limit is not None}
+    done, total = 0, min(num_probes, operator.dim)
+
+    def apply(vectors: Tensor) -> Tensor:
+        nonlocal done
+        images = operator.apply(vectors)
+        done += vectors.shape[1]
+        progress(done, total)
+        return images
+
+    source = Source(apply, operator.weights, torch.Generator().manual_seed(seed))
+    if num_probes >= operator.dim and max_seconds is None:
+        exact = Coordinates(source, measure)
+        exact.spend(num_probes)
+        return _estimates(exact, "exact", settings)
+    estimation = estimator.begin(source, measure)
+    begun, target = time.monotonic(), num_probes
+    if max_seconds is not None:
+        target = max(FIRST_IN_TIME, estimator.minimum)
+    elif rtol is not None:
+        target = max(FIRST, estimator.minimum)
+    while True:
+        estimation.spend(min(target, num_probes))
+        if target >= num_probes:
+            return _estimates(estimation, "budget", settings)
+        if rtol is not None and target >= FIRST and _precise(estimation.samples(), rtol):
+            return _estimates(estimation, "precision", settings)
+        more = target
+        if max_seconds is not None:
+            pace = (time.monotonic() - begun) / estimation.products
+            more = min(more, math.floor((max_seconds - (time.monotonic() - begun)) / pace))
+            if more < 2:
+                return _estimates(estimation, "time", settings)
+        target += more
+
+
+def _limit(value: float | None, name: str) -> float | None:
+    if value is not None and not real(value, name) > 0:
+        raise ValueError(f"{name} must be positive, or None for no such limit; got {value}")
+    return None if value is None else real(value, name)
+
+
+def _precise(samples: Samples, rtol: float) -> bool:
+    degrees = samples.values.shape[1] - 1
+    most = _stderr(samples.without.sum(dim=0)) * math.sqrt(degrees / chdtri(degrees, CONFIDENCE))
+    return bool(most <= rtol * samples.values.sum(dim=0).mean().abs())
+
+
+def _stderr(without: Tensor) -> Tensor:
+    """The jackknife's: for independent samples the standard deviation over the root of their number."""
+    return without.std(dim=-1, correction=0) * math.sqrt(without.shape[-1] - 1)
+
+
+def _estimates(estimation: Estimation, stopped: str, settings: dict[str, Any]) -> Estimates:
+    found = estimation.samples()
+    samples: Array = found.values.sum(dim=0).numpy()
+    values = found.values.mean(dim=1)
+    rounding = ROUNDING * torch.finfo(estimation.source.like.dtype).eps * values.abs()  # no answer is known better
+    return Estimates(
+        values=values.numpy(),
+        stderrs=torch.hypot(_stderr(found.without), rounding).numpy(),
+        stderr=float(torch.hypot(_stderr(found.without.sum(dim=0)), rounding.sum())),
+        samples=samples[:1] if stopped == "exact" else np.array(samples),
+        num_products=estimation.products,
+        stopped=stopped,
+        settings=settings,
+    )
