@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from analyses.answer import Answer, Report, unreported
 from analyses.budget import Budget
-from analyses.measures import Answer, Report, Subject, unreported
+from analyses.measures import Subject
 from analyses.protocol import Protocol
 from analyses.results import CurvatureInTraining
 from landscape.answers import Eigenpairs
@@ -120,15 +121,10 @@ def along_training(
             if budget is not None:
                 budget.forgo(path.name)
             continue
-        pairs[path] = subject.within_budget(
-            Eigenpairs,
-            NAME,
-            {"k": 1, "tol": protocol.tol, "seed": protocol.seed},
-            partial(top_eigenvalues, subject.hessian),
-            hints={} if before is None else {"initial": before},
-            budget=budget,
-            share=path.name,
-        )
+        question: dict[str, Any] = {"k": 1, "tol": protocol.tol, "seed": protocol.seed}
+        warm = {} if before is None else {"initial": before}
+        ask = partial(top_eigenvalues, subject.hessian, **question, **warm)
+        pairs[path] = subject.within_budget(Eigenpairs, NAME, question, ask, budget=budget, share=path.name)
         before = subject.objective.weights.new_tensor(pairs[path].result.eigenvectors)
     if subject is None:
         why = unreadable.get(found[0], "there was no time")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 
+from analyses.answer import Answer, Kind, Report, is_cut_short, unreported
 from analyses.budget import Budget
 from analyses.protocol import Protocol
 from landscape.answers import (
@@ -32,8 +32,7 @@ from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.objective import Objective
 from landscape.operators import HessianOperator
 from landscape.perturbations import GradientAscent
-from landscape.progress import Progress, silent
-from landscape.results import Result
+from landscape.progress import Progress
 from landscape.sharpness import m_sharpness
 from landscape.slices import line_slice, plane_slice
 from landscape.spectrum import top_eigenvalues
@@ -44,37 +43,14 @@ from msam.run import Run
 from msam.tasks import Task
 from msam.training import choose_device
 
-Kind = TypeVar("Kind", bound=Result)
-Report = Callable[[str], Progress]
-
-
-def unreported(stage: str) -> Progress:
-    """Report no stage."""
-    del stage
-    return silent
-
 
 def _fingerprint(examples: Examples) -> str:
     content = {"inputs": hash_of_tensor(examples.inputs), "targets": hash_of_tensor(examples.targets)}
     return f"{len(examples)} examples, {hash_of_settings(content)}"
 
 
-@dataclass(frozen=True)
-class Answer(Generic[Kind]):
-    """A result and the file it is kept in."""
-
-    result: Kind
-    path: Path
-
-    @property
-    def is_cut_short(self) -> bool:
-        """Whether the time ran out before the question had its full answer."""
-        return is_cut_short(self.result)
-
-
-def is_cut_short(result: Result) -> bool:
-    """Whether the time ran out before a question had its full answer."""
-    return "time" in str(getattr(result, "stopped", ""))
+def _without(question: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in question.items() if key != name}
 
 
 class Subject:
@@ -146,7 +122,7 @@ class Subject:
 
     @cached_property
     def _questions(self) -> dict[str, dict[str, Any]]:
-        """The arguments of the questions about the Hessian."""
+        """What decides the answers to the questions about the Hessian."""
         p = self.protocol
         eigenvalues = {"k": p.eigenvalues, "tol": p.tol, "seed": p.seed}
         probes = {"num_steps": p.density_steps, "num_probes": p.density_probes, "seed": p.seed}
@@ -163,26 +139,25 @@ class Subject:
 
     def eigenvalues(self) -> Answer[Eigenpairs]:
         """The largest Hessian eigenvalues."""
-        ask = partial(top_eigenvalues, self.hessian)
-        return self.within_budget(Eigenpairs, "eigenvalues", self._questions["eigenvalues"], ask)
+        question = self._questions["eigenvalues"]
+        ask = partial(top_eigenvalues, self.hessian, **question)
+        return self.within_budget(Eigenpairs, "eigenvalues", question, ask)
 
     def trace(self) -> Answer[TraceEstimate]:
         """The Hessian trace."""
-
-        def ask(*, estimator: str, **limits: Any) -> TraceEstimate:
-            del estimator  # the default one, named so that answers of others are not taken for its
-            return trace(self.hessian, **limits)
-
-        return self.within_budget(TraceEstimate, "trace", self._questions["trace"], ask)
+        question = self._questions["trace"]
+        ask = partial(trace, self.hessian, **_without(question, "estimator"))  # the default one
+        return self.within_budget(TraceEstimate, "trace", question, ask)
 
     def density(self) -> Answer[SpectralDensity]:
         """The Hessian's spectral density, with the largest eigenvalues apart from it."""
+        question = self._questions["density"]
 
-        def ask(*, eigenvalues: Mapping[str, Any], **limits: Any) -> SpectralDensity:
-            del eigenvalues  # which are asked for, or read back
-            return spectral_density(self.hessian, outliers=self.eigenvalues().result, **limits)
+        def ask(**limits: Any) -> SpectralDensity:
+            outliers = self.eigenvalues().result
+            return spectral_density(self.hessian, **_without(question, "eigenvalues"), outliers=outliers, **limits)
 
-        return self.within_budget(SpectralDensity, "density", self._questions["density"], ask)
+        return self.within_budget(SpectralDensity, "density", question, ask)
 
     def certificate(self, answer: Answer[Any]) -> Answer[Certificate]:
         """The certificate of eigenvalues or of a trace, made anew each time; it is kept beside what it certifies."""
@@ -246,7 +221,6 @@ class Subject:
         question: Mapping[str, Any],
         ask: Callable[..., Kind],
         *,
-        hints: Mapping[str, Any] | None = None,
         budget: Budget | None = None,
         share: str = "",
     ) -> Answer[Kind]:
@@ -257,15 +231,14 @@ class Subject:
         Args:
             kind: of the answer.
             name: of the question, which begins the name of the file.
-            question: the arguments that decide the answer.
-            ask: called with them, with ``progress`` and, where there is a budget, ``max_seconds``.
-            hints: further arguments, which change the way to the answer and not the answer.
+            question: what decides the answer.
+            ask: called with ``progress`` and, where there is a budget, ``max_seconds``.
             budget: in place of the one of all questions.
             share: whose share in the budget it is; that of the question when left out.
         """
         path, budget = self._path(name, question), budget or self._budget
         if budget is None:
-            return self._remembered(kind, name, question, lambda p: ask(**question, **(hints or {}), progress=p))
+            return self._remembered(kind, name, question, lambda p: ask(progress=p))
         shorter = self._path(name, dict(question) | {"budget": budget.seconds})
         for place in (path, shorter):
             with contextlib.suppress(FileNotFoundError, ValueError):
@@ -275,7 +248,7 @@ class Subject:
         progress = self._report(f"{self.run.name}: {kind.title}")
         seconds = budget.allot(share or name)
         require_writable(path)
-        result = ask(**question, **(hints or {}), max_seconds=seconds, progress=progress)
+        result = ask(max_seconds=seconds, progress=progress)
         self.run.require_present("measured")
         place = shorter if is_cut_short(result) else path
         return Answer(result, result.save(place))

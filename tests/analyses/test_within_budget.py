@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import analyses.measures
+from analyses.answer import is_cut_short
 from analyses.budget import Budget
-from analyses.measures import Subject, is_cut_short
+from analyses.measures import Subject
 from landscape.answers import Certificate, TraceEstimate
 from landscape.results import Result
 from msam import Run
