@@ -111,7 +111,7 @@ def along_training(
     before: Any = None  # eigenvectors of the checkpoint before, (dim, 1)
     subject: Subject | None = None
     for path in found:
-        if budget is not None and not budget.left:
+        if budget is not None and not budget.left and pairs:  # one is measured in any case
             unmeasured.append(path)
             continue
         try:

@@ -90,17 +90,17 @@ def test_a_certificate_that_fails_is_printed_and_ends_with_status_1_and_a_senten
 
 def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(folder):
     before = contents(folder)
-    content = json_of(f"spectrum {folder}/kept -k 3 --probes 30 --steps 5 --dry-run")
+    content = json_of(f"spectrum {folder}/kept -k 4 --probes 30 --steps 6 --dry-run")
     by_name = {entry["question"]: entry for entry in content["questions"]}
     assert list(by_name) == ["eigenvalues", "trace", "density"]
     assert by_name["trace"]["products"] == by_name["trace"]["most_products"] == 30
-    assert by_name["density"]["products"] == 50
+    assert by_name["density"]["products"] == 60
     assert 0 < by_name["eigenvalues"]["products"] <= by_name["eigenvalues"]["most_products"]
     assert all(entry["seconds"] > 0 for entry in by_name.values())
     assert all(entry["memory"] > 610 * 4 for entry in by_name.values())
     assert content["total"]["seconds"] == pytest.approx(sum(entry["seconds"] for entry in by_name.values()))
     assert content["answered"] == []
-    shown = msam(f"spectrum {folder}/kept -k 3 --probes 30 --steps 5 --dry-run").stdout
+    shown = msam(f"spectrum {folder}/kept -k 4 --probes 30 --steps 6 --dry-run").stdout
     for words in ("question", "products", "at most", "seconds", "memory", "density", "a gradient took"):
         assert words in shown
     assert contents(folder) == before
