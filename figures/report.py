@@ -56,7 +56,8 @@ def pictures(
         Picture(
             "Spectrum of the Hessian" if not several else "Spectra of the Hessian",
             f"{chosen}Density of the eigenvalues, averaged over random probes, on a log scale. In "
-            "trained networks most of the mass is close to zero; dots are the largest eigenvalues, found one by one.",
+            "trained networks most of the mass is close to zero; isolated humps to the right are single large "
+            f"eigenvalues, or a few close together.{_dots(_first(densities))}",
             render(draw_density(_first(densities)), "svg"),
         ),
         Picture(
@@ -92,6 +93,12 @@ def _rise(results: Mapping[str, LineSlice] | Mapping[str, PlaneSlice], where: st
     if not shows_rise(results):
         return ""
     return f" Drawn is the rise above the run's own loss L(w), which {where} states: so shapes compare on one scale."
+
+
+def _dots(densities: Mapping[str, SpectralDensity]) -> str:
+    """What the dots are, where there are some."""
+    known = any(len(density.outliers) for density in densities.values())
+    return " Dots are the largest eigenvalues, found one by one." if known else ""
 
 
 def _lost(results: Mapping[str, LineSlice] | Mapping[str, PlaneSlice], marks: str) -> str:

@@ -109,6 +109,8 @@ def test_the_dashed_line_is_named_as_in_the_table_and_only_where_there_is_one(ma
 def test_a_hump_is_not_said_to_be_one_eigenvalue(drawn):
     caption = drawn("groups", LABELS)[1].caption
     assert "isolated humps to the right are single large eigenvalues, or a few close together." in caption
+    assert caption.endswith("Dots are the largest eigenvalues, found one by one.")
+    assert "Dots" not in drawn("groups", LABELS[:1])[1].caption  # where none was found separately
 
 
 @pytest.mark.parametrize("labels", [LABELS[:1], LABELS])
