@@ -25,20 +25,22 @@ class Ratio:
 
 
 def compare(
-    candidates: Mapping[str, Callable[[], object]], *, rounds: int, reference: str
+    candidates: Mapping[str, Callable[[], object]], *, rounds: int, reference: str, warm: int = 1
 ) -> tuple[dict[str, Ratio], float]:
-    """Time candidates one after the other, round by round, after one round that does not count.
+    """Time candidates one after the other, round by round, after those that do not count.
 
     Args:
         candidates: what to time, by name; each is to be done when it returns.
         rounds: that count.
+        warm: rounds before that do not count; none where all candidates have run before.
         reference: the candidate that the others are divided by, within each round.
 
     Returns:
         Each candidate's ratio to the reference, and the share of the machine that other processes took.
     """
-    for run in candidates.values():
-        run()
+    for _ in range(warm):
+        for run in candidates.values():
+            run()
     ratios: dict[str, list[float]] = {name: [] for name in candidates}
     busy, started = _busy_seconds(), time.perf_counter()
     own = sum(os.times()[:2])
