@@ -52,6 +52,20 @@ class Ends:
                 borders.append((sign, sign * least))
         return borders
 
+    def outside(self, found: Tensor, allowed: Tensor) -> list[float]:
+        """Just beyond the outermost values found, where a larger one would make the answer wrong.
+
+        Args:
+            found: the k values, ``(k,)``.
+            allowed: what each may be off.
+        """
+        if self.which == "LM":
+            most = float((found.abs() + allowed).max())
+            return [most, -most]
+        high, low = self._each
+        beyond = [float((found + allowed).max())] if high else []
+        return beyond + ([float((found - allowed).min())] if low else [])
+
     @property
     def _each(self) -> tuple[int, int]:
         return {"LA": (self.k, 0), "SA": (0, self.k), "BE": (self.k - self.k // 2, self.k // 2)}[self.which]

@@ -16,6 +16,7 @@ from landscape.operators import CurvatureOperator
 from landscape.subspace import Subspace
 
 CHANCE = 1e-3  # that a copy of an eigenvalue stays hidden in the end, for each search of it
+NEAR = 1e-2  # how far beyond the outermost value found, relative to it, another one is looked for at least
 ROOM = 12  # vectors a chain that looks for copies should have before it
 
 
@@ -76,6 +77,7 @@ class Search:
         self.ends, self.tol, self.budget = ends, tol, budget
         self.space = Subspace(operator.apply, like=operator.weights, most=max_basis)
         self.stopped = ""
+        self._started_again = False
         self._dim = operator.dim
         self._rounding = torch.finfo(operator.weights.dtype).eps
         self._generator = torch.Generator().manual_seed(seed)
@@ -91,6 +93,9 @@ class Search:
         self.space.start(self._generator, near=initial)
         self._report(1)
         self._until_converged(Ends(self.ends.which, self.ends.k, more=1))
+        while thorough and not self.stopped and not self._none_hides_outside():
+            self._add(None)
+            self._until_converged(Ends(self.ends.which, self.ends.k, more=1))
         while thorough and not self.stopped and not self._no_copy_hides():
             self._until_converged(Ends(self.ends.which, self.ends.k, more=1))
         if not self.stopped:
@@ -120,6 +125,15 @@ class Search:
             # In the space of one chain all residuals are parallel to what the chain would add next.
             self._add(pairs.directions[:, behind[0]] if behind else None)
 
+    def _none_hides_outside(self) -> bool:
+        """Whether the first chain would have seen an eigenvalue beyond all that it found, but for a small chance."""
+        if self.space.complete or self.space.size < self.space.num_products or self._started_again:
+            return True  # a basis that was compressed has had products enough
+        pairs = self.pairs(self.ends)
+        allowed = pairs.allowed.clamp(min=NEAR * float(pairs.values.abs().max()))
+        beyond = self.ends.outside(pairs.values, allowed)
+        return max(chance_of_hiding(self.space.projection, at, dim=self._dim) for at in beyond) < CHANCE
+
     def _no_copy_hides(self) -> bool:
         """Whether a chain from a random vector finds nothing new, and would have but for a small chance."""
         before = self.pairs(self.ends)
@@ -148,6 +162,7 @@ class Search:
         self._make_room(1)
         added = self.space.follow() if direction is None else self.space.extend(direction)
         if not added:
+            self._started_again = True
             self.space.start(self._generator)
         self._report(self.space.num_products)
 

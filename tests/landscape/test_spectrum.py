@@ -3,19 +3,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from problems import ZOO, dense_hessian, linear_regression, problem, symmetric
+from problems import ZOO, dense_hessian, linear_regression, problem, quadratic, symmetric
 from scipy.sparse.linalg import eigsh
-from spectra import SPECTRA, operator_of
+from spectra import SPECTRA, Diagonal, operator_of
 
-from landscape import HessianOperator, top_eigenvalues
+from landscape import FromSubset, HessianOperator, top_eigenvalues
 
 
 def wanted(values, k, which):
     values = np.sort(np.asarray(values, dtype=float))
+    if which == "BE":
+        return np.concatenate([values[::-1][: k - k // 2], values[: k // 2][::-1]])
     return {"LA": values[::-1], "SA": values, "LM": values[np.argsort(-np.abs(values), kind="stable")]}[which][:k]
 
 
-@pytest.mark.parametrize("which", ["LA", "SA", "LM"])
+@pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
 @pytest.mark.parametrize("k", [1, 4, 7])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_wanted_eigenvalues_are_found_in_order(name, k, which):
@@ -50,7 +52,7 @@ def test_the_search_goes_on_until_the_last_copy_of_a_multiple_eigenvalue_is_foun
     assert result.converged.all()
 
 
-@pytest.mark.parametrize("which", ["LA", "SA", "LM"])
+@pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
 def test_all_eigenvalues_can_be_asked_for(which):
     values = [3.0, 3.0, 1.0, 0.0, -2.0]
     result = top_eigenvalues(operator_of(values), 5, which=which)
@@ -64,7 +66,7 @@ def test_a_single_weight_has_one_eigenvalue():
     assert np.abs(result.eigenvectors).tolist() == [[1.0]]
 
 
-@pytest.mark.parametrize("which", ["LA", "SA", "LM"])
+@pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
 @pytest.mark.parametrize("name", ZOO)
 def test_networks_agree_with_dense_autograd_and_with_scipy(name, which):
     given = problem(name)
@@ -76,12 +78,147 @@ def test_networks_agree_with_dense_autograd_and_with_scipy(name, which):
     assert np.allclose(np.sort(result.eigenvalues), np.sort(scipy), rtol=1e-7, atol=1e-10)
 
 
-@pytest.mark.parametrize("seed", range(50))
-def test_on_dense_spectra_no_seed_breaks_the_tolerance(seed):
-    values = np.sort(np.random.default_rng(seed).normal(size=60))
-    result = top_eigenvalues(operator_of(values, seed=seed), 3, tol=1e-3, seed=seed)
-    assert result.converged.all()
-    assert (np.abs(result.eigenvalues - wanted(values, 3, "LA")) <= 1e-3 * np.abs(result.eigenvalues)).all()
+def multiplied(draw):
+    return np.concatenate([np.repeat(3 * draw.normal(size=12), 3), 0.3 * draw.normal(size=60)])
+
+
+def like_a_network(draw):
+    return np.concatenate([3 * np.exp(-0.2 * np.arange(25)), 0.01 * draw.normal(size=175)])
+
+
+DRAWN = {
+    "normal": lambda draw: draw.normal(size=60),
+    "clustered": lambda draw: np.concatenate([1 + 1e-4 * draw.random(10), 0.9 * draw.random(60)]),
+    "multiple": multiplied,
+    "like_a_network": like_a_network,
+}
+
+
+def starts(values, draw, which):
+    """No start, a random one, an invariant subspace without the wanted vectors, and nearly those wanted."""
+    order = np.argsort(values)[:: 1 if which == "SA" else -1]
+    unit = np.eye(len(values))
+    near = unit[:, order[:3]] + 0.01 * draw.normal(size=(len(values), 3))
+    return {"none": None, "random": draw.normal(size=len(values)), "wrong": unit[:, order[4:7]], "near": near}
+
+
+@pytest.mark.parametrize("start", ["none", "random", "wrong", "near"])
+@pytest.mark.parametrize("name", DRAWN)
+def test_on_dense_spectra_none_of_200_seeds_breaks_the_tolerance(name, start):
+    broken = []
+    for seed in range(200):
+        draw = np.random.default_rng(seed)
+        values, k, which = DRAWN[name](draw), 1 + seed % 4, ("LA", "SA", "LM", "BE")[seed // 4 % 4]
+        initial = starts(values, draw, which)[start]
+        found = top_eigenvalues(Diagonal(values), k, which=which, tol=1e-2, seed=seed, initial=initial)
+        truth, size = wanted(values, k, which), found.eigenvalues
+        if which == "LM":  # either of two that differ by less than the tolerance, of any sign
+            truth, size = np.abs(truth), np.abs(size)
+        if found.converged.all() and (np.abs(size - truth) > 1e-2 * np.abs(truth) + 1e-12).any():
+            broken.append((seed, k, which))
+        assert found.converged.all() or found.stopped == "out of products"
+    assert broken == []
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_start_in_an_invariant_subspace_does_not_hide_the_largest(k):
+    values = np.concatenate([[5.0, 4.0, 3.0, 2.0, 1.0], 0.1 * np.random.default_rng(0).random(500)])
+    found = top_eigenvalues(Diagonal(values), k, initial=np.eye(505)[:, 2:5])
+    assert np.allclose(found.eigenvalues, values[:k], rtol=1e-5)
+
+
+def test_a_start_near_the_wanted_vectors_saves_products():
+    outliers = [3.638, 3.304, 2.4765, 2.292, 1.935, 1.660, 1.198, 0.8996, 0.7589, 0.613, 0.479]  # of a trained network
+    bulk = np.concatenate([0.45 * np.exp(-0.06 * np.arange(150)), 1e-4 * np.random.default_rng(0).normal(size=5000)])
+    values = np.concatenate([outliers, bulk])
+    cold = top_eigenvalues(Diagonal(values), 10, tol=0.03)
+    near = np.eye(len(values), 11) + 1e-3 * np.random.default_rng(0).normal(size=(len(values), 11))
+    warm = top_eigenvalues(Diagonal(values), 10, tol=0.03, initial=near)
+    assert warm.converged.all()
+    assert warm.num_products < 0.8 * cold.num_products
+
+
+@pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
+@pytest.mark.parametrize("k", [1, 4])
+def test_restarts_bound_the_basis_and_change_nothing(which, k):
+    values = np.sort(np.random.default_rng(0).normal(size=300))
+    found = top_eigenvalues(Diagonal(values), k, which=which, tol=1e-8, max_basis=k + 16, max_products=3000)
+    assert found.converged.all()
+    assert found.num_products > k + 16
+    assert np.allclose(found.eigenvalues, wanted(values, k, which), rtol=1e-8)
+    A = np.diag(values)
+    V = found.eigenvectors
+    assert np.allclose(V.T @ V, np.eye(k), atol=1e-12)
+    assert np.allclose(found.residuals, np.linalg.norm(A @ V - V * found.eigenvalues, axis=0), rtol=1e-3, atol=1e-13)
+
+
+def test_a_search_out_of_time_says_so_and_gives_what_it_has(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    found = top_eigenvalues(Diagonal(np.linspace(0, 1, 200)), 3, tol=1e-8, max_seconds=7.5)
+    assert found.stopped == "out of time"
+    assert 3 <= found.num_products <= 10  # the first k are taken without a look at the clock
+    assert not found.converged.any()
+    assert "NOT CONVERGED (out of time)" in found.lines()[0].remark
+
+
+def test_the_eigenvectors_of_a_part_of_the_data_are_a_start():
+    objective = problem("tanh_mlp").objective()
+    found = top_eigenvalues(HessianOperator(objective), 2, tol=1e-8, initial=FromSubset(6))
+    plain = top_eigenvalues(HessianOperator(objective), 2, tol=1e-8)
+    assert np.allclose(found.eigenvalues, plain.eigenvalues, rtol=1e-8)
+    assert found.num_subset_products > 0 == plain.num_subset_products
+    assert found.manifest["measurement"]["initial"] == {"name": "FromSubset", "num_examples": 6}
+
+
+def test_a_part_is_drawn_from_all_batches_without_replacement():
+    objective = quadratic(torch.eye(2).double(), slopes=torch.arange(26.0).double().reshape(13, 2))
+    part = FromSubset(9).part_of(objective, seed=0)
+    rows = torch.cat([batch[0] for batch in part.batches])[:, 0].tolist()
+    assert len(set(rows)) == 9 == part.num_examples
+    assert rows != list(range(0, 18, 2))
+
+
+@pytest.mark.parametrize(
+    ("initial", "message"),
+    [
+        (np.zeros(12), "finite vectors that are not zero; vector 0 has length 0"),
+        (np.full(12, np.nan), "finite vectors that are not zero; vector 0 has length nan"),
+        (np.ones(11), r"shape \(12,\) or \(12, j\), .*got \(11,\) of float64"),
+        (np.ones((12, 0)), r"got \(12, 0\)"),
+        (FromSubset(13), "a part of 13 examples is no part of 13"),
+    ],
+)
+def test_vectors_that_are_no_start_are_refused(initial, message):
+    with pytest.raises(ValueError, match=message):
+        top_eigenvalues(operator_of(SPECTRA["zero"]), initial=initial)
+
+
+def test_a_start_of_another_kind_and_an_empty_part_are_refused():
+    with pytest.raises(TypeError, match="initial must be a tensor or an array of vectors, or FromSubset"):
+        top_eigenvalues(operator_of(SPECTRA["zero"]), initial="random")
+    with pytest.raises(ValueError, match="num_examples must be at least 1; got 0"):
+        FromSubset(0)
+
+
+def test_a_small_basis_and_no_time_are_refused():
+    operator = operator_of(SPECTRA["spread"])
+    with pytest.raises(ValueError, match="max_basis must be at least 16 for k = 2; got 15"):
+        top_eigenvalues(operator, 2, max_basis=15)
+    with pytest.raises(ValueError, match="max_seconds must be positive; got 0"):
+        top_eigenvalues(operator, 2, max_seconds=0)
+
+
+def test_ratios_and_gap_bounds():
+    values = np.concatenate([[10.0, 5.0, 2.0], np.linspace(0, 1, 60)])
+    found = top_eigenvalues(Diagonal(values), 3, tol=1e-1)
+    assert found.ratio(1, 3) == found.eigenvalues[0] / found.eigenvalues[2]
+    bounds = found.gap_bounds
+    assert (np.abs(found.eigenvalues - values[:3])[:2] <= bounds[:2] + 1e-13).all()
+    assert (bounds[:2] < found.residuals[:2]).all()
+    assert np.isnan(bounds[2])
+    with pytest.raises(ValueError, match="j must be between 1 and 3, the eigenvalues; got 4"):
+        found.ratio(1, 4)
 
 
 @pytest.mark.parametrize("max_products", [3, 5, 8, 12])
@@ -125,8 +262,8 @@ def test_k_out_of_range_is_refused(k):
 
 
 def test_another_end_of_the_spectrum_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"which must be 'LA' \(largest\), 'SA' .* or 'LM' .*; got 'BE'"):
-        top_eigenvalues(operator_of(SPECTRA["zero"]), which="BE")
+    with pytest.raises(ValueError, match=r"which must be 'LA' \(largest\), 'SA' .*'LM' .* or 'BE' .*; got 'LR'"):
+        top_eigenvalues(operator_of(SPECTRA["zero"]), which="LR")
 
 
 @pytest.mark.parametrize("tol", [0.0, -1e-3, float("nan")])
