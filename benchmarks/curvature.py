@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks.harness import compare
 from benchmarks.machine import machine
-from benchmarks.spectra import NETS, Curvlinops, Eigenthings, FromPart, Ours, Problem, PyHessian, Tool
+from benchmarks.spectra import NETS, Careless, Curvlinops, Eigenthings, FromPart, Ours, Problem, PyHessian, Tool
 
 ACCURACY = 1e-3  # largest relative error of an eigenvalue
-TOOLS: tuple[Callable[[], Tool], ...] = (Ours, FromPart, PyHessian, Curvlinops, Eigenthings)
+TOOLS: tuple[Callable[[], Tool], ...] = (Ours, Careless, FromPart, PyHessian, Curvlinops, Eigenthings)
 
 
 def main(arguments: Sequence[str] = ()) -> None:

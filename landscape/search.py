@@ -15,7 +15,6 @@ from landscape.hidden import chance_of_hiding
 from landscape.operators import CurvatureOperator
 from landscape.subspace import Subspace
 
-CHANCE = 1e-3  # that a copy of an eigenvalue stays hidden in the end, for each search of it
 NEAR = 1e-2  # how far beyond the outermost value found, relative to it, another one is looked for at least
 ROOM = 12  # vectors a chain that looks for copies should have before it
 
@@ -58,6 +57,7 @@ class Search:
         ends: which pairs are wanted.
         tol: relative tolerance on their residuals.
         budget: what may be spent; ``ends.k`` products are spent in any case.
+        chance: with which an eigenvalue may stay hidden, by each of the two tests; 1 does without them.
         max_basis: vectors that are held at once.
         seed: of the random vectors.
         report: called with the products done, after each.
@@ -70,11 +70,12 @@ class Search:
         *,
         tol: float,
         budget: Budget,
+        chance: float,
         max_basis: int,
         seed: int,
         report: Callable[[int], None],
     ) -> None:
-        self.ends, self.tol, self.budget = ends, tol, budget
+        self.ends, self.tol, self.budget, self.chance = ends, tol, budget, chance
         self.space = Subspace(operator.apply, like=operator.weights, most=max_basis)
         self.stopped = ""
         self._started_again = False
@@ -83,20 +84,19 @@ class Search:
         self._generator = torch.Generator().manual_seed(seed)
         self._report = report
 
-    def run(self, initial: Tensor | None, *, thorough: bool = True) -> Pairs:
+    def run(self, initial: Tensor | None) -> Pairs:
         """Search, and say in :attr:`stopped` why it ended.
 
         Args:
-            initial: vectors to start from, ``(dim, j)``.
-            thorough: whether copies of multiple eigenvalues are looked for.
+            initial: vectors to start near, ``(dim, j)``.
         """
         self.space.start(self._generator, near=initial)
         self._report(1)
         self._until_converged(Ends(self.ends.which, self.ends.k, more=1))
-        while thorough and not self.stopped and not self._none_hides_outside():
+        while not self.stopped and not self._none_hides_outside():
             self._add(None)
             self._until_converged(Ends(self.ends.which, self.ends.k, more=1))
-        while thorough and not self.stopped and not self._no_copy_hides():
+        while not self.stopped and not self._no_copy_hides():
             self._until_converged(Ends(self.ends.which, self.ends.k, more=1))
         if not self.stopped:
             self._until_converged(self.ends)
@@ -127,18 +127,19 @@ class Search:
 
     def _none_hides_outside(self) -> bool:
         """Whether the first chain would have seen an eigenvalue beyond all that it found, but for a small chance."""
-        if self.space.complete or self.space.size < self.space.num_products or self._started_again:
+        compressed = self.space.size < self.space.num_products
+        if self.chance >= 1 or self.space.complete or compressed or self._started_again:
             return True  # a basis that was compressed has had products enough
         pairs = self.pairs(self.ends)
         allowed = pairs.allowed.clamp(min=NEAR * float(pairs.values.abs().max()))
         beyond = self.ends.outside(pairs.values, allowed)
-        return max(chance_of_hiding(self.space.projection, at, dim=self._dim) for at in beyond) < CHANCE
+        return max(chance_of_hiding(self.space.projection, at, dim=self._dim) for at in beyond) < self.chance
 
     def _no_copy_hides(self) -> bool:
         """Whether a chain from a random vector finds nothing new, and would have but for a small chance."""
         before = self.pairs(self.ends)
         borders = self.ends.borders(before.values, before.allowed)
-        if not borders or self.space.complete:
+        if not borders or self.chance >= 1 or self.space.complete:
             return True
         self._make_room(ROOM)
         kept = self.space.size
@@ -149,7 +150,7 @@ class Search:
             if bool(((now.values - before.values).abs() > before.allowed).any()):
                 return False
             chain = self.space.projection[kept:, kept:]
-            if max(chance_of_hiding(chain, at, dim=self._dim - kept) for _, at in borders) < CHANCE:
+            if max(chance_of_hiding(chain, at, dim=self._dim - kept) for _, at in borders) < self.chance:
                 return True
             if self._may_not_go_on():
                 return False

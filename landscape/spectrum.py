@@ -28,6 +28,7 @@ def top_eigenvalues(
     *,
     which: Which = "LA",
     tol: float = 1e-3,
+    chance: float = 1e-3,
     max_products: int | None = None,
     max_seconds: float | None = None,
     initial: Tensor | np.ndarray[Any, Any] | FromSubset | None = None,
@@ -40,8 +41,8 @@ def top_eigenvalues(
     A pair (θ, v) is converged when its residual ‖H v − θ v‖₂ is at most ``tol`` · |θ| (or rounding); some eigenvalue
     of H then lies within the residual of θ. The search goes on until the k + 1 wanted pairs are converged. For k > 1
     a chain from a fresh random vector then looks for what the first could not see, the copies of multiple eigenvalues,
-    until one that would change the answer could have stayed hidden with a probability of 1/1000 at the most; the search
-    goes on for as long as it finds any.
+    until one that would change the answer could have stayed hidden with the probability ``chance`` at the most; the
+    search goes on for as long as it finds any.
 
     Args:
         operator: the symmetric matrix.
@@ -49,6 +50,8 @@ def top_eigenvalues(
         which: ``"LA"`` the largest, ``"SA"`` the smallest (most negative first), ``"LM"`` the largest in magnitude,
             ``"BE"`` half from each end, in descending order, one more from the upper end where k is odd.
         tol: relative tolerance on the residual.
+        chance: the probability with which an eigenvalue may be missed, see docs/methods.md; 1 looks for none that could
+            be, as other packages do, for a third fewer products.
         max_products: upper bound on products; the default is 200, or 20 for each pair when that is more.
         max_seconds: after which the search stops with what it has; k products are taken in any case.
         initial: vectors to start near, ``(dim,)`` or ``(dim, j)``, such as the eigenvectors at a neighbouring
@@ -88,6 +91,9 @@ def top_eigenvalues(
         raise ValueError(f"which must be {WORDS}; got {which!r}")
     if not tol > 0:
         raise ValueError(f"tol must be positive; got {tol}")
+    chance = real(chance, "chance")
+    if not 0 < chance <= 1:
+        raise ValueError(f"chance must be above 0 and at most 1, a probability; got {chance}")
     limit = max(200, 20 * k) if max_products is None else integer(max_products, "max_products")
     if limit < k:
         raise ValueError(f"max_products must be at least k = {k}; got {max_products}")
@@ -99,23 +105,25 @@ def top_eigenvalues(
     if basis < min(least, dim):
         raise ValueError(f"max_basis must be at least {min(least, dim)} for k = {k}; got {max_basis}")
     settings: dict[str, Any] = {"name": "top_eigenvalues", "k": k, "which": which, "tol": tol, "seed": seed}
+    if chance != 1e-3:
+        settings["chance"] = chance
     ends, total = Ends(which, k), min(dim, limit)
 
-    def search(matrix: CurvatureOperator, tol: float, report: Progress) -> Search:
+    def search(matrix: CurvatureOperator, tol: float, chance: float, report: Progress) -> Search:
         budget = Budget(limit, begun + seconds)
         done = lambda products: report(min(products, total), total)  # noqa: E731
-        return Search(matrix, ends, tol=tol, budget=budget, max_basis=basis, seed=seed, report=done)
+        return Search(matrix, ends, tol=tol, budget=budget, chance=chance, max_basis=basis, seed=seed, report=done)
 
     block, cheap = None, 0
     if isinstance(initial, FromSubset):
-        small = search(operator.over(initial.part_of(operator.objective, seed=seed)), ROUGH, silent)
-        rough = small.run(None, thorough=False)
+        small = search(operator.over(initial.part_of(operator.objective, seed=seed)), ROUGH, 1.0, silent)
+        rough = small.run(None)
         block, cheap = small.space.vectors(rough.coordinates), small.space.num_products
         settings["initial"] = {"name": "FromSubset", "num_examples": initial.num_examples}
     elif initial is not None:
         block = vectors(initial, operator.weights)
         settings["initial"] = {"vectors": hash_of_tensor(block)}
-    full = search(operator, tol, progress)
+    full = search(operator, tol, chance, progress)
     found = full.run(block)
     eigenvectors = full.space.vectors(found.coordinates)
     return Eigenpairs(
