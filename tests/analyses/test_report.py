@@ -133,7 +133,7 @@ def test_the_protocol_stands_in_it(write):
     text = Page(write()).text
     for phrase in (
         "on 60 examples of the train split",
-        "Hutchinson, 6 random sign vectors",
+        "Krylov deflation and random sign vectors, 6 products",
         "2 probes of 8 steps",
         "shards of 16 examples",
         "length 0.05",
