@@ -311,8 +311,7 @@ def sweep(seeds: int, out: Path, as_json: bool, device: str, **settings: Any) ->
     from msam.training import TrainingDivergedError
 
     with _usage():
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("a sweep runs on one process; train each run under torchrun with msam train")
+        _require_one_process("a sweep", "; train each run under torchrun with msam train")
         axes = {name: settings.pop(name) for name in ("perturbation", "rho", "num_microbatches")}
         configs = grid(_config(**settings), axes | {"seed": range(seeds)})
         _require_trainable(configs)
@@ -331,6 +330,11 @@ def sweep(seeds: int, out: Path, as_json: bool, device: str, **settings: Any) ->
         raise click.ClickException("; ".join(f"{entry['run']}: {entry['error']}" for entry in failed))
 
 
+def _require_one_process(what: str, advice: str = "; leave out torchrun") -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise click.UsageError(f"{what} runs on one process{advice}")
+
+
 def _measure(
     path: Path, protocol: Protocol, questions: Sequence[str], device: str, as_json: bool, plan: Plan | None = None
 ) -> None:
@@ -340,16 +344,19 @@ def _measure(
     from figures import draw, save, terminal
     from landscape.files import require_writable
     from msam.run import Run
+    from msam.training import launched
 
     plan = plan or Plan()
     budget = plan.budget_for(questions)
     run = Run.open(path)
     for file in (run.result_path(questions[0], "..."), run.figure_path(f"{questions[0]}-....png")):
         require_writable(file)  # known before it is measured for minutes
-    with terminal.stages() as stage:
-        subject = Subject(run, protocol, device=device, report=stage, budget=budget)
+    with launched(device) as (sharing, place), terminal.stages(silent=not sharing.is_first) as stage:
+        subject = Subject(run, protocol, device=place, report=stage, budget=budget, sharing=sharing)
         answers = {question: getattr(subject, question)() for question in questions}
         proofs = {question: subject.certificate(answers[question]) for question in plan.certified}
+    if not sharing.is_first:
+        return
     content: dict[str, Any] = {"run": run.path, "checkpoint": run.checkpoint}
     table = terminal.result_table([answer.result for answer in answers.values()])
     shown: list[Any] = [f"{run.checkpoint}: {subject.about}", table, ""]
@@ -358,7 +365,7 @@ def _measure(
         files = {"result": answer.path, "figure": figure, "manifest": answer.result.manifest}
         content[question] = answer.result.summary() | files | {"cut_short": answer.is_cut_short}
         late = f" (cut short by the budget of {plan.budget})" if answer.is_cut_short else ""
-        shown.append(f"{answer.result.title}{late}: {answer.path}, {figure}")
+        shown.append(f"{answer.result.title}{late}{answer.way}: {answer.path}, {figure}")
     for question, proof in proofs.items():
         content[question]["certificate"] = proof.result.summary() | {"result": proof.path}
         shown += ["", terminal.certificate_table(proof.result), f"{proof.result.title}: {proof.path}"]
@@ -416,6 +423,8 @@ def spectrum(path: Path, protocol: Protocol, as_json: bool, device: str, **ways:
 
     with _usage():
         plan = Plan(**ways, given=_given())
+        if not plan.is_plain:
+            _require_one_process("spectrum with one of these options")
     if plan.dry_run:
         _forecast(path, protocol, device, as_json)
     elif plan.all_checkpoints:
@@ -443,6 +452,7 @@ def slice_(path: Path, dims: int, protocol: Protocol, as_json: bool, device: str
 
 def _study(runs: Sequence[Run], protocol: Protocol, device: str, *more: str) -> tuple[list[Subject], RunTable]:
     """The table of some checkpoints under one protocol; more questions than it needs are asked by name."""
+    _require_one_process("a study of several runs", "; measure each under torchrun with msam spectrum first")
     from analyses.comparison import compare as compare_subjects
     from analyses.measures import Subject
     from figures import terminal

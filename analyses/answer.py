@@ -28,6 +28,12 @@ class Answer(Generic[Kind]):
     path: Path
 
     @property
+    def way(self) -> str:
+        """How products with the Hessian were computed, in brackets; empty where there were none."""
+        words = self.result.manifest.get("machine", {}).get("products", "")
+        return f" ({words})" if words else ""
+
+    @property
     def is_cut_short(self) -> bool:
         """Whether the time ran out before the question had its full answer."""
         return is_cut_short(self.result)

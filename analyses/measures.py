@@ -32,6 +32,7 @@ from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.objective import Objective
 from landscape.operators import HessianOperator
 from landscape.perturbations import GradientAscent
+from landscape.processes import Alone, Sharing
 from landscape.progress import Progress
 from landscape.sharpness import m_sharpness
 from landscape.slices import line_slice, plane_slice
@@ -63,6 +64,7 @@ class Subject:
         report: stage -> progress of that stage.
         budget: the time that eigenvalues, trace and density may take; no limit when left out.
         task: the run's task, where it has been loaded before.
+        sharing: processes that each ask the same questions, and share the work; the first of them keeps the answers.
 
     Raises:
         FileNotFoundError, ValueError: if there is no checkpoint, or it is damaged or of another architecture.
@@ -77,16 +79,18 @@ class Subject:
         report: Report = unreported,
         budget: Budget | None = None,
         task: Task | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         self.run = run
         self.protocol = protocol
         self._report = report
         self._budget = budget
+        self._sharing = Alone() if sharing is None else sharing
         self._task = task = task or run.config.load_task()
         self._model = run.load_model(task).to(choose_device(device))
         self.about = task.about
         self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
-        self.objective: Objective = task.objective(self._model, split=protocol.split)
+        self.objective: Objective = task.objective(self._model, split=protocol.split, sharing=sharing)
 
     @property
     def num_training_examples(self) -> int:
@@ -261,10 +265,16 @@ class Subject:
         self, kind: type[Kind], name: str, question: Mapping[str, Any], ask: Callable[[Progress], Kind]
     ) -> Answer[Kind]:
         path = self._path(name, question)
-        try:
-            return Answer(kind.load(path), path)
-        except (FileNotFoundError, ValueError):  # not asked before, or the file is damaged: ask, and replace it
+        known = None
+        with contextlib.suppress(FileNotFoundError, ValueError):  # not asked before, or the file is damaged
+            known = kind.load(path)
+        (number,) = self._sharing.summed([self.objective.weights.new_tensor(known is not None)])
+        if known is not None and int(number) == self._sharing.number:
+            return Answer(known, path)
+        if self._sharing.is_first:
             require_writable(path)  # known before it is measured for minutes
-            result = ask(self._report(f"{self.run.name}: {kind.title}"))
+        result = ask(self._report(f"{self.run.name}: {kind.title}"))
+        if self._sharing.is_first:
             self.run.require_present("measured")
-            return Answer(result, result.save(path))
+            result.save(path)
+        return Answer(result, path)

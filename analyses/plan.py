@@ -46,6 +46,11 @@ class Plan:
         _ = self.seconds
 
     @property
+    def is_plain(self) -> bool:
+        """Whether every question is asked once, in full, and no more."""
+        return not (self.certify or self.dry_run or self.all_checkpoints or self.budget)
+
+    @property
     def seconds(self) -> float | None:
         """The budget in seconds."""
         return None if self.budget is None else seconds_of(self.budget)

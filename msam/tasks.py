@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from landscape.objective import Objective
+from landscape.processes import Sharing
 from landscape.terms import Loss
 from msam.data import Examples, digits_examples, stratified, with_label_noise
 from msam.models import cnn, group_norm, mlp
@@ -46,17 +47,23 @@ class Task:
             return self.build()
 
     def objective(
-        self, model: nn.Module, *, split: Literal["train", "test"] = "train", batch_size: int = 1000
+        self,
+        model: nn.Module,
+        *,
+        split: Literal["train", "test"] = "train",
+        batch_size: int = 1000,
+        sharing: Sharing | None = None,
     ) -> Objective:
         """The loss of a model over one split, in evaluation mode, on the device of the model.
 
-        The model itself stays in the mode it is in.
+        The model itself stays in the mode it is in. Processes may share the work; see :class:`Objective`.
         """
         device = next(model.parameters()).device
         examples: Examples = getattr(self, split)
         modes = [(module, module.training) for module in model.modules()]
         try:
-            return Objective(model.eval(), self.loss, list(examples.to(device).batches(batch_size)), split=split)
+            data = list(examples.to(device).batches(batch_size))
+            return Objective(model.eval(), self.loss, data, split=split, sharing=sharing)
         finally:
             for module, mode in modes:
                 module.training = mode

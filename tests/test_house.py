@@ -29,7 +29,7 @@ PACKAGES = {
 MOST_LINES = 300
 # One file by design; a command is its options and three calls, and spectrum is four commands: it measures, certifies,
 # forecasts, and goes along a training.
-MOST_LINES_OF_THE_COMMAND_LINE = 560
+MOST_LINES_OF_THE_COMMAND_LINE = 570
 
 
 def imports(path: Path) -> set[str]:

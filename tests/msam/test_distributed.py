@@ -123,3 +123,24 @@ def test_torchrun_trains_from_the_command_line_and_one_process_speaks_for_all(tm
     assert Run.open(run).is_complete
     sweep = launch(2, "sweep", "--out", tmp_path / "sweep", program=ROOT / "cli.py")
     assert "a sweep runs on one process" in sweep.stderr
+
+
+def test_torchrun_measures_from_the_command_line_as_one_process_does(tmp_path):
+    config = TrainConfig(settings={"train_examples": 210, "hidden": 8}, epochs=2)
+    for name in ("shared", "alone"):
+        run = Run.create(tmp_path / name, config)
+        train(config.load_task(), config, run)
+    words = ["spectrum", "-k", 2, "--probes", 12, "--steps", 5, "--json"]
+    ended = launch(3, *words, tmp_path / "shared", program=ROOT / "cli.py")
+    assert ended.returncode == 0, ended.stderr
+    shared = json.loads(ended.stdout)
+    alone = json.loads(launch(1, *words, tmp_path / "alone", program=ROOT / "cli.py").stdout)
+    for question, key in (("eigenvalues", "eigenvalues"), ("trace", "trace"), ("density", "mean_eigenvalue")):
+        assert shared[question][key] == pytest.approx(alone[question][key], rel=1e-4)
+        assert Path(shared[question]["result"]).is_file()
+    kept = {path: path.read_bytes() for path in (tmp_path / "shared" / "results").glob("*.npz")}
+    again = launch(2, *words, tmp_path / "shared", program=ROOT / "cli.py")
+    assert json.loads(again.stdout)["trace"] == shared["trace"]
+    assert kept == {path: path.read_bytes() for path in kept}
+    budget = launch(2, *words, "--budget", "60s", tmp_path / "shared", program=ROOT / "cli.py")
+    assert "spectrum with one of these options runs on one process" in budget.stderr
