@@ -8,16 +8,16 @@ import torch
 from problems import normal, symmetric
 
 from landscape.hidden import chance_of_hiding
-from landscape.lanczos import Krylov
+from landscape.subspace import Subspace
 
 
 def chain_of(A, steps, seed=0):
     """The projection on a Krylov space, and the first vector."""
-    krylov = Krylov(lambda v: A @ v, len(A), generator=torch.Generator().manual_seed(seed), like=A)
-    krylov.start()
-    while krylov.size < steps:
-        krylov.step()
-    Q = torch.stack([krylov.vectors(unit) for unit in torch.eye(steps).double()], dim=1)
+    space = Subspace(lambda v: A @ v, like=torch.zeros(len(A), dtype=A.dtype), most=steps)
+    space.start(torch.Generator().manual_seed(seed))
+    while space.size < steps:
+        space.follow()
+    Q = space.vectors(torch.eye(steps).double())
     return Q.T @ A @ Q, Q[:, 0]
 
 
