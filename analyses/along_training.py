@@ -122,8 +122,7 @@ def along_training(
                 budget.forgo(path.name)
             continue
         question: dict[str, Any] = {"k": 1, "tol": protocol.tol, "seed": protocol.seed}
-        warm = {} if before is None else {"initial": before}
-        ask = partial(top_eigenvalues, subject.hessian, **question, **warm)
+        ask = partial(top_eigenvalues, subject.hessian, **question, initial=before)
         pairs[path] = subject.within_budget(Eigenpairs, NAME, question, ask, budget=budget, share=path.name)
         before = subject.objective.weights.new_tensor(pairs[path].result.eigenvectors)
     if subject is None:

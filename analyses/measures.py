@@ -161,7 +161,7 @@ class Subject:
             outliers = self.eigenvalues().result
             return spectral_density(self.hessian, **_without(question, "eigenvalues"), outliers=outliers, **limits)
 
-        return self.within_budget(SpectralDensity, "density", question, ask)
+        return self.within_budget(SpectralDensity, "density", question, ask, rests_on=self.eigenvalues)
 
     def certificate(self, answer: Answer[Any]) -> Answer[Certificate]:
         """The certificate of eigenvalues or of a trace, made anew each time; it is kept beside what it certifies."""
@@ -177,7 +177,7 @@ class Subject:
         asked = (
             for_eigenvalues(self.hessian, p.eigenvalues),
             for_trace(p.trace_probes),
-            for_density(self.hessian, p.density_steps, p.density_probes),
+            for_density(self.hessian, p.density_steps, p.density_probes, outliers=p.eigenvalues),
         )
         return forecast(self.hessian, asked)
 
@@ -225,6 +225,7 @@ class Subject:
         question: Mapping[str, Any],
         ask: Callable[..., Kind],
         *,
+        rests_on: Callable[[], Answer[Any]] | None = None,
         budget: Budget | None = None,
         share: str = "",
     ) -> Answer[Kind]:
@@ -237,6 +238,7 @@ class Subject:
             name: of the question, which begins the name of the file.
             question: what decides the answer.
             ask: called with ``progress`` and, where there is a budget, ``max_seconds``.
+            rests_on: asks for what it is made of; where that was cut short, so is this.
             budget: in place of the one of all questions.
             share: whose share in the budget it is; that of the question when left out.
         """
@@ -254,7 +256,8 @@ class Subject:
         require_writable(path)
         result = ask(max_seconds=seconds, progress=progress)
         self.run.require_present("measured")
-        place = shorter if is_cut_short(result) else path
+        is_short = is_cut_short(result) or (rests_on is not None and rests_on().is_cut_short)
+        place = shorter if is_short else path
         return Answer(result, result.save(place))
 
     def _path(self, name: str, question: Mapping[str, Any]) -> Path:

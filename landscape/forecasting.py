@@ -20,7 +20,6 @@ from landscape.batches import tensors
 from landscape.certificate import signs
 from landscape.operators import CurvatureOperator, require_operator
 
-CONFIRMING = 8  # products that look for copies of multiple eigenvalues
 COLUMNS = 4  # of the block whose time tells what further vectors cost
 
 
@@ -45,11 +44,10 @@ class Question(NamedTuple):
 def for_eigenvalues(operator: CurvatureOperator, k: int) -> Question:
     """The k largest eigenvalues at a relative tolerance of about 1e-3: as many products as trained networks took.
 
-    A smaller tolerance, or a spectrum without a gap, takes more.
+    A smaller tolerance, or a spectrum without a gap, takes more. Each vector that is kept is kept with its image.
     """
     most = min(operator.dim, max(200, 20 * k))
-    typical = min(most, 6 + 2 * k + (CONFIRMING if k > 1 else 0))
-    return Question("eigenvalues", typical, most, 1, most)
+    return Question("eigenvalues", min(most, 9 + 2 * k), most, 1, 2 * min(2 * k + 60, most))
 
 
 def for_trace(num_probes: int) -> Question:
@@ -57,13 +55,13 @@ def for_trace(num_probes: int) -> Question:
     return Question("trace", num_probes, num_probes, 1, math.ceil(1.5 * num_probes))
 
 
-def for_density(operator: CurvatureOperator, num_steps: int, num_probes: int) -> Question:
-    """The spectral density with a number of Lanczos steps for each probe."""
+def for_density(operator: CurvatureOperator, num_steps: int, num_probes: int, *, outliers: int = 0) -> Question:
+    """The spectral density with a number of Lanczos steps for each probe, beside outliers that are known."""
     steps = min(num_steps, operator.dim)
-    return Question("density", steps * num_probes, steps * num_probes, 1, steps)
+    return Question("density", steps * num_probes, steps * num_probes, 1, 2 * (steps + outliers))
 
 
-def forecast(operator: CurvatureOperator, questions: Sequence[Question], *, repeats: int = 3) -> Forecast:
+def forecast(operator: CurvatureOperator, questions: Sequence[Question], *, repeats: int = 5) -> Forecast:
     """Time one gradient, a product with one vector and one with a block, and multiply.
 
     A product with b vectors takes a + b c seconds: a for what they share, as a graph that is built for each product, c

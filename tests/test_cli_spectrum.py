@@ -88,6 +88,24 @@ def test_a_certificate_that_fails_is_printed_and_ends_with_status_1_and_a_senten
     assert msam(f"spectrum {folder}/last {FEW} --certify").exit_code == 0
 
 
+def test_a_budget_that_is_too_short_says_so_and_poisons_nothing(folder):
+    line = f"spectrum {folder}/kept -k 3 --probes 40 --steps 5"
+    short = json_of(f"{line} --budget 0.0001s")
+    for question in ("eigenvalues", "trace", "density"):
+        assert short[question]["cut_short"] is True
+    assert not all(short["eigenvalues"]["converged"])
+    assert "cut short by the budget of 0.0001s" in msam(f"{line} --budget 0.0001s").stdout
+    full = json_of(line)
+    for question in ("eigenvalues", "trace", "density"):
+        assert full[question]["cut_short"] is False
+        assert full[question]["result"] != short[question]["result"]
+    assert all(full["eigenvalues"]["converged"])
+    again = json_of(f"{line} --budget 1h")
+    assert again["trace"]["result"] == full["trace"]["result"]
+    failed = json_of(f"{line} --budget 0.0001s --certify")  # the full answers serve, and they pass
+    assert failed["eigenvalues"]["certificate"]["passed"] is True
+
+
 def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(folder):
     before = contents(folder)
     content = json_of(f"spectrum {folder}/kept -k 4 --probes 30 --steps 6 --dry-run")

@@ -62,12 +62,29 @@ def test_each_checkpoint_has_the_eigenvalue_that_it_has_by_itself(run):
 
 def test_each_search_begins_at_the_eigenvector_of_the_checkpoint_before(run, asked):
     along_training(run, PROTOCOL)
-    assert "initial" not in asked[0]
+    assert asked[0]["initial"] is None
     task = run.config.load_task()
     for path, call in zip(run.checkpoints()[:-1], asked[1:], strict=True):
         before = top_eigenvalues(HessianOperator(task.objective(Run.open(path).load_model(task))), tol=1e-6)
         assert call["initial"].shape == (610, 1)
         assert abs(call["initial"][:, 0].double().numpy() @ before.eigenvectors[:, 0]) == pytest.approx(1, abs=1e-4)
+
+
+def test_beginning_at_the_neighbour_saves_products(run):
+    result = along_training(run, PROTOCOL).answer.result
+    task = run.config.load_task()
+    models = [Run.open(path).load_model(task) for path in run.checkpoints()]
+    cold = [top_eigenvalues(HessianOperator(task.objective(model)), tol=1e-6).num_products for model in models]
+    assert result.num_products[0] == cold[0]
+    assert result.num_products[1:].sum() < sum(cold[1:])
+
+
+def test_within_a_budget_that_is_spent_the_rest_is_left_for_the_next_call(run):
+    course = along_training(run, PROTOCOL, seconds=1e-9)
+    assert len(course.answer.result.epochs) + len(course.unmeasured) == 5
+    assert course.unmeasured
+    assert "the same command goes on with them" in course.remarks()[-1]
+    assert along_training(run, PROTOCOL).answer.result.converged.all()
 
 
 def test_what_has_been_measured_is_not_measured_again(run, asked):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,18 +13,7 @@ from analyses.answer import is_cut_short
 from analyses.budget import Budget
 from analyses.measures import Subject
 from landscape.answers import Certificate, TraceEstimate
-from landscape.results import Result
 from msam import Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timely(TraceEstimate):
-    """A trace that says why it ended."""
-
-    stopped: str = ""
-
-
-Result.kinds.pop("Timely")  # for the tests here alone
 
 
 @pytest.fixture
@@ -44,12 +32,11 @@ def asked(monkeypatch):
         calls.append(max_seconds)
         full = max_seconds is None or max_seconds >= 6
         samples = np.arange(float(num_probes if full else 2))
-        return Timely(
+        return TraceEstimate(
             estimate=1.0, stderr=0.1, samples=samples, stopped="" if full else "time", manifest=operator.manifest()
         )
 
     monkeypatch.setattr(analyses.measures, "trace", trace)
-    monkeypatch.setitem(Result.kinds, "Timely", Timely)
     return calls
 
 
@@ -94,6 +81,22 @@ def test_what_has_been_answered_leaves_its_share_to_the_others(run, protocol, as
     second.eigenvalues()
     second.trace()
     assert asked == [8.0]
+
+
+def test_a_density_beside_eigenvalues_that_were_cut_short_is_no_full_answer(run, protocol, monkeypatch):
+    search = analyses.measures.top_eigenvalues
+
+    def hurried(operator, **question):
+        full = question.pop("max_seconds", None) is None
+        return dataclasses.replace(search(operator, **question), stopped="converged" if full else "out of time")
+
+    monkeypatch.setattr(analyses.measures, "top_eigenvalues", hurried)
+    budget = Budget(1e6, {"eigenvalues": 1.0, "density": 1.0}, clock=lambda: 0.0)
+    within = Subject(run, protocol, budget=budget)
+    assert within.eigenvalues().is_cut_short
+    short = within.density()  # it had all the time it needed, for outliers that are not known well
+    assert Subject(run, protocol).answered == []
+    assert Subject(run, protocol).density().path != short.path
 
 
 def test_results_that_do_not_say_why_they_ended_are_full():
