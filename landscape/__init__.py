@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from landscape.chance import RandomPerturbation as RandomPerturbation
     from landscape.choices import FastestProducts as FastestProducts, FirstThatWorks as FirstThatWorks
     from landscape.density import spectral_density as spectral_density
-    from landscape.diagonal import diagonal as diagonal
+    from landscape.diagonals import diagonal as diagonal
     from landscape.differences import CentralDifferences as CentralDifferences
     from landscape.directions import filter_normalized as filter_normalized, random_direction as random_direction
     from landscape.estimators import (
@@ -99,7 +99,7 @@ _HOME = {
     "certify": "certifying",
     "forecast": "forecasting",
     "Question": "forecasting",
-    "diagonal": "diagonal",
+    "diagonal": "diagonals",
     "frobenius_norm": "norms",
     "Estimator": "estimators",
     "KrylovAware": "estimators",

@@ -35,7 +35,7 @@ def graph_measured(*, without: Sequence[Tensor] = ()) -> Iterator[Graph]:
         if storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
             graph.num_bytes += storage.nbytes()
-        return tensor
+        return tensor.detach()  # an operation that saves its own output would otherwise hold itself, and never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         yield graph

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -121,3 +123,23 @@ def test_a_job_with_a_limit_of_its_own_has_what_is_left_of_that(tmp_path, monkey
 
 def test_bytes_in_words():
     assert [in_words(n) for n in (5, 2048, 3 * 2**30, 2**42)] == ["5 bytes", "2.0 KiB", "3.0 GiB", "4096.0 GiB"]
+
+
+def test_what_was_measured_is_freed_also_where_operations_save_their_own_output():
+    w = normal(50).requires_grad_()
+    with graph_measured() as graph:
+        kept = w.tanh()
+        loss = kept.square().sum()
+    assert graph.num_bytes >= 400
+    gone = weakref.ref(kept)
+    del kept, loss
+    assert gone() is None
+
+
+def test_graphs_that_are_measured_can_be_differentiated_twice():
+    w = normal(5).requires_grad_()
+    with graph_measured():
+        (slope,) = torch.autograd.grad(w.tanh().sum(), w, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), w)
+    t = torch.tanh(w.detach())
+    assert torch.allclose(second, -2 * t * (1 - t.square()), rtol=1e-12)
