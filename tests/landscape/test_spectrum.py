@@ -211,9 +211,9 @@ def test_a_small_basis_and_no_time_are_refused():
 
 def test_the_chance_decides_whether_copies_are_looked_for():
     values = np.concatenate([[3.0, 2.0, 2.0, 1.0], 0.1 * np.random.default_rng(0).random(300)])
-    careful, careless = (top_eigenvalues(Diagonal(values), 3, chance=chance) for chance in (1e-3, 1))
-    assert np.allclose(careful.eigenvalues, [3, 2, 2], rtol=1e-5)
-    assert np.allclose(careless.eigenvalues, [3, 2, 1], rtol=1e-5)
+    careful, careless = (top_eigenvalues(Diagonal(values), 3, tol=0.05, chance=chance) for chance in (1e-3, 1))
+    assert np.allclose(careful.eigenvalues, [3, 2, 2], rtol=1e-2)
+    assert np.allclose(careless.eigenvalues, [3, 2, 1], rtol=1e-2)
     assert careless.num_products < careful.num_products
     with pytest.raises(ValueError, match="chance must be above 0 and at most 1, a probability; got 0"):
         top_eigenvalues(Diagonal(values), chance=0)
