@@ -114,14 +114,16 @@ def estimated(
         return images
 
     source = Source(apply, operator.weights, torch.Generator().manual_seed(seed))
-    if num_probes >= operator.dim and max_seconds is None:
+    least = max(FIRST_IN_TIME, estimator.minimum)
+    if num_probes >= operator.dim and (max_seconds is None or operator.dim <= least):
         exact = Coordinates(source, measure)
         exact.spend(num_probes)
         return _estimates(exact, "exact", settings)
     estimation = estimator.begin(source, measure)
+    num_probes = total  # beyond dim products there is no direction left that a basis could take
     begun, target = time.monotonic(), num_probes
     if max_seconds is not None:
-        target = max(FIRST_IN_TIME, estimator.minimum)
+        target = least
     elif rtol is not None:
         target = max(FIRST, estimator.minimum)
     while True:

@@ -117,3 +117,14 @@ def test_norms_stop_too(monkeypatch):
     assert frobenius_norm(operator, 250, rtol=0.05).stopped == "precision"
     Clock(monkeypatch, operator, 1.0)
     assert frobenius_norm(operator, 250, max_seconds=30).stopped == "time"
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+@pytest.mark.parametrize("dim", [1, 2, 3, 10, 40])
+def test_time_to_spare_for_more_products_than_dimensions(dim, estimator):
+    matrix = symmetric(torch.linspace(-1, 3, dim, dtype=torch.float64))
+    found = trace(dense(matrix), 100, estimator=estimator, max_seconds=1e6)
+    assert found.num_products <= dim
+    assert abs(found.estimate - float(matrix.trace())) <= 4 * found.stderr + 1e-9
+    norm = frobenius_norm(dense(matrix), 100, estimator=estimator, max_seconds=1e6)
+    assert abs(norm.estimate - float(matrix.norm())) <= 4 * norm.stderr + 1e-9
