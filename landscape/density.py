@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,10 +137,18 @@ def _converged(operator: CurvatureOperator, outliers: Eigenpairs | None) -> tupl
         return np.empty(0), operator.weights.new_empty(operator.dim, 0)
     if not isinstance(outliers, Eigenpairs):
         raise TypeError(f"outliers must be the Eigenpairs of top_eigenvalues; got {type(outliers).__name__}")
-    ours, theirs = operator.manifest(), outliers.manifest
-    same = all(ours.get(key) == theirs.get(key, ours.get(key)) for key in ("operator", "subject"))
+    ours, theirs = _matrix(operator.manifest()), _matrix(outliers.manifest)
+    same = all(ours[key] == theirs.get(key, ours[key]) for key in ours)
     if outliers.eigenvectors.shape[0] != operator.dim or not same:
         raise ValueError("outliers are eigenpairs of another matrix; pass top_eigenvalues(operator, ...) of this one")
     sure = outliers.converged
     vectors = torch.as_tensor(np.array(outliers.eigenvectors[:, sure])).to(operator.weights)
     return np.array(outliers.eigenvalues[sure], dtype=np.float64), torch.linalg.qr(vectors).Q
+
+
+def _matrix(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of the matrix; not the way of its products, which shows with the first one."""
+    found = {key: manifest[key] for key in ("objective", "subject", "operator") if key in manifest}
+    if "operator" in found:
+        found["operator"] = {key: value for key, value in found["operator"].items() if key != "products"}
+    return found

@@ -8,7 +8,8 @@ import torch
 from problems import problem, quadratic, symmetric
 from spectra import SPECTRA, operator_of
 
-from landscape import GGNOperator, HessianOperator, SpectralDensity, spectral_density, top_eigenvalues
+from landscape import GGNOperator, HessianOperator, Objective, SpectralDensity, spectral_density, top_eigenvalues
+from landscape.differences import CentralDifferences
 
 
 @pytest.mark.parametrize("steps", [1, 5, 12, 40, 100])
@@ -222,3 +223,21 @@ def test_the_frame_holds_outliers_as_nodes_of_every_probe():
     frame = spectral_density(operator, 8, num_probes=3, outliers=top_eigenvalues(operator, 2)).to_frame()
     assert frame.groupby("probe")["weight"].sum().tolist() == pytest.approx([1, 1, 1])
     assert frame[frame["outlier"]]["weight"].tolist() == pytest.approx([0.01] * 6)
+
+
+def test_outliers_on_other_data_are_refused():
+    model = torch.nn.Linear(3, 1).double()
+    inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    train, test = (
+        Objective(model, torch.nn.functional.mse_loss, [(part, part[:, :1])]) for part in (inputs[:5], inputs[5:])
+    )
+    pairs = top_eigenvalues(HessianOperator(train), 1)
+    with pytest.raises(ValueError, match="outliers are eigenpairs of another matrix"):
+        spectral_density(HessianOperator(test), 3, outliers=pairs)
+
+
+def test_outliers_by_differences_are_those_of_the_same_operator_made_anew():
+    given = problem("tanh_mlp")
+    objective = Objective(given.model, given.loss, [(given.x, given.y)], products=CentralDifferences())
+    pairs = top_eigenvalues(HessianOperator(objective), 1)
+    assert len(spectral_density(HessianOperator(objective), 3, outliers=pairs).outliers) == 1
