@@ -60,6 +60,11 @@ def num_examples(batch: Batch) -> int:
     return lengths[0]
 
 
+def bytes_of_example(batch: Batch) -> int:
+    """What one example takes in a batch, in all its tensors."""
+    return sum(tensor[:1].nbytes for tensor in tensors(batch) if tensor.ndim > 0)
+
+
 def take(batch: Batch, start: int, stop: int) -> Batch:
     """Examples ``start`` to ``stop`` of a batch, as views."""
     return map_tensors(lambda tensor: tensor[start:stop] if tensor.ndim > 0 else tensor, batch)

@@ -91,7 +91,7 @@ def _graph_bytes(term: Term, w: Tensor) -> int:
             return graph.num_bytes
         once = graph.num_bytes
         try:
-            slope_of(loss, leaf, create_graph=True)
+            slope = slope_of(loss, leaf, create_graph=True)
         except (RuntimeError, NoSecondDerivativeError, ValueError):
             return 4 * once
-    return graph.num_bytes
+    return graph.num_bytes + slope.nbytes  # the gradient is kept with its graph

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, num_examples
+from landscape.batches import Batch, bytes_of_example, num_examples
 from landscape.chunks import GraphSize, cut, halves
 from landscape.memory import is_out_of_memory
 from landscape.processes import Alone, ProcessLostError, Sharing
@@ -63,7 +63,9 @@ class Work:
         if self._whole is not None:
             return self._whole.graph
         if self._graph is None:
-            self._graph = GraphSize.measured(self.definition, self._w, max(self.batches, key=num_examples))
+            # of the longest examples, since graphs must not take more than they are said to
+            longest = max(self.batches, key=lambda batch: (bytes_of_example(batch), num_examples(batch)))
+            self._graph = GraphSize.measured(self.definition, self._w, longest)
         return self._graph
 
     @property

@@ -133,7 +133,7 @@ def test_kept_graphs_stay_within_their_budget():
     with graph_measured(without=there) as everything:
         graphs = [hessian_at(term.loss, free.weights) for term in free.objective.work.terms]
     assert len(graphs) == 10
-    budget = everything.num_bytes // 2
+    budget = (everything.num_bytes + len(graphs) * free.weights.nbytes) // 2  # each holds a gradient too
     held = HessianOperator(Objective(model, F.cross_entropy, data, products=KeptGraphs(memory=budget), chunk_size=64))
     held.apply(held.weights)
     bound = held._at._bound
@@ -229,3 +229,20 @@ def test_what_is_no_way_is_refused():
         FirstThatWorks()
     with pytest.raises(ValueError, match="chunk_size must be at least 1; got 0"):
         Objective(given.model, given.loss, ragged(given.x, given.y), chunk_size=0)
+
+
+def test_the_gradient_that_a_graph_holds_counts_as_kept():
+    model = nn.Linear(50, 40)
+    data = [(torch.randn(6, 50), torch.randn(6, 40))]
+    objective = Objective(model, F.mse_loss, data, chunk_size=1, products=KeptGraphs(memory=3 * 2040 * 4 + 4000))
+    hessian = HessianOperator(objective)
+    hessian.apply(torch.ones(2040))
+    assert 2 <= len(hessian._at._bound.graphs) <= 3  # of 6
+
+
+def test_the_budget_counts_the_longest_examples_where_most_are_short():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2), nn.Tanh())
+    short, long = ((torch.randn(n, m, 4), torch.randn(n, m, 2)) for n, m in ((40, 2), (30, 500)))
+    alone = Objective(model, F.mse_loss, [long]).work.graph
+    both = Objective(model, F.mse_loss, [short, long], denominator=lambda _, targets: targets.numel()).work.graph
+    assert both.each == alone.each
