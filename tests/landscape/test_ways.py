@@ -144,7 +144,7 @@ def test_kept_graphs_stay_within_their_budget():
     with graph_measured(without=there) as measured:
         again = [hessian_at(term.loss, held.weights) for term in kept]
     assert len(again) == len(kept)
-    assert 0.7 * budget < measured.num_bytes <= budget
+    assert 0.7 * budget < measured.num_bytes + len(kept) * held.weights.nbytes <= budget
     assert torch.allclose(held.apply(held.weights), free.apply(free.weights), rtol=1e-12)
     assert f"graphs of {len(kept)} of 10 chunks kept" in held.words
 
