@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from landscape.certificate import STEPS, certify, differences_at
@@ -30,6 +31,10 @@ class CurvatureAt:
         self._work = work
         self._certified = certified
         self._bound = products.bind(kind, self._w, work.terms, graph_bytes=work.graph.of)
+
+    def is_at(self, w: Tensor) -> bool:
+        """Whether w, like the weights of this matrix, holds the same numbers."""
+        return torch.equal(self._w, w)
 
     @property
     def words(self) -> str:
@@ -69,15 +74,15 @@ class Remembered:
     """The matrix that was asked for last, so that its graphs serve again when it is asked for once more."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, int] | None = None
         self._w: Tensor | None = None
         self._matrix: CurvatureAt | None = None
 
     def at(self, kind: Curvature, w: Tensor, make: Callable[[Curvature, Tensor], CurvatureAt]) -> CurvatureAt:
-        """The matrix of this kind at w: the last one when w is the same tensor and has not been changed since."""
-        key = (kind.name, w._version)
-        if self._matrix is None or self._w is not w or self._key != key:
+        """The matrix of this kind at w: the last one when w is the same tensor and holds the same numbers."""
+        last = self._matrix  # a version counter misses what numpy or .data writes, and inference tensors have none
+        if last is None or self._w is not w or last.kind != kind or not last.is_at(w):
+            del last
             self._matrix = None  # its graphs go before others come
-            self._matrix = make(kind, w)
-            self._key, self._w = key, w
-        return self._matrix
+            last = self._matrix = make(kind, w)
+            self._w = w
+        return last

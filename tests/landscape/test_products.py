@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from problems import normal
+from problems import normal, problem
 
 from landscape.products import gauss_newton_at, hessian_at, slope_of
 
@@ -113,3 +113,15 @@ def test_a_value_that_does_not_depend_on_the_weights_is_refused_and_not_called_f
 def test_outputs_that_are_not_one_tensor_are_refused_by_the_gauss_newton_product():
     with pytest.raises(ValueError, match="needs outputs that are one tensor; got tuple"):
         ggn_product(lambda v: (v, v), lambda z: z[0].sum(), normal(3), normal(3, 1))
+
+
+def test_weights_that_numpy_has_changed_are_new_weights():
+    objective = problem("tanh_mlp").objective()
+    w, v = objective.weights.clone(), torch.ones_like(objective.weights)
+    before = objective.hvp(w, v)
+    w.numpy()[:] *= 2  # which no version counter sees
+    assert torch.equal(objective.hvp(w, v), objective.hvp(w.clone(), v))
+    assert not torch.equal(objective.hvp(w, v), before)
+    with torch.inference_mode():
+        frozen = w.clone()
+    assert torch.equal(objective.hvp(frozen, v), objective.hvp(w, v))
