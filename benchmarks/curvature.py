@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -53,6 +54,10 @@ def chosen(tool: Tool, problem: Problem, numbers: Sequence[int], truth: np.ndarr
             values = {k: np.sort(values)[::-1][:k] for k in numbers}
         else:
             values = {k: tool.run(problem, k, setting)[0] for k in numbers if k not in found}
+        print(
+            f"  {tool.name} at {setting:g}: {', '.join(f'{error(v, truth[:k]):.0e}' for k, v in values.items())}",
+            file=sys.stderr,
+        )
         for k in numbers:
             if k not in found and error(values[k], truth[:k]) <= ACCURACY:
                 found[k] = setting
