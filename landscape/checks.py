@@ -18,6 +18,7 @@ from landscape.batches import Batch, Fingerprint, concatenate, num_examples, sha
 if TYPE_CHECKING:
     from landscape.objective import Objective
 
+GRADIENTS = 30.0  # times the tolerance of losses: rounding in deep networks reaches some 1e-3 of a gradient
 HEAD = 2  # examples of each batch that are put together; models that squeeze do not take one
 
 
@@ -57,6 +58,19 @@ def require_evaluable_mode(model: nn.Module) -> None:
             f"the model is in training mode, where {name or 'it'} ({type(module).__name__}) {effect}; "
             "the loss is then no fixed function of the weights. Call model.eval() first."
         )
+
+
+def require_one_device(model: nn.Module, loss: object) -> None:
+    """All numbers of a model and of its loss must be on one device, frozen ones and buffers too."""
+    parts = [("model", model), *([("loss", loss)] if isinstance(loss, nn.Module) else [])]
+    found = {
+        str(tensor.device): f"{name} of the {what}"
+        for what, module in parts
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+    }
+    if len(found) > 1 or "meta" in found:
+        places = ", ".join(f"{name} on {device}" for device, name in found.items())
+        raise ValueError(f"model and loss must be on one device that holds numbers; got {places}. Use .to(device)")
 
 
 def require_precision(weights: Tensor) -> None:
@@ -105,15 +119,14 @@ def require_scalar(loss: Any) -> None:
         raise ValueError(f"the loss must return a scalar tensor, the mean over the batch; got {found}")
 
 
-def require_deterministic(objective: Objective) -> list[float]:
-    """The same weights must give the same finite loss, whatever the random state; the loss of each batch.
+def require_deterministic(objective: Objective) -> list[Seen]:
+    """The same weights must give the same finite loss, whatever the random state; what was seen of each batch.
 
     A batch without anything to count has no loss and does not matter; its entry is NaN or meaningless.
     """
     parts = [objective.part([batch]) for batch in objective.batches]
-    first = [_Seen.of(part) for part in parts]
-    losses = [seen.loss for seen in first]
-    loss = _mean(losses, [part.weight for part in parts])
+    first = [Seen.of(part) for part in parts]
+    loss = _mean([seen.loss for seen in first], [part.weight for part in parts])
     if not math.isfinite(loss):
         raise ValueError(
             f"the loss at the model's weights is {loss}; a landscape is measured around a finite loss. "
@@ -121,31 +134,30 @@ def require_deterministic(objective: Objective) -> list[float]:
         )
     tolerance = _tolerance(objective.weights)
     for seen, part in zip(first, parts, strict=True):  # a model that draws random numbers has moved the state on
-        again = _Seen.of(part)
+        again = Seen.of(part)
         if part.weight != 0:
             seen.require_same(again, tolerance)
-    return losses
+    return first
 
 
-def require_additive(objective: Objective, losses: Sequence[float]) -> None:
+def require_additive(objective: Objective, wholes: Sequence[Seen]) -> None:
     """The mean over examples put together must be the weighted mean over their parts, in each batch and across them.
 
     Args:
         objective: what is checked.
-        losses: of its batches, one by one.
+        wholes: what was seen of its batches, one by one.
     """
-    for batch, whole in zip(objective.batches, losses, strict=True):
+    for batch, whole in zip(objective.batches, wholes, strict=True):
         size = num_examples(batch)
         if size >= 2:
             cut = max(1, (size - 1) // 2)  # unequal, so that the weights matter
             _require_mean(whole, objective.part(split(batch, [cut, size - cut])))
     for heads in _groups_of_heads(objective.batches):  # batches of one example, or of one class, agree with any weights
-        together = objective.part([concatenate(heads)])
-        _require_mean(together.loss(objective.weights).item(), objective.part(heads))
+        _require_mean(Seen.of(objective.part([concatenate(heads)])), objective.part(heads))
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """What is kept of a batch's loss and gradient until they are computed again: not the whole gradient."""
 
     loss: float
@@ -153,16 +165,21 @@ class _Seen:
     projection: float  # of the gradient on random signs, which noise in any direction changes
 
     @classmethod
-    def of(cls, part: Objective) -> _Seen:
+    def of(cls, part: Objective) -> Seen:
         """The loss and the gradient of a part at the objective's weights."""
         loss, gradient = part.loss_and_gradient(part.weights)
         signs = torch.randint(0, 2, gradient.shape, generator=torch.Generator().manual_seed(0), dtype=torch.int8)
         projection = torch.dot(gradient, (2 * signs - 1).to(gradient))
         return cls(loss.item(), torch.linalg.vector_norm(gradient).item(), projection.item())
 
-    def require_same(self, again: _Seen, tolerance: float) -> None:
+    def require_same(self, again: Seen, tolerance: float) -> None:
         """Another evaluation must have given the same, up to rounding."""
         moved = abs(self.loss - again.loss) + abs(self.projection - again.projection)
+        if math.isfinite(self.loss) and not math.isfinite(self.projection):
+            raise ValueError(
+                "the gradient at the model's weights is not finite where the loss is; a landscape is measured where it "
+                "has slopes. Look for roots, norms and logarithms of zero."
+            )
         if not moved <= tolerance * max(1.0, abs(self.loss), self.length):  # also when it is NaN
             raise ValueError(
                 f"the objective is not deterministic: the same weights and data gave loss {self.loss:.8g} and then "
@@ -170,14 +187,20 @@ class _Seen:
             )
 
 
-def _require_mean(whole: float, parts: Objective) -> None:
-    together = parts.loss(parts.weights).item()
+def _require_mean(whole: Seen, parts: Objective) -> None:
+    together = Seen.of(parts)
     if parts.weight == 0:
         return
-    if not abs(whole - together) <= _tolerance(parts.weights) * max(1.0, abs(whole)):  # also when it is NaN
+    tolerance = _tolerance(parts.weights)
+    same = abs(whole.loss - together.loss) <= tolerance * max(1.0, abs(whole.loss))  # not when one is NaN
+    slope = abs(whole.projection - together.projection) <= GRADIENTS * tolerance * max(1.0, whole.length)
+    if not (same and slope):  # losses that are all the same, as of a head of zeros, agree with any weights
+        what, pair = ("loss", (whole.loss, together.loss))
+        if same:
+            what, pair = "gradient, projected on random signs,", (whole.projection, together.projection)
         raise ValueError(
-            f"the loss of a batch ({whole:.8g}) is not the weighted mean over its parts "
-            f"({together:.8g}), so batches cannot be put together. The loss must be a mean over what "
+            f"the {what} of a batch ({pair[0]:.8g}) is not the weighted mean over its parts "
+            f"({pair[1]:.8g}), so batches cannot be put together. The loss must be a mean over what "
             "`denominator` counts (examples, unless the loss says otherwise), and the model must treat examples "
             "one by one; pass denominator=lambda outputs, targets: ... for what your loss divides by."
         )

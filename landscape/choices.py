@@ -12,6 +12,7 @@ from torch import Tensor
 from landscape.curvatures import Curvature
 from landscape.differences import signs_like
 from landscape.forward_mode import ForwardOverReverse
+from landscape.memory import is_out_of_memory
 from landscape.products import NoSecondDerivativeError
 from landscape.terms import Term
 from landscape.ways import Bound, Bytes, KeptGraphs, Products
@@ -53,37 +54,46 @@ class FastestProducts(Products):
 
     def bind(self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes) -> Bound:
         """See :class:`Products`."""
-        bounds = [way.bind(curvature, w, terms, graph_bytes=graph_bytes) for way in self.ways]
+        binds = [partial(way.bind, curvature, w, terms, graph_bytes=graph_bytes) for way in self.ways]
         if not terms:
-            return bounds[0]
+            return binds[0]()
         signs = signs_like(w)[:, None]
-        timed: list[tuple[float, Bound]] = []
-        first: Tensor | None = None
-        for bound in bounds:
+        timed: list[tuple[float, Bound, Tensor]] = []
+        refusals: list[Exception] = []
+        for bind in binds:
             try:
+                bound = bind()
                 image = bound.product(terms[0], signs)
                 begin = time.perf_counter()
                 float(bound.product(terms[0], signs).sum())
-            except (RuntimeError, ValueError):  # what cannot be taken this way, whatever it raises
+            except (RuntimeError, ValueError) as error:  # what cannot be taken this way, whatever it raises
+                if is_out_of_memory(error):
+                    raise
+                refusals.append(error)
                 continue
-            timed.append((time.perf_counter() - begin, bound))
-            first = image if first is None else first
-            apart = float((image - first).norm() / (first.norm() + torch.finfo(w.dtype).tiny))
-            if bound.is_exact and apart > 1e4 * torch.finfo(w.dtype).eps:
-                raise ValueError(
-                    f"products by {timed[0][1].words} and by {bound.words} differ by {apart:.1e} of their size; one of "
-                    "them is wrong for this model. Take one way by name, and hold it against CentralDifferences()."
-                )
+            timed.append((time.perf_counter() - begin, bound, image))
         if not timed:
-            return bounds[0]
-        chosen = min(timed, key=lambda pair: pair[0])[1]
-        for bound in bounds:
+            raise refusals[0]
+        _require_agreement([(bound, image) for _, bound, image in timed if bound.is_exact])
+        chosen = min(timed, key=lambda entry: entry[0])[1]
+        for _, bound, _ in timed:
             if bound is not chosen:
                 bound.release()
         return chosen
 
     def __repr__(self) -> str:
         return f"FastestProducts({', '.join(map(repr, self.ways))})"
+
+
+def _require_agreement(exact: Sequence[tuple[Bound, Tensor]]) -> None:
+    for bound, image in exact[1:]:
+        first, truth = exact[0]
+        apart = float((image - truth).norm() / (truth.norm() + torch.finfo(image.dtype).tiny))
+        if not apart <= 1e4 * torch.finfo(image.dtype).eps:  # also when it is NaN
+            raise ValueError(
+                f"products by {first.words} and by {bound.words} differ by {apart:.1e} of their size; one of them is "
+                "wrong for this model. Take one way by name, and hold it against CentralDifferences()."
+            )
 
 
 class _FirstThatWorks(Bound):

@@ -61,7 +61,7 @@ class _Examples:
 
     def __init__(self, term: Term) -> None:
         self.term = term
-        self.counts = torch.empty(0)  # (examples that count,)
+        self.counts = torch.zeros(1)  # (examples that count,)
 
     def losses(self, w: Tensor) -> Tensor:
         """ℓ, one entry for each example that counts.
@@ -69,6 +69,7 @@ class _Examples:
         Raises:
             ValueError: if the loss of the batch is not their weighted mean.
         """
+        self.counts = w.new_zeros(1)
         outputs = self.term.outputs(w)
         targets, whole = self.term.targets, self.term.count
         losses: list[Tensor] = []

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from landscape.answers import Eigenpairs, SpectralDensity
 from landscape.arguments import integer, real
-from landscape.operators import CurvatureOperator, require_operator
+from landscape.operators import CurvatureOperator, require_one_clock, require_operator
 from landscape.orthonormal import gaussian, orthonormal
 from landscape.progress import Progress, silent
 from landscape.results import Array
@@ -60,6 +60,7 @@ def spectral_density(
     True
     """
     require_operator(operator)
+    require_one_clock(operator, max_seconds)
     num_steps, num_probes = integer(num_steps, "num_steps"), integer(num_probes, "num_probes")
     seed = integer(seed, "seed")
     if num_steps < 1 or num_probes < 1:

@@ -94,6 +94,7 @@ class Objective:
         checks.require_module(model)
         checks.require_reiterable(data)
         checks.require_evaluable_mode(model)
+        checks.require_one_device(model, loss)
         self.space = ParameterSpace.of(model).select(parameters)
         named = dict(model.named_parameters())
         self.weights: Tensor = self.space.flatten({name: named[name].detach() for name in self.space.names})
@@ -109,12 +110,12 @@ class Objective:
         with checks.random_state_kept(self.weights.device):  # a DataLoader draws from it at each pass
             self._data = DataSet.read(data, self.weights.device)
             self.work = Work(self._definition, self.weights, self._data.pieces, chunk_size=chunk_size, sharing=sharing)
-            losses = checks.require_deterministic(self)
+            seen = checks.require_deterministic(self)
             held = {id(named[name]): name for name in self.space.names}
             terms = require_given_weights(self._definition, self.weights, self.batches, held)
             if denominator is None and self._definition.denominator is examples:
                 require_shape_of_targets(terms, self.weights)
-            checks.require_additive(self, losses)
+            checks.require_additive(self, seen)
 
     @property
     def num_examples(self) -> int:

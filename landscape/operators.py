@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -32,13 +33,15 @@ class CurvatureOperator(LinearOperator, ABC):
     """
 
     def __init__(self, objective: Objective, *, weights: Tensor | None = None) -> None:
+        if not isinstance(objective, Objective):
+            raise TypeError(f"an operator is that of an Objective; got {type(objective).__name__}")
         self.objective = objective
         dim = objective.space.dim
         if weights is not None:
-            if weights.shape != (dim,):
+            if isinstance(weights, Tensor) and weights.shape != (dim,):
                 raise ValueError(f"weights must have shape ({dim},); got {tuple(weights.shape)}")
             require_like(weights, objective.weights, "weights")
-        self.weights = objective.weights if weights is None else weights.detach().clone()
+        self.weights = (objective.weights if weights is None else weights).detach().clone()
         super().__init__(torch.empty(0, dtype=self.weights.dtype).numpy().dtype, (dim, dim))  # type: ignore[call-arg]
 
     @abstractmethod
@@ -76,8 +79,8 @@ class CurvatureOperator(LinearOperator, ABC):
         Raises:
             ValueError: if nothing matches.
         """
-        moved = self.objective if self.weights is self.objective.weights else self.objective.at(self.weights)
-        part = moved.select(pattern)
+        here = torch.equal(self.weights, self.objective.weights)
+        part = (self.objective if here else self.objective.at(self.weights)).select(pattern)
         return self._with(part)
 
     def layers(self) -> Mapping[str, CurvatureOperator]:
@@ -106,16 +109,26 @@ class CurvatureOperator(LinearOperator, ABC):
     def __sub__(self, other: Any) -> Any:
         return self + (-1.0) * other if isinstance(other, CurvatureOperator) else super().__sub__(other)
 
+    __array_ufunc__ = None  # so that numpy's scalars leave products to this class
+
     def __mul__(self, other: Any) -> Any:
         return _Combination([(float(other), self)]) if _is_number(other) else super().__mul__(other)
 
     def __rmul__(self, other: Any) -> Any:
         return self * other if _is_number(other) else super().__rmul__(other)
 
+    def __radd__(self, other: Any) -> Any:
+        return self if _is_number(other) and float(other) == 0 else NotImplemented  # as sum() begins with
+
+    def __truediv__(self, other: Any) -> Any:
+        return self * (1 / float(other)) if _is_number(other) else NotImplemented
+
     def __neg__(self) -> Any:
         return _Combination([(-1.0, self)])
 
     def _matmat(self, X: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if np.iscomplexobj(X):
+            return self._matmat(X.real) + 1j * self._matmat(X.imag)
         own = np.array(X)  # X may be frozen, as results are; torch warns of that
         V = torch.as_tensor(own, dtype=self.weights.dtype, device=self.weights.device)
         product: np.ndarray[Any, Any] = self.apply(V).cpu().numpy()
@@ -217,7 +230,8 @@ class _Combination(CurvatureOperator):
     def __init__(self, parts: list[tuple[float, CurvatureOperator]]) -> None:
         first = parts[0][1]
         for _, part in parts[1:]:
-            same = part.objective.manifest()["objective"] == first.objective.manifest()["objective"]
+            ours, theirs = first.objective.manifest(), part.objective.manifest()
+            same = ours["objective"] == theirs["objective"] and ours["subject"]["fixed"] == theirs["subject"]["fixed"]
             if not same or not torch.equal(part.weights, first.weights):
                 raise ValueError("operators can be added when they are of the same objective at the same weights")
         super().__init__(first.objective, weights=first.weights)
@@ -244,16 +258,33 @@ class _Combination(CurvatureOperator):
         return all(part.is_exact for _, part in self.parts)
 
     def settings(self) -> dict[str, Any]:
-        names = [f"{coefficient:g} · ({part.settings()['name']})" for coefficient, part in self.parts]
+        names = [f"{coefficient!r} · ({part.settings()['name']})" for coefficient, part in self.parts]
         return {"name": " + ".join(names)}
 
 
 def _is_number(value: object) -> bool:
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        value = value.item()
     try:
-        real(value, "a factor")
-    except (TypeError, ValueError):
+        number = real(value, "a factor")
+    except TypeError:
         return False
+    if not math.isfinite(number):
+        raise ValueError(f"an operator can be multiplied by finite numbers; got {number}")
     return True
+
+
+def require_one_clock(operator: CurvatureOperator, max_seconds: float | None) -> None:
+    """Processes that share the work must stop together, and their clocks differ.
+
+    Raises:
+        ValueError: if there are several, and a limit on the time.
+    """
+    number = operator.objective.work.sharing.number
+    if max_seconds is not None and number > 1:
+        raise ValueError(
+            f"max_seconds is for one process, and {number} share this work; limit the number of products or probes"
+        )
 
 
 def require_operator(value: object) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from landscape.arguments import integer, real
 from landscape.estimators import Coordinates, Estimation, Estimator, Samples, Source
 from landscape.measures import Measure
-from landscape.operators import CurvatureOperator, require_operator
+from landscape.operators import CurvatureOperator, require_one_clock, require_operator
 from landscape.progress import Progress
 from landscape.results import Array
 
@@ -100,6 +100,7 @@ def estimated(
         ValueError: if one makes no sense.
     """
     require_operator(operator)
+    require_one_clock(operator, max_seconds)
     num_probes, seed = require_budget(estimator, num_probes), integer(seed, "seed")
     rtol, max_seconds = _limit(rtol, "rtol"), _limit(max_seconds, "max_seconds")
     settings = {"estimator": type(estimator).__name__, "num_probes": num_probes, "seed": seed}

@@ -14,7 +14,7 @@ from landscape.answers import Eigenpairs
 from landscape.arguments import integer, real
 from landscape.ends import WORDS, Ends, Which
 from landscape.manifest import hash_of_tensor
-from landscape.operators import CurvatureOperator, require_operator
+from landscape.operators import CurvatureOperator, require_one_clock, require_operator
 from landscape.progress import Progress, silent
 from landscape.search import ROOM, Budget, Search
 from landscape.warm import FromSubset, vectors
@@ -83,6 +83,7 @@ def top_eigenvalues(
     """
     begun = time.monotonic()
     require_operator(operator)
+    require_one_clock(operator, max_seconds)
     k, tol, seed = integer(k, "k"), real(tol, "tol"), integer(seed, "seed")
     dim = operator.dim
     if not 1 <= k <= dim:

@@ -43,7 +43,7 @@ class Work:
         self._w = w
         self.batches = batches
         self._chunk_size = chunk_size
-        self._sharing = Alone() if sharing is None else sharing
+        self.sharing = Alone() if sharing is None else sharing
         self._whole = whole
         self._graph: GraphSize | None = None
         self._terms: list[Term] | None = None
@@ -55,7 +55,7 @@ class Work:
 
     def by(self, definition: Definition, w: Tensor) -> Work:
         """The same data and processes under another definition of the terms."""
-        return Work(definition, w, self.batches, chunk_size=self._chunk_size, sharing=self._sharing)
+        return Work(definition, w, self.batches, chunk_size=self._chunk_size, sharing=self.sharing)
 
     @property
     def graph(self) -> GraphSize:
@@ -79,7 +79,7 @@ class Work:
         if self._terms is None:
             few = self._chunk_size is None and all(num_examples(batch) <= ALWAYS_QUICK for batch in self.batches)
             pieces = list(self.batches) if few else cut(self.batches, self.chunk_size)
-            self._terms = [Term(self.definition, pieces[i]) for i in self._sharing.block(len(pieces))]
+            self._terms = [Term(self.definition, pieces[i]) for i in self.sharing.block(len(pieces))]
         return self._terms
 
     def means(
@@ -103,19 +103,17 @@ class Work:
         try:
             self._add(of_term, means, release)
         except Exception as error:
-            if self._sharing.number == 1:
+            if self.sharing.number == 1:
                 raise
             failure = error  # the others wait for this process's part: they are told, and then it is raised
-        if self._sharing.number == 1:
+        if self.sharing.number == 1:
             return [mean.value.to(value.dtype) for mean, value in zip(means, like, strict=True)], means[0].weight
         totals = [mean.total_like(value) for mean, value in zip(means, like, strict=True)]
         weight = torch.as_tensor(means[0].weight, dtype=torch.float64)
         coarse = weight.to(like[-1].dtype)
         facts = torch.stack([coarse.cpu(), (weight.cpu() - coarse.cpu()).to(coarse.dtype)]).to(like[-1].device)
         failed = torch.full_like(facts[:1], float(failure is not None))
-        *sums, both, failures = self._sharing.summed(
-            [*totals[::-1], facts, failed]
-        )  # vectors first: their dtype counts
+        *sums, both, failures = self.sharing.summed([*totals[::-1], facts, failed])  # vectors first: their dtype counts
         if failure is not None:
             raise failure
         if float(failures) > 0:
