@@ -7,35 +7,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from problems import N, normal, ragged
 from torch import nn
+from undifferentiable import Compiled
 
 from landscape import CentralDifferences, HessianOperator, KeptGraphs, Objective
 
 
 def relative(a, b):
     return float((a - b).norm() / b.norm())
-
-
-class Once(torch.autograd.Function):
-    """v² whose derivative cannot be differentiated."""
-
-    @staticmethod
-    def forward(ctx, v):
-        ctx.save_for_backward(v)
-        return v.square()
-
-    @staticmethod
-    def backward(ctx, slope):
-        return OnceBackward.apply(ctx.saved_tensors[0], slope)
-
-
-class OnceBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, v, slope):
-        return 2 * v * slope
-
-    @staticmethod
-    def backward(ctx, slope):
-        raise RuntimeError("derivative for fused::square_backward is not implemented")
 
 
 class Fused(nn.Module):
@@ -50,7 +28,7 @@ class Fused(nn.Module):
 
 def test_a_model_without_second_derivatives_is_measured_by_differences_and_it_is_said():
     torch.manual_seed(0)
-    fused = Fused(Once.apply).double()
+    fused = Fused(Compiled.apply).double()
     plain = Fused(torch.square).double()
     plain.load_state_dict(fused.state_dict())
     data = ragged(normal(N, 3), normal(N, 3, seed=1))

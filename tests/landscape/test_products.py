@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from problems import normal, problem
+from undifferentiable import Compiled
 
 from landscape.products import gauss_newton_at, hessian_at, slope_of
 
@@ -59,29 +60,6 @@ def test_fused_attention_is_replaced_by_one_with_a_second_derivative():
     product = hessian_product(loss, normal(4), torch.eye(4, dtype=torch.float64))
     assert torch.allclose(product, product.T, rtol=1e-10, atol=1e-12)
     assert product.abs().max() > 1e-3
-
-
-class Compiled(torch.autograd.Function):
-    """v² with the backward pass of a compiled module."""
-
-    @staticmethod
-    def forward(ctx, v):
-        ctx.save_for_backward(v)
-        return v.square()
-
-    @staticmethod
-    def backward(ctx, slope):
-        return CompiledBackward.apply(ctx.saved_tensors[0], slope)
-
-
-class CompiledBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, v, slope):
-        return 2 * v * slope
-
-    @staticmethod
-    def backward(ctx, slope):
-        raise RuntimeError("torch.compile with aot_autograd does not currently support double backward")
 
 
 def connectionist(v):
