@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from landscape.batches import take
+from landscape.certificate import signs
 from landscape.curvatures import Curvature
 from landscape.terms import Term
 from landscape.ways import Bound, Bytes, Products
@@ -71,7 +72,7 @@ class _Differences(Bound):
         with torch.enable_grad():
             leaf = self.w.detach().requires_grad_()
             (slope,) = torch.autograd.grad(term.loss(leaf), leaf)
-        directions = [v / v.norm() for v in (signs_like(self.w), slope) if v.any()]
+        directions = [v / v.norm() for v in (signs(self.w, 1)[0], slope) if v.any()]
         steps = [self.size * 0.5**power for power in range(1, 26 if self.w.dtype == torch.float64 else 14)]
         images = [[self._along(term, v, step) for v in directions] for step in steps]
         changes = [
@@ -80,9 +81,3 @@ class _Differences(Bound):
         ]
         best = min(range(len(changes)), key=lambda i: changes[i] if changes[i] == changes[i] else float("inf"))
         return steps[best + 1], changes[best]
-
-
-def signs_like(w: Tensor) -> Tensor:
-    """The same random signs every time, of the shape of w."""
-    drawn = torch.randint(0, 2, w.shape, generator=torch.Generator().manual_seed(0), dtype=torch.int8)
-    return (2 * drawn - 1).to(w)
