@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         every_tensor as every_tensor,
         weights_proper as weights_proper,
     )
+    from landscape.planes import Axis as Axis, Plane as Plane
     from landscape.processes import Together as Together
     from landscape.reference import (
         pyhessian_eigenvalues as pyhessian_eigenvalues,
@@ -123,6 +124,8 @@ _HOME = {
     "m_sharpness": "sharpness",
     "random_direction": "directions",
     "filter_normalized": "directions",
+    "Axis": "planes",
+    "Plane": "planes",
     "line_slice": "slices",
     "plane_slice": "slices",
     "Result": "results",

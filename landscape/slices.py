@@ -13,20 +13,20 @@ from torch import Tensor
 from landscape.answers import LineSlice, PlaneSlice
 from landscape.manifest import hash_of_tensor
 from landscape.objective import Objective
+from landscape.planes import Axis, Direction, Plane
 from landscape.progress import Progress, silent
 
-Direction = Tensor | npt.NDArray[np.floating]
 Coordinates = Sequence[float] | npt.NDArray[np.floating]
 
 
 def line_slice(
-    objective: Objective, direction: Direction, *, coordinates: Coordinates, progress: Progress = silent
+    objective: Objective, direction: Direction | Axis, *, coordinates: Coordinates, progress: Progress = silent
 ) -> LineSlice:
     """L(w + t d) for each coordinate t.
 
     Args:
         objective: gives w and L.
-        direction: d, ``(dim,)``.
+        direction: d, ``(dim,)``, or an axis with its marks.
         coordinates: the values of t, ``(n,)``, in any order; zero is the model itself.
         progress: called with the points done and their number.
 
@@ -42,7 +42,8 @@ def line_slice(
     >>> line_slice(objective, torch.ones(1), coordinates=[-1.0, 0.0, 2.0]).losses.round(9).tolist()
     [1.0, 0.0, 4.0]
     """
-    d = _direction(objective, direction, name="direction")
+    axis = direction if isinstance(direction, Axis) else Axis(direction)
+    d = _direction(objective, axis.direction, name="direction")
     t = _coordinates(coordinates, name="coordinates")
     w, point = objective.weights, torch.empty_like(objective.weights)
     losses = np.empty(len(t))
@@ -58,13 +59,15 @@ def line_slice(
         coordinates=t,
         losses=losses,
         length=float(d.norm()),
+        marks=axis.marks,
+        mark_names=None if axis.marks is None else np.array(axis.mark_names, dtype=str),
         manifest=_manifest(objective, settings),
     )
 
 
 def plane_slice(
     objective: Objective,
-    directions: tuple[Direction, Direction],
+    directions: tuple[Direction, Direction] | Plane,
     *,
     x: Coordinates,
     y: Coordinates,
@@ -74,7 +77,7 @@ def plane_slice(
 
     Args:
         objective: gives w and L.
-        directions: d₁ and d₂, each ``(dim,)``; they are used as they are.
+        directions: d₁ and d₂, each ``(dim,)``, or a plane with its marks or its path; they are used as they are.
         x: coordinates along d₁, ``(nx,)``.
         y: coordinates along d₂, ``(ny,)``.
         progress: called with the points done and their number.
@@ -86,8 +89,9 @@ def plane_slice(
         ValueError: if a direction has another length, is zero or not finite, if the two are parallel, or if a
             coordinate is not finite.
     """
-    first = _direction(objective, directions[0], name="the first direction")
-    second = _direction(objective, directions[1], name="the second direction")
+    plane = directions if isinstance(directions, Plane) else Plane(directions)
+    first = _direction(objective, plane.directions[0], name="the first direction")
+    second = _direction(objective, plane.directions[1], name="the second direction")
     cosine = float(first @ second / (first.norm() * second.norm()))
     if 1 - abs(cosine) < 1e-6:
         raise ValueError(f"the two directions are parallel (cosine {cosine:.7f}); they span no plane")
@@ -111,6 +115,11 @@ def plane_slice(
         losses=losses,
         lengths=np.array([float(first.norm()), float(second.norm())]),
         cosine=cosine,
+        marks=plane.marks,
+        mark_names=None if plane.marks is None else np.array(plane.mark_names, dtype=str),
+        path=plane.path,
+        path_distances=plane.path_distances,
+        explained=plane.explained,
         manifest=_manifest(objective, settings),
     )
 

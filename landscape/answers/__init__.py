@@ -4,7 +4,8 @@ from landscape.answers.certificate import Certificate as Certificate, Check as C
 from landscape.answers.curvature import Eigenpairs as Eigenpairs
 from landscape.answers.density import SpectralDensity as SpectralDensity
 from landscape.answers.forecast import Forecast as Forecast
-from landscape.answers.surroundings import LineSlice as LineSlice, PlaneSlice as PlaneSlice, Sharpness as Sharpness
+from landscape.answers.sharpness import Sharpness as Sharpness
+from landscape.answers.slices import LineSlice as LineSlice, PlaneSlice as PlaneSlice, Slice as Slice
 from landscape.answers.traces import (
     DiagonalEstimate as DiagonalEstimate,
     NormEstimate as NormEstimate,
