@@ -19,9 +19,9 @@ import click
 from analyses.protocol import Protocol
 
 if TYPE_CHECKING:
-    from analyses.measures import Subject
     from analyses.plan import Plan
     from analyses.results import RunTable
+    from analyses.subject import Subject
     from landscape.progress import Progress
     from msam.config import TrainConfig
     from msam.processes import Processes
@@ -339,8 +339,10 @@ def _measure(
     path: Path, protocol: Protocol, questions: Sequence[str], device: str, as_json: bool, plan: Plan | None = None
 ) -> None:
     """Ask one checkpoint some questions, print the answers, draw each, and certify some."""
-    from analyses.measures import Subject
+    from analyses.curvature import certificate
+    from analyses.measures import ask
     from analyses.plan import Plan, verdict
+    from analyses.subject import Subject
     from figures import draw, save, terminal
     from landscape.files import require_writable
     from msam.run import Run
@@ -353,8 +355,8 @@ def _measure(
         require_writable(file)  # known before it is measured for minutes
     with launched(device) as (sharing, place), terminal.stages(silent=not sharing.is_first) as stage:
         subject = Subject(run, protocol, device=place, report=stage, budget=budget, sharing=sharing)
-        answers = {question: getattr(subject, question)() for question in questions}
-        proofs = {question: subject.certificate(answers[question]) for question in plan.certified}
+        answers = {question: ask(subject, question) for question in questions}
+        proofs = {question: certificate(subject, answers[question]) for question in plan.certified}
     if not sharing.is_first:
         return
     content: dict[str, Any] = {"run": run.path, "checkpoint": run.checkpoint}
@@ -377,18 +379,19 @@ def _measure(
 
 def _forecast(path: Path, protocol: Protocol, device: str, as_json: bool) -> None:
     """Say what the spectrum of one checkpoint would cost; nothing is written."""
-    from analyses.measures import Subject
+    from analyses import curvature
+    from analyses.subject import Subject
     from figures import terminal
     from msam.run import Run
 
     run = Run.open(path)
     with terminal.stages() as stage:
         subject = Subject(run, protocol, device=device, report=stage)
-        forecast, answered = subject.forecast(), subject.answered
-    known = [f"measured before, and read back at no cost: {', '.join(answered)}"] if answered else []
-    content = {"run": run.path, "checkpoint": run.checkpoint, "answered": answered, "manifest": forecast.manifest}
-    about, table = f"{run.checkpoint}: {subject.about}", terminal.forecast_table(forecast)
-    terminal.answer(content | forecast.summary(), [about, table, "", *forecast.remarks(), *known], as_json=as_json)
+        found, known = curvature.forecast(subject), curvature.answered(subject)
+    free = [f"measured before, and read back at no cost: {', '.join(known)}"] if known else []
+    content = {"run": run.path, "checkpoint": run.checkpoint, "answered": known, "manifest": found.manifest}
+    about, table = f"{run.checkpoint}: {subject.about}", terminal.forecast_table(found)
+    terminal.answer(content | found.summary(), [about, table, "", *found.remarks(), *free], as_json=as_json)
 
 
 def _along(path: Path, protocol: Protocol, seconds: float | None, device: str, as_json: bool) -> None:
@@ -454,7 +457,8 @@ def _study(runs: Sequence[Run], protocol: Protocol, device: str, *more: str) -> 
     """The table of some checkpoints under one protocol; more questions than it needs are asked by name."""
     _require_one_process("a study of several runs", "; measure each under torchrun with msam spectrum first")
     from analyses.comparison import compare as compare_subjects
-    from analyses.measures import Subject
+    from analyses.measures import ask
+    from analyses.subject import Subject
     from figures import terminal
 
     with terminal.stages() as stage:
@@ -462,7 +466,7 @@ def _study(runs: Sequence[Run], protocol: Protocol, device: str, *more: str) -> 
         table = compare_subjects(subjects)
         for subject in subjects:
             for question in more:
-                getattr(subject, question)()
+                ask(subject, question)
     return subjects, table
 
 
@@ -507,6 +511,7 @@ def analyze(paths: Sequence[Path], protocol: Protocol, as_json: bool, device: st
 @protocol_options()
 def compare(paths: Sequence[Path], out: Path, note: str, protocol: Protocol, as_json: bool, device: str) -> None:
     """Measure runs under one protocol and write the comparison report, one HTML file. RUN may be a sweep."""
+    from analyses.measures import ask
     from analyses.report import write_report
     from figures.report import pictures
     from msam.sweep import open_runs
@@ -516,7 +521,7 @@ def compare(paths: Sequence[Path], out: Path, note: str, protocol: Protocol, as_
     files = _beside(out, "report")
     subjects, table = _study(open_runs(paths), protocol, device, *_PICTURED)
     first = {group: subjects[table.groups.tolist().index(group)] for group in table.group_names}
-    drawn = pictures(table, *({g: getattr(s, q)().result for g, s in first.items()} for q in _PICTURED))
+    drawn = pictures(table, *({g: ask(s, q).result for g, s in first.items()} for q in _PICTURED))
     write_report(out, table=table, subjects=subjects, note=note, protocol=protocol, pictures=drawn)
     _print_table(table, as_json, files)
 

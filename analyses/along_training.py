@@ -11,9 +11,9 @@ import numpy as np
 
 from analyses.answer import Answer, Report, unreported
 from analyses.budget import Budget
-from analyses.measures import Subject
 from analyses.protocol import Protocol
 from analyses.results import CurvatureInTraining
+from analyses.subject import Subject
 from landscape.answers import Eigenpairs
 from landscape.files import require_writable
 from landscape.manifest import hash_of_settings

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from analyses.measures import Subject
+from analyses.curvature import eigenvalues, trace
+from analyses.measures import ask
 from analyses.results import MEASURES, RunTable, differ_in_microbatches_alone
+from analyses.subject import Subject
+from analyses.surroundings import sharpness
 from landscape.manifest import protocol, require_comparable
 from landscape.results import Array
 from msam.config import TrainConfig
@@ -48,7 +51,7 @@ def compare(subjects: Sequence[Subject]) -> RunTable:
         measures=np.array(list(MEASURES)),
         values=np.array([[row[name][0] for name in MEASURES] for row in rows]),
         errors=np.array([[row[name][1] for name in MEASURES] for row in rows]),
-        converged=np.array([bool(subject.eigenvalues().result.converged[0]) for subject in subjects]),
+        converged=np.array([bool(eigenvalues(subject).result.converged[0]) for subject in subjects]),
         accuracy_covariance=_accuracy_covariance(subjects),
         manifest=manifest,
     )
@@ -152,7 +155,7 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
 
 def _row(subject: Subject) -> dict[str, tuple[float, float]]:
     """Each measure with its uncertainty."""
-    top, trace, sharpness = subject.eigenvalues().result, subject.trace().result, subject.sharpness().result
+    top, mass, rise = eigenvalues(subject).result, trace(subject).result, sharpness(subject).result
     train, test = subject.train, subject.test
     return {
         "test_accuracy": (test.accuracy, test.accuracy_stderr),
@@ -160,8 +163,8 @@ def _row(subject: Subject) -> dict[str, tuple[float, float]]:
         "train_loss": (train.loss, 0.0),  # of the very examples it is the loss of
         "test_loss": (test.loss, test.loss_stderr),
         "largest_eigenvalue": (float(top.eigenvalues[0]), float(top.residuals[0])),
-        "trace": (trace.estimate, trace.stderr),
-        "sharpness": (sharpness.value, sharpness.stderr),
+        "trace": (mass.estimate, mass.stderr),
+        "sharpness": (rise.value, rise.stderr),
     }
 
 
@@ -184,7 +187,7 @@ def _common_manifest(subjects: Mapping[str, Subject]) -> dict[str, Any]:
     """
     shared: dict[str, Any] = {}
     for question in ("eigenvalues", "trace", "sharpness"):
-        manifests = {name: getattr(subject, question)().result.manifest for name, subject in subjects.items()}
+        manifests = {name: ask(subject, question).result.manifest for name, subject in subjects.items()}
         require_comparable(manifests)
         first = next(iter(manifests.values()))
         shared["objective"] = protocol(first)["objective"]

@@ -9,9 +9,9 @@ import jinja2
 
 from analyses import words
 from analyses.comparison import unperturbed
-from analyses.measures import Subject
 from analyses.protocol import Protocol
 from analyses.results import MEASURES, Picture, RunTable
+from analyses.subject import Subject
 from landscape.files import atomic_write
 from msam.run import Run
 from msam.tasks import complete_settings

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from analyses.comparison import compare
-from analyses.measures import Subject
 from analyses.protocol import Protocol
 from analyses.results import MEASURES, RunTable
+from analyses.subject import Subject
 from msam import Run, TrainConfig, train
 from msam.sweep import Sweep, grid
 

@@ -10,8 +10,9 @@ import pytest
 
 import analyses.comparison
 from analyses.comparison import compare, group_names, require_microbatches_alone
-from analyses.measures import Subject
+from analyses.measures import ask
 from analyses.results import MEASURES
+from analyses.subject import Subject
 from msam import Run
 from msam.config import TrainConfig
 
@@ -31,7 +32,7 @@ def test_there_is_a_row_for_each_run_in_order(table, sweep):
 
 def test_each_value_is_the_answer_of_its_run_with_the_answers_own_uncertainty(table, subjects):
     for i, subject in enumerate(subjects):
-        eigenpairs, trace, sharpness = (getattr(subject, q)().result for q in ("eigenvalues", "trace", "sharpness"))
+        eigenpairs, trace, sharpness = (ask(subject, q).result for q in ("eigenvalues", "trace", "sharpness"))
         expected = {
             "test_accuracy": (subject.test.accuracy, subject.test.accuracy_stderr),
             "train_loss": (subject.train.loss, 0.0),
@@ -142,7 +143,7 @@ def test_before_one_run_is_measured_it_is_known_whether_all_can_keep_their_answe
     for run in runs:
         shutil.rmtree(run / "results", ignore_errors=True)
     (runs[1] / "results").write_text("in the way of the folder")
-    monkeypatch.setattr(Subject, "_remembered", lambda *_: pytest.fail("something was measured"))
+    monkeypatch.setattr(Subject, "remembered", lambda *_: pytest.fail("something was measured"))
     with pytest.raises(NotADirectoryError, match="results"):
         compare([Subject(Run.open(run), protocol) for run in runs])
 

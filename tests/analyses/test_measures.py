@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-import analyses.measures
-from analyses.measures import Subject
+from analyses import curvature, surroundings
+from analyses.measures import ask
+from analyses.subject import Subject
 from landscape import (
     GradientAscent,
     HessianOperator,
@@ -27,7 +28,10 @@ from msam import Run
 from msam.checkpoints import save_weights
 
 QUESTIONS = ("eigenvalues", "trace", "density", "sharpness", "line", "plane")
-ASKING = ("top_eigenvalues", "trace", "spectral_density", "m_sharpness", "line_slice", "plane_slice")
+ASKING = {
+    curvature: ("top_eigenvalues", "trace_of", "spectral_density"),
+    surroundings: ("m_sharpness", "line_slice", "plane_slice"),
+}
 
 
 def arrays_of(result) -> dict[str, np.ndarray]:
@@ -55,7 +59,7 @@ def nothing_is_computed(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("this was asked before and should be read back")
 
-    return lambda: [monkeypatch.setattr(analyses.measures, name, refuse) for name in ASKING]
+    return lambda: [monkeypatch.setattr(home, name, refuse) for home, names in ASKING.items() for name in names]
 
 
 @pytest.fixture
@@ -85,21 +89,21 @@ DIRECT = {
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_an_answer_is_that_of_a_direct_call_on_an_objective_made_by_hand(question, run, by_hand, protocol):
-    answer = getattr(Subject(run, protocol), question)().result
+    answer = ask(Subject(run, protocol), question).result
     direct = DIRECT[question](by_hand)
     assert_same(answer, direct)
     assert answer.manifest == direct.manifest
 
 
 def test_shards_larger_than_the_data_are_all_the_data(run, by_hand, protocol):
-    answer = Subject(run, dataclasses.replace(protocol, microbatch_size=1000)).sharpness().result
+    answer = surroundings.sharpness(Subject(run, dataclasses.replace(protocol, microbatch_size=1000))).result
     assert_same(answer, m_sharpness(by_hand, GradientAscent(0.05), microbatch_size=60))
 
 
 def test_the_split_decides_whose_landscape_it_is(run, protocol):
     subject = Subject(run, dataclasses.replace(protocol, split="test"))
-    assert subject.sharpness().result.manifest["objective"]["split"] == "test"
-    assert subject.sharpness().result.manifest["objective"]["num_examples"] == 797
+    assert surroundings.sharpness(subject).result.manifest["objective"]["split"] == "test"
+    assert surroundings.sharpness(subject).result.manifest["objective"]["num_examples"] == 797
     assert subject.objective.loss(subject.objective.weights).item() == pytest.approx(subject.test.loss, rel=1e-6)
 
 
@@ -116,10 +120,10 @@ def test_accuracies_are_counted_and_their_standard_error_is_binomial(run, protoc
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_what_has_been_asked_is_read_back_and_not_computed_again(question, run, protocol, nothing_is_computed):
-    first = getattr(Subject(run, protocol), question)()
+    first = ask(Subject(run, protocol), question)
     before = first.path.read_bytes()
     nothing_is_computed()
-    second = getattr(Subject(run, protocol), question)()
+    second = ask(Subject(run, protocol), question)
     assert second.path == first.path
     assert_same(first.result, second.result)
     assert first.path.read_bytes() == before
@@ -127,28 +131,28 @@ def test_what_has_been_asked_is_read_back_and_not_computed_again(question, run, 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_a_deleted_answer_is_computed_again(question, run, protocol):
-    first = getattr(Subject(run, protocol), question)()
+    first = ask(Subject(run, protocol), question)
     first.path.unlink()
-    second = getattr(Subject(run, protocol), question)()
+    second = ask(Subject(run, protocol), question)
     assert second.path.is_file()
     assert_same(first.result, second.result)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a zip", None])
 def test_a_damaged_answer_is_computed_again_and_replaced(damage, run, protocol, nothing_is_computed):
-    first = Subject(run, protocol).trace()
+    first = curvature.trace(Subject(run, protocol))
     whole = first.path.read_bytes()
     first.path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
-    second = Subject(run, protocol).trace()
+    second = curvature.trace(Subject(run, protocol))
     assert_same(first.result, second.result)
     nothing_is_computed()
-    assert_same(first.result, Subject(run, protocol).trace().result)
+    assert_same(first.result, curvature.trace(Subject(run, protocol)).result)
 
 
 def test_an_answer_of_another_kind_in_its_place_is_replaced(run, protocol):
     subject = Subject(run, protocol)
-    shutil.copy(subject.sharpness().path, subject.trace().path)
-    assert_same(subject.trace().result, DIRECT["trace"](subject.objective))
+    shutil.copy(surroundings.sharpness(subject).path, curvature.trace(subject).path)
+    assert_same(curvature.trace(subject).result, DIRECT["trace"](subject.objective))
 
 
 OTHER = [
@@ -176,8 +180,8 @@ OTHER = [
 
 @pytest.mark.parametrize(("question", "change"), OTHER)
 def test_another_question_has_another_file(question, change, run, protocol):
-    first = getattr(Subject(run, protocol), question)()
-    second = getattr(Subject(run, dataclasses.replace(protocol, **change)), question)()
+    first = ask(Subject(run, protocol), question)
+    second = ask(Subject(run, dataclasses.replace(protocol, **change)), question)
     assert first.path != second.path
     assert first.path.is_file()
     assert second.path.is_file()
@@ -185,25 +189,25 @@ def test_another_question_has_another_file(question, change, run, protocol):
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_other_weights_in_the_same_checkpoint_have_another_file(question, run, protocol):
-    first = getattr(Subject(run, protocol), question)()
+    first = ask(Subject(run, protocol), question)
     model = run.load_model(run.config.load_task())
     with torch.no_grad():
         next(model.parameters())[0, 20] += 0.25
     save_weights(model, run.checkpoint)
-    second = getattr(Subject(run, protocol), question)()
+    second = ask(Subject(run, protocol), question)
     assert first.path != second.path
     assert first.result.manifest["subject"]["weights"] != second.result.manifest["subject"]["weights"]
 
 
 def test_a_question_that_ignores_a_setting_is_not_asked_again_for_it(run, protocol, nothing_is_computed):
-    first = Subject(run, protocol).trace()
+    first = curvature.trace(Subject(run, protocol))
     nothing_is_computed()
-    assert Subject(run, dataclasses.replace(protocol, reach=2.0, rho=0.5)).trace().path == first.path
+    assert curvature.trace(Subject(run, dataclasses.replace(protocol, reach=2.0, rho=0.5))).path == first.path
 
 
 def test_progress_is_reported_by_run_and_question(run, protocol):
     stages = []
-    Subject(run, protocol, report=lambda stage: stages.append(stage) or (lambda done, total: None)).trace()
+    curvature.trace(Subject(run, protocol, report=lambda stage: stages.append(stage) or (lambda done, total: None)))
     assert stages == ["run: trace"]
 
 
@@ -211,7 +215,7 @@ def test_measuring_changes_neither_the_random_state_nor_the_checkpoint(run, prot
     state, weights = torch.get_rng_state(), run.checkpoint.read_bytes()
     subject = Subject(run, protocol)
     for question in QUESTIONS:
-        getattr(subject, question)()
+        ask(subject, question)
     assert torch.equal(torch.get_rng_state(), state)
     assert run.checkpoint.read_bytes() == weights
 
@@ -221,7 +225,7 @@ def test_where_no_answer_can_be_kept_nothing_is_measured(question, run, protocol
     (run.path / "results").write_text("in the way of the folder")
     nothing_is_computed()
     with pytest.raises(NotADirectoryError, match="results"):
-        getattr(Subject(run, protocol), question)()
+        ask(Subject(run, protocol), question)
     assert (run.path / "results").is_file()
 
 
@@ -232,5 +236,5 @@ def test_a_run_that_is_removed_while_it_is_measured_does_not_come_back_by_half(r
 
     subject = Subject(run, protocol, report=removed)
     with pytest.raises(FileNotFoundError, match=r"run was removed, or its config\.json, while it was being measured"):
-        subject.trace()
+        curvature.trace(subject)
     assert not run.path.exists()

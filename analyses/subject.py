@@ -1,0 +1,164 @@
+"""A run's checkpoint brought back to life, and answers about it that are kept and read back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from analyses.answer import Answer, Kind, Report, is_cut_short, unreported
+from analyses.budget import Budget
+from analyses.protocol import Protocol
+from landscape.files import require_writable
+from landscape.manifest import hash_of_settings, hash_of_tensor
+from landscape.objective import Objective
+from landscape.operators import HessianOperator
+from landscape.processes import Alone, Sharing
+from landscape.progress import Progress
+from msam.data import Examples
+from msam.evaluation import Evaluation, evaluate
+from msam.run import Run
+from msam.tasks import Task
+from msam.training import choose_device
+
+
+def _fingerprint(examples: Examples) -> str:
+    content = {"inputs": hash_of_tensor(examples.inputs), "targets": hash_of_tensor(examples.targets)}
+    return f"{len(examples)} examples, {hash_of_settings(content)}"
+
+
+class Subject:
+    """A run's checkpoint brought back to life: the model, its objective, and its accuracy on both splits.
+
+    Args:
+        run: the run, or one checkpoint of it.
+        protocol: what will be asked.
+        device: where to compute.
+        report: stage -> progress of that stage.
+        budget: the time that eigenvalues, trace and density may take; no limit when left out.
+        task: the run's task, where it has been loaded before.
+        sharing: processes that each ask the same questions, and share the work; the first of them keeps the answers.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no checkpoint, or it is damaged or of another architecture.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        protocol: Protocol,
+        *,
+        device: str = "cpu",
+        report: Report = unreported,
+        budget: Budget | None = None,
+        task: Task | None = None,
+        sharing: Sharing | None = None,
+    ) -> None:
+        self.run = run
+        self.protocol = protocol
+        self.report = report
+        self._budget = budget
+        self._sharing = Alone() if sharing is None else sharing
+        self._task = task = task or run.config.load_task()
+        self._model = run.load_model(task).to(choose_device(device))
+        self.about = task.about
+        self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
+        self.objective: Objective = task.objective(self._model, split=protocol.split, sharing=sharing)
+
+    @property
+    def num_training_examples(self) -> int:
+        """The size of the training set, whatever split is measured."""
+        return len(self._task.train)
+
+    @cached_property
+    def train(self) -> Evaluation:
+        """The model on the training examples."""
+        return self._evaluation(self._task.train)
+
+    @cached_property
+    def test(self) -> Evaluation:
+        """The model on the test examples."""
+        return self._evaluation(self._task.test)
+
+    def require_writable(self) -> None:
+        """Find out before anything is measured whether answers can be kept, where none has been kept yet.
+
+        Raises:
+            OSError: if they cannot; where there are some, all may be there, and nothing need be written.
+        """
+        if not (self.run.path / "results").is_dir():
+            require_writable(self.run.result_path("...", "..."))
+
+    def _evaluation(self, examples: Examples) -> Evaluation:
+        return evaluate(self._model, self._task.loss, examples.to(self.objective.weights.device))
+
+    @cached_property
+    def hessian(self) -> HessianOperator:
+        """The Hessian at the checkpoint; all questions share what it keeps for its products."""
+        return HessianOperator(self.objective)
+
+    def within_budget(
+        self,
+        kind: type[Kind],
+        name: str,
+        question: Mapping[str, Any],
+        ask: Callable[..., Kind],
+        *,
+        rests_on: Callable[[], bool] | None = None,
+        budget: Budget | None = None,
+        share: str = "",
+    ) -> Answer[Kind]:
+        """The answer that was given before, or a new one in the time there is.
+
+        A full answer serves every later call. One that was cut short is kept as the answer within this budget alone.
+
+        Args:
+            kind: of the answer.
+            name: of the question, which begins the name of the file.
+            question: what decides the answer.
+            ask: called with ``progress`` and, where there is a budget, ``max_seconds``.
+            rests_on: whether what it is made of was cut short, and so is this.
+            budget: in place of the one of all questions.
+            share: whose share in the budget it is; that of the question when left out.
+        """
+        path, budget = self.path_of(name, question), budget or self._budget
+        if budget is None:
+            return self.remembered(kind, name, question, lambda p: ask(progress=p))
+        shorter = self.path_of(name, dict(question) | {"budget": budget.seconds})
+        for place in (path, shorter):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                answer = Answer(kind.load(place), place)
+                budget.forgo(share or name)
+                return answer
+        progress = self.report(f"{self.run.name}: {kind.title}")
+        seconds = budget.allot(share or name)
+        require_writable(path)
+        result = ask(max_seconds=seconds, progress=progress)
+        self.run.require_present("measured")
+        is_short = is_cut_short(result) or (rests_on is not None and rests_on())
+        place = shorter if is_short else path
+        return Answer(result, result.save(place))
+
+    def path_of(self, name: str, question: Mapping[str, Any]) -> Path:
+        asked = {key: value for key, value in self.objective.manifest().items() if key != "machine"}
+        return self.run.result_path(name, hash_of_settings(asked | {"question": dict(question)}))
+
+    def remembered(
+        self, kind: type[Kind], name: str, question: Mapping[str, Any], ask: Callable[[Progress], Kind]
+    ) -> Answer[Kind]:
+        path = self.path_of(name, question)
+        known = None
+        with contextlib.suppress(FileNotFoundError, ValueError):  # not asked before, or the file is damaged
+            known = kind.load(path)
+        (number,) = self._sharing.summed([self.objective.weights.new_tensor(known is not None)])
+        if known is not None and int(number) == self._sharing.number:
+            return Answer(known, path)
+        if self._sharing.is_first:
+            require_writable(path)  # known before it is measured for minutes
+        result = ask(self.report(f"{self.run.name}: {kind.title}"))
+        if self._sharing.is_first:
+            self.run.require_present("measured")
+            result.save(path)
+        return Answer(result, path)
