@@ -91,13 +91,34 @@ class Subject:
         if not (self.run.path / "results").is_dir():
             require_writable(self.run.result_path("...", "..."))
 
-    def _evaluation(self, examples: Examples) -> Evaluation:
-        return evaluate(self._model, self._task.loss, examples.to(self.objective.weights.device))
-
     @cached_property
     def hessian(self) -> HessianOperator:
         """The Hessian at the checkpoint; all questions share what it keeps for its products."""
         return HessianOperator(self.objective)
+
+    def path_of(self, name: str, question: Mapping[str, Any]) -> Path:
+        """Where the answer to a question is kept: named by what decides it, the checkpoint and its data included."""
+        asked = {key: value for key, value in self.objective.manifest().items() if key != "machine"}
+        return self.run.result_path(name, hash_of_settings(asked | {"question": dict(question)}))
+
+    def remembered(
+        self, kind: type[Kind], name: str, question: Mapping[str, Any], ask: Callable[[Progress], Kind]
+    ) -> Answer[Kind]:
+        """The answer that was given before, or a new one, which the first process keeps; see :meth:`within_budget`."""
+        path = self.path_of(name, question)
+        known = None
+        with contextlib.suppress(FileNotFoundError, ValueError):  # not asked before, or the file is damaged
+            known = kind.load(path)
+        (number,) = self._sharing.summed([self.objective.weights.new_tensor(known is not None)])
+        if known is not None and int(number) == self._sharing.number:
+            return Answer(known, path)
+        if self._sharing.is_first:
+            require_writable(path)  # known before it is measured for minutes
+        result = ask(self.report(f"{self.run.name}: {kind.title}"))
+        if self._sharing.is_first:
+            self.run.require_present("measured")
+            result.save(path)
+        return Answer(result, path)
 
     def within_budget(
         self,
@@ -141,24 +162,5 @@ class Subject:
         place = shorter if is_short else path
         return Answer(result, result.save(place))
 
-    def path_of(self, name: str, question: Mapping[str, Any]) -> Path:
-        asked = {key: value for key, value in self.objective.manifest().items() if key != "machine"}
-        return self.run.result_path(name, hash_of_settings(asked | {"question": dict(question)}))
-
-    def remembered(
-        self, kind: type[Kind], name: str, question: Mapping[str, Any], ask: Callable[[Progress], Kind]
-    ) -> Answer[Kind]:
-        path = self.path_of(name, question)
-        known = None
-        with contextlib.suppress(FileNotFoundError, ValueError):  # not asked before, or the file is damaged
-            known = kind.load(path)
-        (number,) = self._sharing.summed([self.objective.weights.new_tensor(known is not None)])
-        if known is not None and int(number) == self._sharing.number:
-            return Answer(known, path)
-        if self._sharing.is_first:
-            require_writable(path)  # known before it is measured for minutes
-        result = ask(self.report(f"{self.run.name}: {kind.title}"))
-        if self._sharing.is_first:
-            self.run.require_present("measured")
-            result.save(path)
-        return Answer(result, path)
+    def _evaluation(self, examples: Examples) -> Evaluation:
+        return evaluate(self._model, self._task.loss, examples.to(self.objective.weights.device))
