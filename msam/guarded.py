@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.arguments import integer
+from landscape.layers import UnsupportedError
+from landscape.stacks import Ascent
 from msam.averages import all_finite
+from msam.descents import AtPerturbation
 from msam.dropout import SameMasks
 from msam.execution import Execution, OneByOne
-from msam.layers import UnsupportedError
 from msam.replay import RandomState, buffers_kept, buffers_kept_on_error
-from msam.stacks import Ascent
 from msam.step import Gradient, Outcome, Step
 
 SPLITS = 8  # ways of splitting a batch that are checked
@@ -197,7 +198,7 @@ def ascent_of(step: Step) -> Ascent:
     Raises:
         UnsupportedError: if it is not one of the two that all micro-batches can take at once.
     """
-    ascent = Ascent.of(step.descent)
+    ascent = Ascent.of(step.descent.perturbation) if type(step.descent) is AtPerturbation else None
     if ascent is None:
         raise UnsupportedError(f"{step.descent!r} is neither GradientAscent nor AdaptiveAscent in the L2 ball")
     return ascent

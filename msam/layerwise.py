@@ -7,13 +7,13 @@ from itertools import compress
 import torch
 from torch import nn
 
+from landscape.layers import Passes, Plan
+from landscape.shards import Shards
+from landscape.stacks import Ascent
 from msam.averages import all_finite
 from msam.execution import Execution
 from msam.guarded import SPLITS, Guarded, ascent_of, module_of, require_no_draws, split_of
-from msam.layers import Passes, Plan
 from msam.replay import RandomState, buffers_kept
-from msam.shards import Shards
-from msam.stacks import Ascent
 from msam.step import FINITE, Gradient, Outcome, Step
 
 

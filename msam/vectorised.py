@@ -15,12 +15,12 @@ from torch.func import grad_and_value, vmap
 
 from landscape.arguments import integer
 from landscape.batches import Batch, map_tensors, take, tensors
+from landscape.layers import UnsupportedError
+from landscape.stacks import Ascent, Stacks
 from msam.averages import all_finite, averaged, not_shared, weighted_mean
 from msam.execution import Execution
 from msam.guarded import Guarded, ascent_of, module_of, require_plain, split_of
-from msam.layers import UnsupportedError
 from msam.replay import RandomState
-from msam.stacks import Ascent, Stacks
 from msam.step import FINITE, Gradient, Outcome, Step
 
 COPIES = 3  # of the weights per micro-batch: the gradient that becomes the perturbed copy, that of the copy, a scratch

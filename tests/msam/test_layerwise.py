@@ -10,10 +10,10 @@ from networks import ASCENTS, NETS, B, closure_of, images, net, step_of
 from torch import nn
 
 from landscape import GradientAscent
+from landscape.shards import Shards
 from msam import mSAM
 from msam.execution import OneByOne
 from msam.layerwise import Layerwise
-from msam.shards import Shards
 from msam.vectorised import Vectorised
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from landscape.balls import L2, over
 from landscape.perturbations import AdaptiveAscent, GradientAscent
-from msam.descents import AtPerturbation, Descent
 
 SMALL = 4096  # entries per micro-batch below which an operation costs more than its arithmetic
 
@@ -28,9 +27,8 @@ class Ascent:
         self.adaptive = perturbation if isinstance(perturbation, AdaptiveAscent) else None
 
     @classmethod
-    def of(cls, descent: Descent | None) -> Ascent | None:
-        """That of a descent; None for any other, subclasses of the two perturbations and other balls included."""
-        perturbation = descent.perturbation if type(descent) is AtPerturbation else None
+    def of(cls, perturbation: object) -> Ascent | None:
+        """That of a perturbation; None for any other, subclasses of the two and other balls included."""
         if isinstance(perturbation, GradientAscent | AdaptiveAscent):
             plain = type(perturbation) in (GradientAscent, AdaptiveAscent) and type(perturbation.ball) is L2
             return cls(perturbation) if plain else None

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from msam.layers.linear import wide
-from msam.layers.sites import Site
+from landscape.layers.linear import wide
+from landscape.layers.sites import Site
 
 
 class TokenNormSite(Site):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from msam.layers.sites import Site
+from landscape.layers.sites import Site
 
 
 class LinearSite(Site):

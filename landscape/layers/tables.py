@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msam.layers.linear import wide
-from msam.layers.sites import Site, UnsupportedError
+from landscape.layers.linear import wide
+from landscape.layers.sites import Site, UnsupportedError
 
 
 class EmbeddingSite(Site):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from msam.layers.linear import LinearSite
-from msam.layers.sites import UnsupportedError
+from landscape.layers.linear import LinearSite
+from landscape.layers.sites import UnsupportedError
 
 Map = Callable[[Tensor], Tensor]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from msam.layers.linear import LinearSite
-from msam.layers.sites import Site
+from landscape.layers.linear import LinearSite
+from landscape.layers.sites import Site
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

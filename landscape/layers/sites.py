@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from msam.shards import Shards
-from msam.stacks import Ascent, Stacks
+from landscape.shards import Shards
+from landscape.stacks import Ascent, Stacks
 
 
 class UnsupportedError(Exception):

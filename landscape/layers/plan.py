@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from msam.layers.attention import SelfAttention
-from msam.layers.convolution import ConvolutionSite, is_padded, padded, site_of
-from msam.layers.linear import LinearSite
-from msam.layers.norms import ChannelNormSite, TokenNormSite
-from msam.layers.sites import Passes, Site, UnsupportedError
-from msam.layers.tables import EmbeddingSite, RawSite
+from landscape.layers.attention import SelfAttention
+from landscape.layers.convolution import ConvolutionSite, is_padded, padded, site_of
+from landscape.layers.linear import LinearSite
+from landscape.layers.norms import ChannelNormSite, TokenNormSite
+from landscape.layers.sites import Passes, Site, UnsupportedError
+from landscape.layers.tables import EmbeddingSite, RawSite
 
 Forward = Callable[..., Any]
 
