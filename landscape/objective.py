@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -212,10 +212,7 @@ class Objective:
 
         Args:
             w: weights, ``(dim,)``.
-            V: one vector ``(dim,)`` or a block ``(dim, k)``.
-
-        Returns:
-            A tensor of the shape of ``V``.
+            V: one vector ``(dim,)`` or a block ``(dim, k)``, the shape of what is returned.
         """
         return self._last.at(GAUSS_NEWTON, w, self.curvature).product(V)
 
@@ -228,24 +225,20 @@ class Objective:
         Raises:
             ValueError: if nothing matches.
         """
-        chosen = copy.copy(self)
-        chosen.space = self.space.select(pattern)
-        chosen.weights = chosen.space.flatten(self.space.unflatten(self.weights))
-        chosen._definition = dataclasses.replace(self._definition, space=chosen.space)
+        space = self.space.select(pattern)
+        part = space.flatten(self.space.unflatten(self.weights))
+        chosen = self._under(dataclasses.replace(self._definition, space=space), part)
         chosen._pattern = pattern if self._pattern == "*" else f"{pattern} of {self._pattern}"
-        chosen._certified, chosen._last = set(), Remembered()
-        chosen.work = self.work.by(chosen._definition, chosen.weights)
         return chosen
 
     def at(self, w: Tensor) -> Objective:
         """The same objective with other weights of its own, ``(dim,)``."""
         self._require_weights(w)
-        moved = copy.copy(self)
-        moved.weights = w.detach().clone()
-        moved._definition = self._definition.with_weights(moved.weights)
-        moved._certified, moved._last, moved._weight = set(), Remembered(), None
-        moved.work = self.work.by(moved._definition, moved.weights)
-        return moved
+        return self._under(self._definition.with_weights(w), w.detach().clone())
+
+    def with_buffers(self, buffers: Mapping[str, Tensor]) -> Objective:
+        """The same objective with other numbers in some buffers of its model, by name: statistics of batch norm."""
+        return self._under(self._definition.with_buffers(buffers), self.weights)
 
     def part(self, batches: Sequence[Batch]) -> Objective:
         """The objective of the same model and loss over other batches, taken as they are.
@@ -295,6 +288,13 @@ class Objective:
             },
             "machine": {"device": str(self.weights.device), **versions()},
         }
+
+    def _under(self, definition: Definition, weights: Tensor) -> Objective:
+        other = copy.copy(self)
+        other.space, other.weights, other._definition = definition.space, weights, definition
+        other._certified, other._last, other._weight = set(), Remembered(), None
+        other.work = self.work.by(definition, weights)
+        return other
 
     def _require_weights(self, w: Tensor) -> None:
         checks.require_like(w, self.weights, "w")

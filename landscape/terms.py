@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,6 +82,21 @@ class Definition:
         named = dict(seam.model.named_parameters())
         for name, block in self.space.unflatten(w).items():
             named[name].data.copy_(block)
+        return replace(self, seam=seam)
+
+    def with_buffers(self, buffers: Mapping[str, Tensor]) -> Definition:
+        """The same with other numbers in some buffers of the model.
+
+        Raises:
+            ValueError: naming a buffer that the model has not, or whose shape is another.
+        """
+        seam = copy.deepcopy(self.seam)
+        named = dict(seam.model.named_buffers())
+        for name, numbers in buffers.items():
+            if name not in named or named[name].shape != numbers.shape:
+                shape = tuple(named[name].shape) if name in named else "no such buffer"
+                raise ValueError(f"buffers[{name!r}] has shape {tuple(numbers.shape)}; the model has {shape}")
+            named[name].data.copy_(numbers)
         return replace(self, seam=seam)
 
     def doubled(self) -> Definition:

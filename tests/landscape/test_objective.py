@@ -275,3 +275,18 @@ def test_networks_of_one_size_and_other_layers_are_of_another_architecture():
     assert manifests[0]["dim"] == manifests[1]["dim"]
     assert manifests[0]["architecture"] != manifests[1]["architecture"]
     assert manifests[1]["architecture"] == manifests[2]["architecture"]
+
+
+def test_other_statistics_of_batch_norm_give_another_objective_and_leave_the_first_as_it_was():
+    given = problem("conv_batch_norm")
+    objective, mean = given.objective(), normal(2, seed=9)
+    before = objective.loss(objective.weights)
+    other = objective.with_buffers({"1.running_mean": mean})
+    given.model[1].running_mean = mean
+    assert torch.equal(other.loss(other.weights), given.objective().loss(objective.weights))
+    assert torch.equal(objective.loss(objective.weights), before)
+    assert other.manifest()["subject"]["fixed"] != objective.manifest()["subject"]["fixed"]
+    with pytest.raises(ValueError, match=r"buffers\['1.mean'\] has shape \(2,\); the model has no such buffer"):
+        objective.with_buffers({"1.mean": mean})
+    with pytest.raises(ValueError, match=r"has shape \(3,\); the model has \(2,\)"):
+        objective.with_buffers({"1.running_mean": normal(3)})
