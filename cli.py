@@ -225,7 +225,7 @@ def main() -> None:
 def _config(*, task_settings: Sequence[str], model: str | None, **entries: Any) -> TrainConfig:
     """A config from options named like its entries; all settings of the task, with their types and defaults."""
     from msam.config import TrainConfig
-    from msam.tasks import complete_settings
+    from msam.registry import complete_settings
 
     given = dict(entry.partition("=")[::2] for entry in task_settings)
     if not all("=" in entry for entry in task_settings):
@@ -524,6 +524,38 @@ def compare(paths: Sequence[Path], out: Path, note: str, protocol: Protocol, as_
     drawn = pictures(table, *({g: ask(s, q).result for g, s in first.items()} for q in _PICTURED))
     write_report(out, table=table, subjects=subjects, note=note, protocol=protocol, pictures=drawn)
     _print_table(table, as_json, files)
+
+
+@main.group(invoke_without_command=True, epilog="Example: msam tasks show mylab.tasks:vit")
+@json_option
+@click.pass_context
+def tasks(ctx: click.Context, as_json: bool) -> None:
+    """Tasks that are built in, and the settings of one, the user's own included."""
+    if ctx.invoked_subcommand is None:
+        from figures import terminal
+        from msam.registry import TASKS
+
+        about = {name: str(function.__doc__).strip().splitlines()[0] for name, function in TASKS.items()}
+        own = "one of your own, a function that returns a msam.Task; it may lie in the working directory"
+        lines = [f"{name}: {sentence}" for name, sentence in (about | {"module.path:function": own}).items()]
+        terminal.answer(
+            {"tasks": about}, [*lines, "", "msam tasks show NAME lists the settings of one"], as_json=as_json
+        )
+
+
+@tasks.command(epilog="Example: msam tasks show digits")
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """The settings of a task, for --set NAME=VALUE, with their types and defaults."""
+    from figures import terminal
+    from msam.registry import described
+
+    with _usage():
+        rows = described(name)
+    cells = [[row["setting"] or "", row["type"] or "", row["default"] or "(to be given)"] for row in rows]
+    shown = terminal.table(["setting", "type", "default"], cells, words=3)
+    terminal.answer({"task": name, "settings": rows}, [shown], as_json=as_json)
 
 
 @main.command(name="flatness-vs-m", epilog="Example: msam flatness-vs-m runs/sweep --out flatness.pdf")

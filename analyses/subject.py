@@ -11,6 +11,7 @@ from typing import Any
 from analyses.answer import Answer, Kind, Report, is_cut_short, unreported
 from analyses.budget import Budget
 from analyses.protocol import Protocol
+from landscape.batches import tensors
 from landscape.files import require_writable
 from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.objective import Objective
@@ -25,7 +26,8 @@ from msam.training import choose_device
 
 
 def _fingerprint(examples: Examples) -> str:
-    content = {"inputs": hash_of_tensor(examples.inputs), "targets": hash_of_tensor(examples.targets)}
+    hashes = [hash_of_tensor(tensor) for tensor in tensors(examples.inputs)]
+    content = {"inputs": hashes[0] if len(hashes) == 1 else hashes, "targets": hash_of_tensor(examples.targets)}
     return f"{len(examples)} examples, {hash_of_settings(content)}"
 
 
@@ -163,4 +165,5 @@ class Subject:
         return Answer(result, result.save(place))
 
     def _evaluation(self, examples: Examples) -> Evaluation:
-        return evaluate(self._model, self._task.loss, examples.to(self.objective.weights.device))
+        there = examples.to(self.objective.weights.device)
+        return evaluate(self._model, self._task.loss, there, forward=self._task.forward)

@@ -6,6 +6,7 @@
 from landscape.processes import ProcessLostError
 from msam.batchnorm import BatchStatistics, RunningStatistics, ShardStatistics
 from msam.config import TrainConfig
+from msam.data import Examples
 from msam.descents import CentralizedDescent, Descent
 from msam.diagnostics import PerShard
 from msam.distributed import Distributed
@@ -16,10 +17,11 @@ from msam.fastest import Fastest
 from msam.layerwise import Layerwise
 from msam.microbatches import microbatches
 from msam.optimizer import mSAM
+from msam.registry import load_task
 from msam.run import Run
 from msam.schedules import RhoScheduler
 from msam.selections import all_but_norm_layers, matching, norm_layers
-from msam.tasks import Task, load_task
+from msam.tasks import Task
 from msam.training import TrainingDivergedError, launched, train
 from msam.universal import DeterminantDescent, FrobeniusDescent, TraceDescent
 from msam.vectorised import Vectorised
@@ -50,6 +52,7 @@ __all__ = [
     "all_but_norm_layers",
     "matching",
     "Task",
+    "Examples",
     "load_task",
     "TrainConfig",
     "Run",

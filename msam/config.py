@@ -31,7 +31,8 @@ from msam.descents import Descent
 from msam.execution import OneByOne
 from msam.optimizer import mSAM
 from msam.processes import Processes
-from msam.tasks import Task, load_task
+from msam.registry import load_task
+from msam.tasks import Task
 
 LATER = {"dropout": "same"}  # entries that older files lack, with what their runs were trained with
 

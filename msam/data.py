@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.batches import Batch, map_tensors, take
+
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs ``(n, ...)`` and class labels ``(n,)``."""
+    """Inputs, ``(n, ...)`` or any nesting of tuples, lists and mappings of such tensors, and targets ``(n, ...)``."""
 
-    inputs: Tensor = field(repr=False)
+    inputs: Batch = field(repr=False)
     targets: Tensor = field(repr=False)
 
     def __len__(self) -> int:
@@ -22,9 +24,13 @@ class Examples:
 
     def to(self, device: torch.device) -> Examples:
         """The same examples on a device."""
-        return Examples(self.inputs.to(device), self.targets.to(device))
+        return Examples(map_tensors(lambda tensor: tensor.to(device), self.inputs), self.targets.to(device))
 
-    def batches(self, size: int, *, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def taken(self, chosen: Tensor) -> Examples:
+        """The examples with the given numbers, ``(k,)``, in that order."""
+        return Examples(map_tensors(lambda t: t[chosen.to(t.device)], self.inputs), self.targets[chosen])
+
+    def batches(self, size: int, *, order: Tensor | None = None) -> Iterator[tuple[Batch, Tensor]]:
         """Consecutive batches, the last with what is left.
 
         Args:
@@ -33,10 +39,10 @@ class Examples:
         """
         for start in range(0, len(self), size):
             if order is None:
-                yield self.inputs[start : start + size], self.targets[start : start + size]
+                yield take(self.inputs, start, start + size), self.targets[start : start + size]
             else:
-                chosen = order[start : start + size].to(self.targets.device)
-                yield self.inputs[chosen], self.targets[chosen]
+                some = self.taken(order[start : start + size].to(self.targets.device))
+                yield some.inputs, some.targets
 
 
 def shuffled(number: int, *, seed: int, epoch: int) -> Tensor:
@@ -61,11 +67,7 @@ def stratified(examples: Examples, first: int, *, seed: int) -> tuple[Examples, 
     chosen, rest = train_test_split(
         np.arange(len(examples)), train_size=first, stratify=examples.targets.numpy(), random_state=seed
     )
-    left, right = torch.as_tensor(np.sort(chosen)), torch.as_tensor(np.sort(rest))
-    return (
-        Examples(examples.inputs[left], examples.targets[left]),
-        Examples(examples.inputs[right], examples.targets[right]),
-    )
+    return examples.taken(torch.as_tensor(np.sort(chosen))), examples.taken(torch.as_tensor(np.sort(rest)))
 
 
 def with_label_noise(examples: Examples, fraction: float, *, classes: int, seed: int) -> Examples:

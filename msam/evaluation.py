@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.forward import Forward, supervised
 from landscape.results import Array
 from landscape.terms import Loss
 from msam.data import Examples
@@ -80,14 +81,24 @@ class Evaluation:
         return math.sqrt(right / number * (1 - right / number) / number)
 
 
-def evaluate(model: nn.Module, loss: Loss, examples: Examples) -> Evaluation:
-    """Ask a classifier for its outputs, without gradients; the model's mode is put back at the end."""
+def evaluate(model: nn.Module, loss: Loss, examples: Examples, *, forward: Forward = supervised) -> Evaluation:
+    """Ask a classifier for its outputs, without gradients; the model's mode is put back at the end.
+
+    Raises:
+        ValueError: if the outputs are not scores of classes ``(n, classes)``, or the targets not classes ``(n,)``.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
-            outputs = torch.cat([model(inputs) for inputs, _ in examples.batches(BATCH)])
+            pairs = [forward(model, batch) for batch in examples.batches(BATCH)]
+        outputs, targets = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     finally:
         for module, mode in modes:
             module.training = mode
-    return Evaluation(outputs, examples.targets, loss)
+    if outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point():
+        raise ValueError(
+            f"accuracy needs scores of classes (n, classes) and targets (n,) that number them; got outputs of shape "
+            f"{tuple(outputs.shape)} and targets of shape {tuple(targets.shape)} and type {targets.dtype}"
+        )
+    return Evaluation(outputs, targets, loss)

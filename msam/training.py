@@ -14,6 +14,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from landscape.batches import Batch
 from landscape.denominators import denominator_of, examples
 from landscape.progress import Progress, silent
 from msam.checkpoints import is_whole, load_optimizer_state, load_weights, read_state, save_state, save_weights
@@ -175,7 +176,7 @@ class _Trainer:
             shares.append(self.optimizer.denominator)
             losses.append(loss.item() * shares[-1])
         self._require_finite(_all_weights(self.model), "a weight is no longer finite", step=number)
-        test = evaluate(self.model, self.task.loss, self.test)
+        test = evaluate(self.model, self.task.loss, self.test, forward=self.task.forward)
         self._require_finite(
             torch.tensor(test.loss, dtype=torch.float64), f"the test loss became {test.loss}", step=number
         )
@@ -193,11 +194,10 @@ class _Trainer:
         )
         self._save()
 
-    def _loss(self, batch: tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor | float]:
-        inputs, targets = batch
+    def _loss(self, batch: tuple[Batch, Tensor]) -> Tensor | tuple[Tensor, Tensor | float]:
         precision = PRECISIONS[self.config.precision]
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            outputs = self.model(inputs)
+            outputs, targets = self.task.forward(self.model, batch)
             loss = self.task.loss(outputs, targets)
         return loss if self.denominator is examples else (loss, self.denominator(outputs, targets))
 

@@ -1,0 +1,191 @@
+"""Tasks by name: those that are built in, and functions of the user's own, ``module.path:function``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from msam.digits import digits
+from msam.tasks import Task
+
+TASKS: dict[str, Callable[..., Task]] = {"digits": digits}
+_EMPTY: Any = inspect.Parameter.empty  # the default of a setting that has none
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def load_task(name: str, settings: Mapping[str, Any]) -> Task:
+    """Build a task by name.
+
+    Args:
+        name: one of ``TASKS``, or ``module.path:function``, a function that returns a task; modules in the working
+            directory are found.
+        settings: keyword arguments of the task; strings are converted to the type of the argument.
+
+    Raises:
+        ValueError: if there is no such task or setting, a value is not of its type or out of range, or a function
+            of the user's own cannot be imported, fails, or returns something else.
+    """
+    complete, known = complete_settings(name, settings), settings_of(name)
+    if name in TASKS:
+        return TASKS[name](**complete)
+    given = {key: Path(value) if known[key][0] is Path else value for key, value in complete.items()}
+    try:
+        task = function_of(name)(**given)
+    except Exception as error:  # whatever the user's function raises
+        raise ValueError(f"the task {name} failed with {_said(error)}") from error
+    if not isinstance(task, Task):
+        raise ValueError(f"the task {name} returned a {type(task).__name__}; it must return a msam.Task")
+    try:
+        task.require_usable()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the task {name} cannot be used: {error}") from None
+    return task
+
+
+def complete_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a task: the given ones in their types, the defaults for the others.
+
+    Raises:
+        ValueError: if there is no such task or setting, one without a default is missing, or a value is not of its
+            type.
+    """
+    known = settings_of(name)
+    for key in settings:
+        if key not in known:
+            there = _hint(key, list(known)) if known else "it has none"
+            raise ValueError(f"task {name!r} has no setting {key!r}; {there}")
+    found = {}
+    for key, (kind, default) in known.items():
+        if key not in settings and default is _EMPTY:
+            raise ValueError(f"task {name!r} needs the setting {key!r}; give it with --set {key}=...")
+        found[key] = _convert(key, settings.get(key, default), kind)
+    return found
+
+
+def settings_of(name: str) -> dict[str, tuple[Any, Any]]:
+    """The type and the default of each setting of a task; ``inspect.Parameter.empty`` where there is no default.
+
+    Raises:
+        ValueError: if there is no such task, or its arguments have no names or no types that can be read.
+    """
+    function = function_of(name)
+    found = {}
+    try:
+        signature, kinds = inspect.signature(function), typing.get_type_hints(function)
+    except (TypeError, ValueError, NameError) as error:
+        raise ValueError(f"the settings of the task {name} cannot be read: {_said(error)}") from None
+    for key, entry in signature.parameters.items():
+        if entry.kind not in (entry.KEYWORD_ONLY, entry.POSITIONAL_OR_KEYWORD):
+            raise ValueError(f"the task {name} takes {entry}; its settings must be arguments with names")
+        plain = str if entry.default in (entry.empty, None) else type(entry.default)
+        found[key] = (kinds.get(key, plain), entry.default)
+    return found
+
+
+def described(name: str) -> list[dict[str, str | None]]:
+    """The settings of a task for a person: name, type, and default, None where there is no default.
+
+    Raises:
+        ValueError: if there is no such task, or its arguments cannot be read.
+    """
+    return [
+        {"setting": key, "type": kind_in_words(kind), "default": None if default is _EMPTY else _written(default)}
+        for key, (kind, default) in settings_of(name).items()
+    ]
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """The function that builds a task.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    if ":" not in name:
+        raise ValueError(
+            f"there is no task {name!r}; {_hint(name, list(TASKS))}. One of your own is named module.path:function"
+        )
+    path, _, wanted = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:  # an installed command does not look there
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (path == error.name or path.startswith(f"{error.name}.")):
+            raise ValueError(f"the module {path} of the task {name} cannot be imported: {_said(error)}") from None
+        raise ValueError(
+            f"there is no module {path!r} for the task {name}; run the command in the folder it is in, or install it"
+        ) from None
+    except Exception as error:  # whatever the user's module raises
+        raise ValueError(f"the module {path} of the task {name} cannot be imported: {_said(error)}") from error
+    function = getattr(module, wanted, None)
+    if function is None:
+        own = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == path]
+        there = _hint(wanted, own) if own else "it has no functions"
+        raise ValueError(f"the module {path} has no function {wanted!r}; {there}")
+    if not callable(function):
+        raise ValueError(f"{name} is a {type(function).__name__}; a task is a function that returns a msam.Task")
+    return function  # type: ignore[no-any-return]
+
+
+def kind_in_words(kind: Any) -> str:
+    """How a type is written for a person: its name, or what there is to choose from."""
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(str, typing.get_args(kind)))
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return " or ".join("none" if part is type(None) else kind_in_words(part) for part in typing.get_args(kind))
+    return getattr(kind, "__name__", str(kind))
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        kinds = typing.get_args(kind)
+        if type(None) in kinds and (value is None or str(value).lower() == "none"):
+            return None
+        kind = next(part for part in kinds if part is not type(None))
+    if typing.get_origin(kind) is Literal:
+        options = list(typing.get_args(kind))
+        chosen = [option for option in options if option == value or str(option) == value]
+        if not chosen:
+            raise ValueError(f"there is no {name} {value!r}; {_hint(str(value), list(map(str, options)))}")
+        return chosen[0]
+    if kind is bool:
+        if not isinstance(value, bool) and str(value).lower() not in _TRUTHS:
+            raise ValueError(f"{name} must be true or false; got {value!r}")
+        return value if isinstance(value, bool) else _TRUTHS[str(value).lower()]
+    if kind not in (int, float, str, Path):
+        raise ValueError(
+            f"{name} is of type {kind_in_words(kind)}, which no text stands for; a setting of a task is a number, a "
+            "text, a path, true or false, or one of the values of a Literal"
+        )
+    try:
+        converted = str(value) if kind is Path else kind(value)  # a path stays a text, which a config can hold
+    except (TypeError, ValueError, OverflowError):
+        converted = None
+    rounded = kind is int and not isinstance(value, str) and converted != value
+    if converted is None or isinstance(value, bool) or rounded or value is None:
+        raise ValueError(f"{name} must be of type {kind_in_words(kind)}; got {value!r}")
+    return converted
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _hint(wrong: str, options: list[str]) -> str:
+    near = difflib.get_close_matches(wrong, options, n=1)
+    return f"did you mean {near[0]!r}? There are: {', '.join(options)}" if near else f"there are: {', '.join(options)}"
+
+
+def _said(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
