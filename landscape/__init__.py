@@ -5,7 +5,8 @@ An :class:`Objective` is L; everything else is a question asked of it, and every
     objective ──> HessianOperator, GGNOperator, EmpiricalFisherOperator ──> top_eigenvalues, spectral_density, trace,
                                                                             diagonal, frobenius_norm
     (operator, its result) ──> certify
-    objective ──> m_sharpness(perturbation)
+    objective ──> m_sharpness(perturbation), worst_case_sharpness, average_case_sharpness, keskar_sharpness,
+                  pac_bayes_sigma, low_pass_flatness        operator ──> fisher_rao_norm, relative_flatness
     objective ──> filter_normalized ──> line_slice, plane_slice
 
 Names are loaded when first used, so that the result classes can be had without torch.
@@ -18,16 +19,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landscape.answers import (
+        AverageCaseSharpness as AverageCaseSharpness,
         Certificate as Certificate,
         DiagonalEstimate as DiagonalEstimate,
         Eigenpairs as Eigenpairs,
+        FisherRaoNorm as FisherRaoNorm,
         Forecast as Forecast,
+        KeskarSharpness as KeskarSharpness,
         LineSlice as LineSlice,
+        LowPassFlatness as LowPassFlatness,
         NormEstimate as NormEstimate,
+        PacBayesSigma as PacBayesSigma,
         PlaneSlice as PlaneSlice,
+        RelativeFlatness as RelativeFlatness,
         Sharpness as Sharpness,
+        SharpnessCurve as SharpnessCurve,
         SpectralDensity as SpectralDensity,
         TraceEstimate as TraceEstimate,
+        WorstCaseSharpness as WorstCaseSharpness,
+    )
+    from landscape.average_case import (
+        average_case_curve as average_case_curve,
+        average_case_sharpness as average_case_sharpness,
     )
     from landscape.balls import L2 as L2, Ball as Ball, Linf as Linf
     from landscape.centralized import CentralizedAscent as CentralizedAscent
@@ -44,9 +57,13 @@ if TYPE_CHECKING:
         HutchPlusPlus as HutchPlusPlus,
         KrylovAware as KrylovAware,
     )
+    from landscape.fisher_rao import fisher_rao_norm as fisher_rao_norm
     from landscape.forecasting import Question as Question, forecast as forecast
     from landscape.forward_mode import ForwardOverReverse as ForwardOverReverse
     from landscape.friendly import FriendlyAscent as FriendlyAscent
+    from landscape.keskar import RandomSubspaces as RandomSubspaces, keskar_sharpness as keskar_sharpness
+    from landscape.logits import LogitNormalized as LogitNormalized
+    from landscape.low_pass import low_pass_flatness as low_pass_flatness
     from landscape.norms import frobenius_norm as frobenius_norm
     from landscape.objective import Objective as Objective
     from landscape.operators import (
@@ -55,6 +72,7 @@ if TYPE_CHECKING:
         GGNOperator as GGNOperator,
         HessianOperator as HessianOperator,
     )
+    from landscape.pac_bayes import pac_bayes_sigma as pac_bayes_sigma
     from landscape.parameters import ParameterSpace as ParameterSpace
     from landscape.perturbations import (
         AdaptiveAscent as AdaptiveAscent,
@@ -69,6 +87,7 @@ if TYPE_CHECKING:
         pyhessian_eigenvalues as pyhessian_eigenvalues,
         pyhessian_trace as pyhessian_trace,
     )
+    from landscape.relative import relative_flatness as relative_flatness
     from landscape.results import Result as Result
     from landscape.several_steps import SeveralSteps as SeveralSteps
     from landscape.sharpness import m_sharpness as m_sharpness
@@ -77,6 +96,7 @@ if TYPE_CHECKING:
     from landscape.traces import trace as trace
     from landscape.warm import FromSubset as FromSubset
     from landscape.ways import KeptGraphs as KeptGraphs, RebuiltGraphs as RebuiltGraphs
+    from landscape.worst_case import worst_case_curve as worst_case_curve, worst_case_sharpness as worst_case_sharpness
     from landscape.xtrace import XTrace as XTrace
 
 _HOME = {
@@ -122,6 +142,17 @@ _HOME = {
     "L2": "balls",
     "Linf": "balls",
     "m_sharpness": "sharpness",
+    "average_case_curve": "average_case",
+    "average_case_sharpness": "average_case",
+    "fisher_rao_norm": "fisher_rao",
+    "RandomSubspaces": "keskar",
+    "keskar_sharpness": "keskar",
+    "LogitNormalized": "logits",
+    "low_pass_flatness": "low_pass",
+    "pac_bayes_sigma": "pac_bayes",
+    "relative_flatness": "relative",
+    "worst_case_curve": "worst_case",
+    "worst_case_sharpness": "worst_case",
     "random_direction": "directions",
     "filter_normalized": "directions",
     "Axis": "planes",
@@ -137,6 +168,14 @@ _HOME = {
     "NormEstimate": "answers",
     "SpectralDensity": "answers",
     "Sharpness": "answers",
+    "AverageCaseSharpness": "answers",
+    "FisherRaoNorm": "answers",
+    "KeskarSharpness": "answers",
+    "LowPassFlatness": "answers",
+    "PacBayesSigma": "answers",
+    "RelativeFlatness": "answers",
+    "SharpnessCurve": "answers",
+    "WorstCaseSharpness": "answers",
     "LineSlice": "answers",
     "PlaneSlice": "answers",
 }

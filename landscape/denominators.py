@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from landscape.batches import num_examples, tensors
 from landscape.identity import name_of as name_of
+from landscape.logits import LogitNormalized
 
 Denominator = Callable[[Any, Any], Tensor | int]
 
@@ -54,6 +55,8 @@ def denominator_of(loss: Callable[..., Any]) -> Denominator:
     >>> denominator_of(nn.CrossEntropyLoss(ignore_index=0))(torch.zeros(3, 4), torch.tensor([0, 1, 2])).item()
     2
     """
+    if isinstance(loss, LogitNormalized):
+        return denominator_of(loss.loss)
     settings = loss.keywords if isinstance(loss, functools.partial) else getattr(loss, "__dict__", {})
     if settings.get("reduction", "mean") != "mean":
         raise ValueError(

@@ -10,9 +10,9 @@ from torch import Tensor
 from landscape.answers import Sharpness
 from landscape.arguments import integer
 from landscape.objective import Objective
+from landscape.parts import NOTHING_TO_COUNT, weighted_mean
 from landscape.perturbations import Perturbation
 from landscape.progress import Progress, silent
-from landscape.results import Array
 
 
 def m_sharpness(
@@ -65,9 +65,9 @@ def m_sharpness(
             weights.append(shard.weight)
         progress(done, number)
     if not rises:
-        raise ValueError("no shard has anything that the loss counts: all targets are ignored or have no weight")
+        raise ValueError(NOTHING_TO_COUNT)
     per_shard, shard_sizes, denominators = np.array(rises), np.array(sizes), np.array(weights)
-    value, stderr = _weighted_mean(per_shard, denominators)
+    value, stderr = weighted_mean(per_shard, denominators)
     settings = {"name": "m_sharpness", "microbatch_size": microbatch_size, **perturbation.settings()}
     return Sharpness(
         value=value,
@@ -102,15 +102,3 @@ class _Probed:
         """w + ε, ``(dim,)``."""
         space = self.shard.space
         return space.flatten(dict(zip(space.names, epsilon, strict=True))).add_(self.w)
-
-
-def _weighted_mean(values: Array, weights: Array) -> tuple[float, float]:
-    """Mean and its standard error for independent values of equal variance per unit of weight."""
-    share = weights / weights.sum()
-    mean = float(share @ values)
-    if len(values) < 2:
-        return mean, float("nan")
-    # Var(mean) = σ²/Σd where Var(value_i) = σ²/d_i; the estimate of σ² is unbiased for unequal weights too.
-    with np.errstate(over="ignore", invalid="ignore"):  # a loss that overflows leaves no standard error
-        variance = float(weights @ (values - mean) ** 2) / (len(values) - 1)
-    return mean, math.sqrt(variance / float(weights.sum()))

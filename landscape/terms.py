@@ -18,6 +18,7 @@ from landscape.checks import require_scalar
 from landscape.denominators import Denominator, denominator_of
 from landscape.forward import Forward, Seam
 from landscape.identity import name_of
+from landscape.logits import LogitNormalized
 from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.parameters import ParameterSpace
 
@@ -194,6 +195,8 @@ def _copied(part: Any, name: str, memo: dict[int, Any]) -> Any:
 
 
 def _doubled_loss(loss: Loss) -> Loss:
+    if isinstance(loss, LogitNormalized):
+        return LogitNormalized(_doubled_loss(loss.loss))
     if isinstance(loss, nn.Module):
         return copy.deepcopy(loss).double()
     if isinstance(loss, functools.partial):

@@ -24,10 +24,13 @@ def _empty() -> Array:
     return np.empty(0)
 
 
-def _quantile(count: int, level: float) -> float:
-    """Of Student's t for a mean of ``count`` samples, so that an interval of that many standard errors covers.
+def reach_of(count: int, level: float) -> float:
+    """How many standard errors an interval reaches: a quantile of Student's t for a mean of ``count`` samples.
 
     A single one was not left to chance, but for rounding.
+
+    Raises:
+        ValueError: if the level is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, such as 0.95; got {level}")
@@ -72,7 +75,7 @@ class TraceEstimate(Result):
         >>> TraceEstimate(estimate=3.0, stderr=0.0, samples=np.full(5, 3.0)).interval(0.9)
         (3.0, 3.0)
         """
-        reach = _quantile(len(self.samples), level) * self.stderr
+        reach = reach_of(len(self.samples), level) * self.stderr
         return self.estimate - reach, self.estimate + reach
 
     @property
@@ -175,7 +178,7 @@ class NormEstimate(Result):
         Raises:
             ValueError: if the level is not between 0 and 1.
         """
-        reach = _quantile(len(self.samples), level) * 2 * self.estimate * self.stderr
+        reach = reach_of(len(self.samples), level) * 2 * self.estimate * self.stderr
         low, high = (max(0.0, self.estimate**2 + sign * reach) for sign in (-1, 1))
         return math.sqrt(low), math.sqrt(high)
 

@@ -1,0 +1,51 @@
+"""The loss after a Gaussian low-pass filter."""
+
+from __future__ import annotations
+
+from landscape.answers import LowPassFlatness
+from landscape.noise import Noise, mean_of, require_deviation
+from landscape.objective import Objective
+from landscape.progress import Progress, silent
+
+
+def low_pass_flatness(
+    objective: Objective, *, sigma: float, num_draws: int = 50, seed: int = 0, progress: Progress = silent
+) -> LowPassFlatness:
+    """E L(w + δ) over δ ~ N(0, σ² I): the loss convolved with a Gaussian kernel, low where w is low and flat.
+
+    It is L(w) and the average-case sharpness in one number: to second order L(w) + σ² tr(H) / 2. Every δ is taken with
+    −δ. Source: Bisla, Wang and Choromanska 2022 (arXiv 2201.08025).
+
+    Args:
+        objective: the loss and the data, of training or held out.
+        sigma: standard deviation σ ≥ 0 of the noise in each weight.
+        num_draws: how many δ; each costs two losses.
+        seed: of the draws.
+        progress: called with the pairs done and their number.
+
+    Raises:
+        TypeError: if a number is none, or not an integer.
+        ValueError: if sigma is negative or not finite, or there are fewer than two draws.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(1, 1, bias=False).double()
+    >>> _ = torch.nn.init.ones_(model.weight)
+    >>> data = [(torch.ones(3, 1).double(), torch.zeros(3, 1).double())]
+    >>> objective = Objective(model, torch.nn.functional.mse_loss, data)  # w², at w = 1
+    >>> result = low_pass_flatness(objective, sigma=0.0)
+    >>> result.value, result.stderr
+    (1.0, 0.0)
+    """
+    sigma = require_deviation(sigma, "sigma")
+    noise = Noise(objective, num_draws=num_draws, seed=seed)
+    samples = noise.clean + noise.rises(sigma, progress=progress)
+    value, stderr = mean_of(samples)
+    settings = {"name": "low_pass_flatness", "sigma": sigma, "num_draws": noise.num_draws, "seed": noise.seed}
+    return LowPassFlatness(
+        value=value,
+        stderr=stderr,
+        samples=samples,
+        sigma=sigma,
+        loss=noise.clean,
+        manifest=objective.manifest() | {"measurement": settings},
+    )
