@@ -37,8 +37,8 @@ def worst_case_sharpness(
 
     The maximum is sought by APGD, see :func:`landscape.climbing.climb`: projected ascent with momentum 0.75, whose
     first step is 2 ρ and is halved when progress stalls. The largest loss seen counts, that at w included, so that the
-    rise of a shard is never negative. It is a lower bound on the maximum. A point whose loss is infinite, or no
-    number, counts as infinitely high: the rise is then ∞. This is the worst-case sharpness of Andriushchenko et al. 2023 (arXiv
+    rise of a shard is never negative. It is a lower bound on the maximum. A point whose loss is infinite, or no number,
+    counts as infinitely high: the rise is then ∞. This is the worst-case sharpness of Andriushchenko et al. 2023 (arXiv
     2302.07011), who take 20 steps on shards of 128 of 1,024 training examples; their ascent steps of the adaptive L2
     ball are along T g, those here along T² g, which is steepest there.
 

@@ -1,0 +1,94 @@
+"""Relative flatness, against its definition over a dense Hessian."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from problems import dense_hessian, problem
+
+from landscape import HessianOperator, Hutchinson, RelativeFlatness, relative_flatness
+
+
+def by_definition(given, name):
+    """Σ ⟨w_s, w_s'⟩ tr H_{s,s'}, block by block."""
+    W = dict(given.model.named_parameters())[name].detach()
+    W = W.reshape(len(W), -1)
+    rows, columns = W.shape
+    H = dense_hessian(given, name).reshape(rows, columns, rows, columns)
+    return sum((W[s] @ W[t] * H[s, :, t, :].trace()).item() for s, t in itertools.product(range(rows), range(rows)))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("tanh_mlp", ["0.weight", "2.weight"]),
+        ("conv_batch_norm", ["0.weight", "4.weight"]),
+        ("frozen", ["2.weight"]),
+        ("tied", ["first.weight"]),
+    ],
+)
+def test_with_as_many_products_as_weights_it_is_the_definition(name, layers):
+    given = problem(name)
+    result = relative_flatness(HessianOperator(given.objective()), num_probes=200)
+    assert result.layers.tolist() == layers
+    expected = [by_definition(given, layer) for layer in layers]
+    assert np.allclose(result.values, expected, rtol=1e-8, atol=1e-12)
+    assert result.value == pytest.approx(sum(expected), rel=1e-8)
+    assert result.stopped.tolist() == ["exact"] * len(layers)
+    assert result.stderr < 1e-12
+
+
+def test_with_fewer_it_lies_within_its_standard_errors_and_each_layer_has_its_own_probes():
+    given = problem("tanh_mlp")
+    hessian = HessianOperator(given.objective())
+    expected = by_definition(given, "0.weight"), by_definition(given, "2.weight")
+    apart = []
+    for seed in range(12):
+        result = relative_flatness(hessian, num_probes=6, estimator=Hutchinson(), seed=seed)
+        apart.append((result.values - expected) / result.stderrs)
+        assert result.num_products.tolist() == [6, 6]
+        assert result.stderr == pytest.approx(np.hypot(*result.stderrs), rel=1e-12)
+    assert 0.5 < np.std(apart) < 2.2  # Student's t of 5 degrees of freedom: 1.3
+    assert abs(np.mean(apart)) < 1.0
+    assert abs(np.corrcoef(np.array(apart).T)[0, 1]) < 0.8
+
+
+def test_one_layer_can_be_asked_for():
+    given = problem("tanh_mlp")
+    result = relative_flatness(HessianOperator(given.objective()), num_probes=200, layers="2.*")
+    assert result.layers.tolist() == ["2.weight"]
+    assert result.value == pytest.approx(by_definition(given, "2.weight"), rel=1e-9)
+    assert len(result.lines()) == 1
+
+
+def test_it_is_taken_at_the_weights_of_the_operator():
+    objective = problem("tanh_mlp").objective()
+    w = 1.5 * objective.weights
+    there = relative_flatness(HessianOperator(objective, weights=w), num_probes=200)
+    moved = relative_flatness(HessianOperator(objective.at(w)), num_probes=200)
+    assert np.allclose(there.values, moved.values, rtol=1e-10)
+
+
+def test_it_is_kept_with_its_settings(tmp_path):
+    result = relative_flatness(HessianOperator(problem("tanh_mlp").objective()), num_probes=4, seed=3)
+    assert RelativeFlatness.load(result.save(tmp_path / "a.npz")) == result
+    assert result.manifest["measurement"] == {
+        "name": "relative_flatness",
+        "estimator": "KrylovAware",
+        "num_probes": 4,
+        "seed": 3,
+        "layers": ["0.weight", "2.weight"],
+    }
+    assert len(result.lines()) == 3
+    assert result.summary()["layers"].keys() == {"0.weight", "2.weight"}
+    assert len(result.to_frame()) == 2
+
+
+def test_what_makes_no_sense_is_refused():
+    objective = problem("tanh_mlp").objective()
+    with pytest.raises(TypeError, match="operator must be a curvature operator"):
+        relative_flatness(objective)
+    with pytest.raises(ValueError, match=r"layers matches no matrix of weights: 'x\*'; there are 0\.weight, 2\.weight"):
+        relative_flatness(HessianOperator(objective), layers="x*")
