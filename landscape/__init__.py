@@ -50,7 +50,14 @@ if TYPE_CHECKING:
     from landscape.density import spectral_density as spectral_density
     from landscape.diagonals import diagonal as diagonal
     from landscape.differences import CentralDifferences as CentralDifferences
-    from landscape.directions import filter_normalized as filter_normalized, random_direction as random_direction
+    from landscape.directions import (
+        eigenvector_axis as eigenvector_axis,
+        eigenvector_plane as eigenvector_plane,
+        filter_normalized as filter_normalized,
+        plane_through as plane_through,
+        random_direction as random_direction,
+        towards as towards,
+    )
     from landscape.estimators import (
         Estimator as Estimator,
         Hutchinson as Hutchinson,
@@ -58,6 +65,7 @@ if TYPE_CHECKING:
         KrylovAware as KrylovAware,
     )
     from landscape.fisher_rao import fisher_rao_norm as fisher_rao_norm
+    from landscape.extents import coordinates_around as coordinates_around, grid_around as grid_around
     from landscape.forecasting import Question as Question, forecast as forecast
     from landscape.forward_mode import ForwardOverReverse as ForwardOverReverse
     from landscape.friendly import FriendlyAscent as FriendlyAscent
@@ -94,6 +102,7 @@ if TYPE_CHECKING:
     from landscape.slices import line_slice as line_slice, plane_slice as plane_slice
     from landscape.spectrum import top_eigenvalues as top_eigenvalues
     from landscape.traces import trace as trace
+    from landscape.trajectories import trajectory_plane as trajectory_plane
     from landscape.warm import FromSubset as FromSubset
     from landscape.ways import KeptGraphs as KeptGraphs, RebuiltGraphs as RebuiltGraphs
     from landscape.worst_case import worst_case_curve as worst_case_curve, worst_case_sharpness as worst_case_sharpness
@@ -155,6 +164,13 @@ _HOME = {
     "worst_case_sharpness": "worst_case",
     "random_direction": "directions",
     "filter_normalized": "directions",
+    "eigenvector_axis": "directions",
+    "eigenvector_plane": "directions",
+    "towards": "directions",
+    "plane_through": "directions",
+    "trajectory_plane": "trajectories",
+    "coordinates_around": "extents",
+    "grid_around": "extents",
     "Axis": "planes",
     "Plane": "planes",
     "line_slice": "slices",
