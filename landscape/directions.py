@@ -133,7 +133,9 @@ def towards(
     """
     step = _step(objective, other, name=name)
     if float(step.norm()) <= rounding_of(objective):
-        raise ValueError(f"{name} has the weights of {own_name}: there is no line between them; name another checkpoint")
+        raise ValueError(
+            f"{name} has the weights of {own_name}: there is no line between them; name another checkpoint"
+        )
     return Axis(step.to(objective.weights), np.array([0.0, 1.0]), (own_name, name))
 
 
@@ -144,7 +146,7 @@ def plane_through(
     *,
     names: tuple[str, str, str] = ("the model", "the first", "the second"),
 ) -> Plane:
-    """The plane through w and two other weights of the same model, w₁ and w₂, after Garipov et al. 2018, arXiv 1802.10026.
+    """The plane through w and two other weights of the same model, w₁ and w₂ (Garipov et al. 2018, arXiv 1802.10026).
 
     d₁ = a / ‖a‖ with a = w₁ − w, and d₂ = c / ‖c‖ with c = b − (b·d₁) d₁, b = w₂ − w: orthogonal and of length 1, so
     that distances in the plane are distances in weight space, on both axes alike. The marks are the three weights: w at

@@ -16,24 +16,23 @@ _ENTRIES = 2**22  # of a piece of all the weights, 32 MiB in double precision
 
 
 def trajectory_plane(objective: Objective, weights: Sequence[Direction], *, names: Sequence[str] = ()) -> Plane:
-    """The two principal directions of a path of training, through the final weights w (Li et al. 2018, arXiv 1712.09913).
+    """The plane through the final weights w in which a training moved most (Li et al. 2018, arXiv 1712.09913).
 
-    As in their program, the directions are those of a principal component analysis of the rows wᵢ − w: of
-    Σᵢ (wᵢ − w̄)(wᵢ − w̄)', centred at the mean w̄ of the path, so that ``explained`` is a share of its variance. The plane is
-    laid through w, as every slice is, and w is the origin of its coordinates: ``path`` has (wᵢ − w)·d₁ and (wᵢ − w)·d₂.
-    ``path_distances`` are those of wᵢ from that very plane. They are zero where ``explained`` sums to one, if w is on the
-    path.
+    As in their program, the directions are those of a principal component analysis of the rows wᵢ − w, which centres
+    them: the eigenvectors of Σᵢ (wᵢ − w̄)(wᵢ − w̄)', with w̄ the mean of the path, so that ``explained`` is a share of its
+    variance. The plane is laid through w, as every slice is, and w is the origin of its coordinates: ``path`` has
+    (wᵢ − w)·d₁ and (wᵢ − w)·d₂, and ``path_distances`` the distances of wᵢ from that very plane. If w is on the path,
+    they are all zero just where ``explained`` sums to one.
 
-    The directions are orthogonal and of length 1, so that distances in the plane are distances in weight space; the
-    signs are such that the path begins on the positive side of both. They come from the eigenvectors of
-    the n × n Gram matrix in double precision, piece by piece, so that the weights are held once and only as given.
-    A large share is expected of any path: of a long random walk in many dimensions 61 % and 15 % (Antognini and
-    Sohl-Dickstein 2018, arXiv 1806.08805).
+    The directions are orthogonal and of length 1, so that distances in the plane are distances in weight space; their
+    signs are such that the path begins on the positive side of both. They come from the n × n Gram matrix in double
+    precision, piece by piece, so that the weights are held once and only as given. Large shares are nothing special:
+    a long random walk in many dimensions has 61 % and 15 % (Antognini, Sohl-Dickstein 2018, arXiv 1806.08805).
 
     Args:
         objective: gives w, the final weights.
-        weights: the checkpoints in the order of training, at least three, each ``(dim,)``; w itself is one of them, as a
-            rule the last.
+        weights: the checkpoints in the order of training, at least three, each ``(dim,)``; w itself is one of them, as
+            a rule the last.
         names: of the checkpoints, for errors; counted from 0 when left out.
 
     Returns:
