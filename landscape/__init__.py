@@ -64,8 +64,8 @@ if TYPE_CHECKING:
         HutchPlusPlus as HutchPlusPlus,
         KrylovAware as KrylovAware,
     )
-    from landscape.fisher_rao import fisher_rao_norm as fisher_rao_norm
     from landscape.extents import coordinates_around as coordinates_around, grid_around as grid_around
+    from landscape.fisher_rao import fisher_rao_norm as fisher_rao_norm
     from landscape.forecasting import Question as Question, forecast as forecast
     from landscape.forward_mode import ForwardOverReverse as ForwardOverReverse
     from landscape.friendly import FriendlyAscent as FriendlyAscent
