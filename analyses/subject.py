@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from analyses.answer import Answer, Kind, Report, is_cut_short, unreported
 from analyses.budget import Budget
@@ -16,6 +16,7 @@ from landscape.files import require_writable
 from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.objective import Objective
 from landscape.operators import HessianOperator
+from landscape.parameters import Vector
 from landscape.processes import Alone, Sharing
 from landscape.progress import Progress
 from msam.data import Examples
@@ -62,7 +63,7 @@ class Subject:
         self.protocol = protocol
         self.report = report
         self._budget = budget
-        self._sharing = Alone() if sharing is None else sharing
+        self._given_sharing, self._sharing = sharing, Alone() if sharing is None else sharing
         self._task = task = task or run.config.load_task()
         self._model = run.load_model(task).to(choose_device(device))
         self.about = task.about
@@ -97,6 +98,25 @@ class Subject:
     def hessian(self) -> HessianOperator:
         """The Hessian at the checkpoint; all questions share what it keeps for its products."""
         return HessianOperator(self.objective)
+
+    @cached_property
+    def held_out(self) -> Objective:
+        """The objective of the same model on the other split."""
+        other: Literal["train", "test"] = "test" if self.protocol.split == "train" else "train"
+        return self._task.objective(self._model, split=other, sharing=self._given_sharing)
+
+    def weights_at(self, run: Run) -> Vector:
+        """The weights of a checkpoint of the same task and architecture, ``(dim,)``.
+
+        Raises:
+            FileNotFoundError, ValueError: if there is none, or it is damaged, of another task or architecture.
+        """
+        if run.config.task != self.run.config.task:
+            raise ValueError(
+                f"{run.path} is of the task {run.config.task} and {self.run.path} of {self.run.config.task}; name "
+                "checkpoints of one task"
+            )
+        return self.objective.space.weights_of(run.load_model(self._task)).to(self.objective.weights)
 
     def path_of(self, name: str, question: Mapping[str, Any]) -> Path:
         """Where the answer to a question is kept: named by what decides it, the checkpoint and its data included."""

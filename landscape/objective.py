@@ -97,7 +97,7 @@ class Objective:
         checks.require_one_device(model, loss)
         self.space = ParameterSpace.of(model).select(parameters)
         named = dict(model.named_parameters())
-        self.weights: Tensor = self.space.flatten({name: named[name].detach() for name in self.space.names})
+        self.weights: Tensor = self.space.weights_of(model)
         checks.require_precision(self.weights)
         checks.require_finite(self.weights)
         self._definition = Definition.of(model, loss, forward, denominator, self.space)

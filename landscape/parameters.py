@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+Vector = Tensor  # of weights, (dim,)
+
 
 @dataclass(frozen=True)
 class ParameterSpace:
@@ -61,6 +63,19 @@ class ParameterSpace:
     def dim(self) -> int:
         """The number of coordinates in all."""
         return sum(self.sizes)
+
+    def weights_of(self, model: nn.Module) -> Tensor:
+        """What a model has in these blocks, ``(dim,)``, detached.
+
+        Raises:
+            ValueError: if it lacks one of them, or a block is of another shape.
+        """
+        named = dict(model.named_parameters())
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if name not in named or named[name].shape != shape:
+                found = f"has it in shape {tuple(named[name].shape)}" if name in named else "has no such block"
+                raise ValueError(f"the weights {name} are of shape {tuple(shape)}; the other model {found}")
+        return self.flatten({name: named[name].detach() for name in self.names})
 
     def select(self, pattern: str) -> ParameterSpace:
         """The blocks whose name matches a shell-style pattern, such as ``"head.*"`` or ``"*.bias"``.

@@ -99,3 +99,13 @@ def test_weights_on_two_devices_are_refused_with_both():
 def test_a_vector_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"expected a vector of shape \(31,\), one per weight; got"):
         ParameterSpace.of(tanh_mlp()).split(torch.zeros(shape))
+
+
+def test_the_weights_of_a_model_are_a_vector_and_those_of_another_architecture_are_refused():
+    model = nn.Linear(3, 2)
+    space = ParameterSpace.of(model)
+    assert torch.equal(space.weights_of(model), torch.cat([model.weight.detach().ravel(), model.bias.detach()]))
+    with pytest.raises(ValueError, match=r"weight are of shape \(2, 3\); the other model has it in shape \(2, 4\)"):
+        space.weights_of(nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"bias are of shape .*; the other model has no such block"):
+        space.weights_of(nn.Linear(3, 2, bias=False))
