@@ -62,7 +62,7 @@ def measured():
     """Worst-case sharpness at each point, of all the data and of single examples."""
     return {
         size: [
-            worst_case_sharpness(valley(place), GradientAscent(RHO), microbatch_size=size, steps=40).value
+            worst_case_sharpness(valley(place), GradientAscent(RHO), microbatch_size=size, steps=60).value
             for place in POINTS
         ]
         for size in (4, 1)

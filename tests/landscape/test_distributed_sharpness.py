@@ -1,0 +1,34 @@
+"""The same sharpness on one process and on two, which divide its shards or its chunks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from landscape.processes import Alone
+from tests.landscape.distributed_sharpness import measured
+
+PROGRAM = Path(__file__).with_name("distributed_sharpness.py")
+
+
+def test_two_processes_find_the_same_numbers(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"PYTHONPATH": str(PROGRAM.parents[2]), "OMP_NUM_THREADS": "1"}
+    words = [*command, str(PROGRAM), str(tmp_path)]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    alone = measured(Alone())
+    first, last = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert first.pop("error").startswith("ProcessLostError: another process has failed")
+    assert last.pop("error").startswith("AttributeError: 'NoneType' object has no attribute")
+    assert first == last
+    assert first.pop("starts") == alone.pop("starts")
+    assert alone["denominators"] == [4, 4, 4, 1]
+    assert first.keys() == alone.keys()
+    for name, value in alone.items():
+        assert first[name] == pytest.approx(value, rel=1e-9), name
