@@ -10,18 +10,27 @@ from matplotlib.figure import Figure
 from analyses.results import CurvatureInTraining, RunTable
 from figures.comparison import draw_flatness_vs_m, draw_measures
 from figures.curvature import draw_density, draw_diagonal, draw_eigenvalues, draw_norm, draw_trace
-from figures.sharpness import draw_sharpness
+from figures.radii import draw_curves, draw_sigmas
+from figures.sharpness import draw_layers, draw_samples, draw_sharpness
 from figures.slices import draw_lines, draw_planes
 from figures.training import draw_training
 from landscape.answers import (
+    AverageCaseSharpness,
     DiagonalEstimate,
     Eigenpairs,
+    FisherRaoNorm,
+    KeskarSharpness,
     LineSlice,
+    LowPassFlatness,
     NormEstimate,
+    PacBayesSigma,
     PlaneSlice,
+    RelativeFlatness,
     Sharpness,
+    SharpnessCurve,
     SpectralDensity,
     TraceEstimate,
+    WorstCaseSharpness,
 )
 from landscape.results import Result
 
@@ -57,6 +66,14 @@ _PICTURES: dict[type[Result], Callable[[Mapping[str, Any]], Figure]] = {
     NormEstimate: draw_norm,
     SpectralDensity: draw_density,
     Sharpness: draw_sharpness,
+    WorstCaseSharpness: draw_sharpness,
+    FisherRaoNorm: draw_sharpness,
+    AverageCaseSharpness: draw_samples,
+    LowPassFlatness: draw_samples,
+    KeskarSharpness: draw_samples,
+    RelativeFlatness: draw_layers,
+    SharpnessCurve: draw_curves,
+    PacBayesSigma: draw_sigmas,
     LineSlice: draw_lines,
     PlaneSlice: draw_planes,
     CurvatureInTraining: draw_training,

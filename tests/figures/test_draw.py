@@ -20,26 +20,31 @@ KINDS = (
     "norm",
     "course",
     "sharpness",
+    "relative flatness",
+    "curve",
+    "sigma",
     "line",
     "plane",
     "micro-batches",
     "groups",
 )
+DRAWN_ALIKE = ("worst case", "average case", "low pass", "Keskar", "Fisher-Rao")  # as sharpness is
 LABELS = ["SGD", "SAM", "mSAM, 2 micro-batches"]
 
 
 @pytest.mark.parametrize("labels", [LABELS[:1], LABELS])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *DRAWN_ALIKE])
 def test_there_is_a_picture_of_every_kind_for_one_label_and_for_several(kind, labels, make):
     assert isinstance(draw(make(kind, labels)), Figure)
 
 
 def test_every_kind_of_result_of_this_package_has_a_picture():
-    from landscape.answers import Certificate, Forecast, Slice
+    from landscape.answers import Certificate, Forecast, Sampled, Slice
 
     homes = ("landscape.answers", "analyses.results")
     ours = {kind for kind in Result.kinds.values() if kind.__module__.startswith(homes)}
-    ours -= {Certificate, Forecast, Slice}  # two that are read as tables, and what lines and planes have in common
+    ours -= {Certificate, Forecast}  # they are read as tables
+    ours -= {Sampled, Slice}  # what several kinds have in common
     assert ours <= set(importlib.import_module("figures.draw")._PICTURES)  # the function hides its module
 
 

@@ -43,6 +43,12 @@ AXES = {
     "norm": ("probes", "‖H‖² (Frobenius), mean so far (band: final ± 2 standard errors)"),
     "course": ("epochs trained (hollow: not converged)", "largest Hessian eigenvalue λ₁ (bars: residual"),
     "sharpness": ("rise in loss per shard of 32 examples",),
+    "worst case": ("worst-case sharpness: rise in loss per shard of 32 examples",),
+    "average case": ("average-case sharpness, per pair of draws",),
+    "Fisher-Rao": ("Fisher-Rao norm, squared: w'Fw per shard of 32 examples",),
+    "relative flatness": ("relative flatness of each layer, large where it is sharp",),
+    "curve": ("ρ: bound on ‖ε‖₂ (shards of 128 examples; bands", "worst-case sharpness (rise in loss)"),
+    "sigma": ("standard deviation σ of the noise in each weight", "mean rise in loss, or fall in score"),
     "line": ("coordinate t along the direction d",),
     "plane": ("along the first direction", "along the second direction"),
     "micro-batches": ("number of micro-batches per batch at training", *PANELS),
@@ -51,8 +57,10 @@ AXES = {
 CASES = [
     *itertools.product(KINDS[:-1], ["one", "two", "three", "six", "nine", "long"]),
     *itertools.product(["micro-batches"], ["two", "three", "six", "nine"]),
+    *itertools.product(["curve", "sigma", "relative flatness"], ["one", "nine", "long"]),
+    *itertools.product(["worst case", "average case", "Fisher-Rao"], ["one"]),
 ]
-WITH_LEGEND = ("eigenvalues", "trace", "diagonal", "norm", "line")
+WITH_LEGEND = ("eigenvalues", "trace", "diagonal", "norm", "line", "curve", "sigma", "relative flatness")
 
 
 @pytest.mark.parametrize(("kind", "labels"), CASES)
