@@ -107,7 +107,7 @@ def _path(subject: Subject) -> list[Run]:
     found = [path for path in subject.run.checkpoints() if path.stem <= own.stem]
     if len(found) < 3:
         raise ValueError(
-            f"the trajectory of {subject.run.path} needs at least three checkpoints and has {len(found)}; train it with "
-            "--checkpoint-every 1, or another number that leaves three"
+            f"the trajectory of {subject.run.path} needs at least three checkpoints and has {len(found)}; train it "
+            "with --checkpoint-every 1, or another number that leaves three"
         )
     return [Run.open(path) for path in found]
