@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -68,18 +69,25 @@ class ViT(nn.Module):
         return logits
 
 
+Norm = Callable[[int], nn.Module]
+
+
+def _groups(width: int) -> nn.Module:
+    return nn.GroupNorm(8, width)
+
+
 class Residual(nn.Module):
     """Two convolutions and a shortcut."""
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, before: int, after: int, stride: int, norm: Norm) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.norm1 = nn.GroupNorm(8, after)
+        self.norm1 = norm(after)
         self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.norm2 = nn.GroupNorm(8, after)
+        self.norm2 = norm(after)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.GroupNorm(8, after))
+            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), norm(after))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, before, height, width)`` to ``(batch, after, height / stride, width / stride)``."""
@@ -89,10 +97,19 @@ class Residual(nn.Module):
 
 def resnet20() -> nn.Module:
     """ResNet-20 for 32x32 images (He et al. 2016), with group norm in place of batch norm; 272,474 weights."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.GroupNorm(8, 16), nn.ReLU()]
+    return _resnet20(_groups)
+
+
+def resnet20_batch_norm() -> nn.Module:
+    """ResNet-20 for 32x32 images (He et al. 2016); 272,474 weights."""
+    return _resnet20(nn.BatchNorm2d)
+
+
+def _resnet20(norm: Norm) -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), norm(16), nn.ReLU()]
     before = 16
     for after in (16, 32, 64):
         for index in range(3):
-            layers.append(Residual(before, after, 2 if index == 0 and after > 16 else 1))
+            layers.append(Residual(before, after, 2 if index == 0 and after > 16 else 1, norm))
             before = after
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))

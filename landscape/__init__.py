@@ -97,6 +97,8 @@ if TYPE_CHECKING:
     )
     from landscape.relative import relative_flatness as relative_flatness
     from landscape.results import Result as Result
+    from landscape.sampling import Adaptive as Adaptive
+    from landscape.scores import Accuracy as Accuracy, accuracy as accuracy
     from landscape.several_steps import SeveralSteps as SeveralSteps
     from landscape.sharpness import m_sharpness as m_sharpness
     from landscape.slices import line_slice as line_slice, plane_slice as plane_slice
@@ -173,6 +175,9 @@ _HOME = {
     "grid_around": "extents",
     "Axis": "planes",
     "Plane": "planes",
+    "Adaptive": "sampling",
+    "Accuracy": "scores",
+    "accuracy": "scores",
     "line_slice": "slices",
     "plane_slice": "slices",
     "Result": "results",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from landscape import checks
 from landscape.arguments import integer
@@ -63,6 +65,27 @@ class DataSet:
             raise ValueError(f"a shard must have 1 to {self.num_examples} examples, all there are; got {size}")
         return regroup(self.batches, size)
 
+    def sample(self, size: int, *, seed: int) -> list[Batch]:
+        """Examples drawn without replacement, in the order they were drawn; one batch for each shape of them.
+
+        Raises:
+            TypeError: if size or seed is not an integer.
+            ValueError: if the size is not between 1 and the number of examples.
+        """
+        size = integer(size, "the size of a sample")
+        if not 1 <= size <= self.num_examples:
+            raise ValueError(f"a sample must have 1 to {self.num_examples} examples, all there are; got {size}")
+        numbers = [num_examples(piece) for piece in self.pieces]
+        generator = torch.Generator().manual_seed(integer(seed, "seed"))
+        chosen = torch.randperm(sum(numbers), generator=generator)[:size]
+        batches, start = [], 0
+        for piece, number in zip(self.pieces, numbers, strict=True):
+            rows = chosen[(chosen >= start) & (chosen < start + number)] - start
+            start += number
+            if len(rows):
+                batches.append(map_tensors(functools.partial(_rows, rows=rows), piece))
+        return batches
+
     @property
     def num_examples(self) -> int:
         """The number of examples in all."""
@@ -74,3 +97,7 @@ class DataSet:
         if self._fingerprint is None:
             self._fingerprint = Fingerprint.of(self.batches)
         return self._fingerprint
+
+
+def _rows(tensor: Tensor, *, rows: Tensor) -> Tensor:
+    return tensor[rows.to(tensor.device)] if tensor.ndim > 0 else tensor

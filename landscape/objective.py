@@ -11,21 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from landscape import checks
-from landscape.arguments import integer
 from landscape.batches import Batch
 from landscape.bound import CurvatureAt, Remembered
 from landscape.choices import FirstThatWorks
 from landscape.curvatures import GAUSS_NEWTON, HESSIAN, Curvature
 from landscape.dataset import DataSet
-from landscape.denominators import Denominator, examples
+from landscape.denominators import Denominator
 from landscape.differences import CentralDifferences
 from landscape.forward import Forward, supervised
-from landscape.manifest import hash_of_tensor, versions
+from landscape.manifest import versions
 from landscape.parameters import ParameterSpace
 from landscape.processes import Sharing
-from landscape.products import second_derivatives, slope_of
-from landscape.reach import require_given_weights, require_shape_of_targets
-from landscape.terms import Definition, Loss, Term
+from landscape.products import loss_and_slope, second_derivatives
+from landscape.reach import require_readable
+from landscape.terms import Definition, Loss
 from landscape.ways import KeptGraphs, Products
 from landscape.work import Work
 
@@ -59,6 +58,7 @@ class Objective:
     Attributes:
         weights: the model's weights when the objective was made, ``(dim,)``.
         space: the named blocks that make up w.
+        population: how many examples the data were drawn from, where they are a :meth:`sample`; else None.
 
     Raises:
         TypeError: if the data cannot be iterated twice, a batch cannot be read, or the model or loss cannot be copied.
@@ -87,8 +87,6 @@ class Objective:
         chunk_size: int | None = None,
         sharing: Sharing | None = None,
     ) -> None:
-        if chunk_size is not None and integer(chunk_size, "chunk_size") < 1:
-            raise ValueError(f"chunk_size must be at least 1; got {chunk_size}")
         if products is not None and not isinstance(products, Products):
             raise TypeError(f"products must be a way of computing them, as KeptGraphs(); got {products!r}")
         checks.require_module(model)
@@ -106,15 +104,14 @@ class Objective:
         self._products = products or FirstThatWorks(KeptGraphs(), CentralDifferences())
         self._certified: set[str] = set()  # kinds of curvature whose products have been checked; shared with the parts
         self._last = Remembered()  # the matrix that was asked for last
+        self.population: int | None = None
         self._weight: Tensor | float | None = None  # Σ_b d_b at the weights, once they have been evaluated
         with checks.random_state_kept(self.weights.device):  # a DataLoader draws from it at each pass
             self._data = DataSet.read(data, self.weights.device)
             self.work = Work(self._definition, self.weights, self._data.pieces, chunk_size=chunk_size, sharing=sharing)
             seen = checks.require_deterministic(self)
             held = {id(named[name]): name for name in self.space.names}
-            terms = require_given_weights(self._definition, self.weights, self.batches, held)
-            if denominator is None and self._definition.denominator is examples:
-                require_shape_of_targets(terms, self.weights)
+            require_readable(self._definition, self.weights, self.batches, held, said=denominator is not None)
             checks.require_additive(self, seen)
 
     @property
@@ -154,8 +151,7 @@ class Objective:
         self._require_weights(w)
         with torch.no_grad():  # not inference mode: what a model caches there could not be differentiated later
             (loss,), weight = self.work.means(lambda term: (term.loss(w),), (w.new_zeros((), dtype=w.dtype),))
-        if w is self.weights:
-            self._weight = weight
+        self._weight = weight if w is self.weights else self._weight
         return loss
 
     def differentiable_loss(self, w: Tensor) -> Tensor:
@@ -173,16 +169,10 @@ class Objective:
         """L(w), a scalar tensor, and ∇L(w), ``(dim,)``, in one pass over the data."""
         self._require_weights(w)
         leaf = w.detach().requires_grad_()
-
-        def both(term: Term) -> tuple[Tensor, Tensor]:
-            with torch.enable_grad():
-                value = term.loss(leaf)
-                slope = slope_of(value, leaf)
-            return value.detach(), slope
-
-        (loss, gradient), weight = self.work.means(both, (w.new_zeros(()), w.detach()))
-        if w is self.weights:
-            self._weight = weight
+        (loss, gradient), weight = self.work.means(
+            lambda term: loss_and_slope(term.loss, leaf), (w.new_zeros(()), w.detach())
+        )
+        self._weight = weight if w is self.weights else self._weight
         return loss, gradient
 
     def curvature(self, kind: Curvature, w: Tensor) -> CurvatureAt:
@@ -196,10 +186,9 @@ class Objective:
         return CurvatureAt(kind, w, self.work, self._products, self._certified)
 
     def hvp(self, w: Tensor, V: Tensor) -> Tensor:
-        """∇²L(w) V, by the way that the objective was given.
+        """∇²L(w) V, by the way that the objective was given; the first is certified: :mod:`landscape.certificate`.
 
-        The graphs that are kept serve the next product at the same ``w``. The first product is certified: see
-        :mod:`landscape.certificate`.
+        The graphs that are kept serve the next product at the same ``w``.
 
         Args:
             w: weights, ``(dim,)``.
@@ -249,9 +238,22 @@ class Objective:
         part = copy.copy(self)
         part._data = DataSet(batches)
         part.work = self.work.of(part.batches)
-        part._last = Remembered()
-        part._weight = None
+        part._last, part._weight, part.population = Remembered(), None, None
         return part
+
+    def sample(self, size: int, *, seed: int) -> Objective:
+        """The objective over some of the examples, drawn without replacement; it knows how many there are in all.
+
+        What is measured on it is an estimate for all of them; slices then have standard errors.
+
+        Raises:
+            TypeError: if size or seed is not an integer.
+            ValueError: if the size is not between 1 and the number of examples.
+        """
+        sample = self.part(self._data.sample(size, seed=seed))
+        sample.work = self.work.of(sample.batches, sharing=self.work.sharing)
+        sample.population = self.num_examples if self.population is None else self.population
+        return sample
 
     def shards(self, size: int) -> Iterator[Objective]:
         """The objectives of consecutive parts of ``size`` examples each, in the order of the data.
@@ -267,25 +269,21 @@ class Objective:
     def manifest(self) -> dict[str, Any]:
         """Where a number measured on this objective comes from: everything that could change it, and the versions.
 
-        Losses, denominators and ``forward`` are named with their settings and, unless torch wrote them, a hash of their
-        code and of what they capture: best effort, see :mod:`landscape.identity`.
+        Functions are named with their settings and a hash of their code: best effort, see :mod:`landscape.identity`.
         """
         return {
             "objective": {
                 **self._definition.settings(),
                 "split": self._split,
                 "num_examples": self.num_examples,
+                **({} if self.population is None else {"sample_of": self.population}),
                 "data": self._data.fingerprint.content,
                 "batch_norm": "frozen running statistics",
                 "parameters": self._pattern,
                 "dim": self.space.dim,
                 "dtype": str(self.weights.dtype).removeprefix("torch."),
             },
-            "subject": {
-                "model": type(self._definition.seam.model).__name__,
-                "weights": hash_of_tensor(self.weights),
-                "fixed": self._definition.hash_of_fixed(),
-            },
+            "subject": self._definition.subject(self.weights),
             "machine": {"device": str(self.weights.device), **versions()},
         }
 

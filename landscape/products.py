@@ -27,6 +27,14 @@ class NoSecondDerivativeError(ValueError):
     """An operation of the model cannot be differentiated twice."""
 
 
+def loss_and_slope(loss: Scalar, leaf: Tensor) -> tuple[Tensor, Tensor]:
+    """A scalar function of a leaf that takes gradients, and its gradient, ``(dim,)``."""
+    with torch.enable_grad():
+        value = loss(leaf)
+        slope = slope_of(value, leaf)
+    return value.detach(), slope
+
+
 def hessian_at(loss: Scalar, w: Tensor) -> Linear:
     """V ↦ ∇²loss(w) V by double backward, with the graph of the gradient built here.
 

@@ -10,7 +10,20 @@ from torch import Tensor
 
 from landscape.batches import Batch, take, tensors
 from landscape.checks import HEAD
+from landscape.denominators import examples
 from landscape.terms import Definition, Term
+
+
+def require_readable(
+    definition: Definition, w: Tensor, batches: Sequence[Batch], held: Mapping[int, str], *, said: bool
+) -> None:
+    """The loss must read the weights it is given, and say what its mean is divided by where ``said`` does not.
+
+    The arguments are those of :func:`require_given_weights`.
+    """
+    terms = require_given_weights(definition, w, batches, held)
+    if not said and definition.denominator is examples:
+        require_shape_of_targets(terms, w)
 
 
 def require_given_weights(

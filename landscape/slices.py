@@ -1,8 +1,9 @@
-"""The loss along a line and over a plane through the weights."""
+"""The loss along a line and over a plane through the weights, and what else can be read off at the same points."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,30 +12,60 @@ import torch
 from torch import Tensor
 
 from landscape.answers import LineSlice, PlaneSlice
-from landscape.manifest import hash_of_tensor
+from landscape.identity import name_of
+from landscape.kept import Kept
+from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.objective import Objective
 from landscape.planes import Axis, Direction, Plane
+from landscape.points import Points
 from landscape.progress import Progress, silent
+from landscape.readings import COLUMNS, Reading
+from landscape.results import Array
+from landscape.sampling import Adaptive, Filled
+from landscape.scores import Score, name_of_score
+from landscape.walks import Walk
 
 Coordinates = Sequence[float] | npt.NDArray[np.floating]
 
 
 def line_slice(
-    objective: Objective, direction: Direction | Axis, *, coordinates: Coordinates, progress: Progress = silent
+    objective: Objective,
+    direction: Direction | Axis,
+    *,
+    coordinates: Coordinates,
+    held_out: Objective | None = None,
+    score: Score | None = None,
+    sampling: Adaptive | None = None,
+    kept: str | Path | None = None,
+    progress: Progress = silent,
 ) -> LineSlice:
     """L(w + t d) for each coordinate t.
 
+    Weights are put in place once for each point; loss and score, of the objective and of the held-out one, are read off
+    in one pass. Processes that share the objective's work take a part of the points each, and all get the same result.
+
     Args:
-        objective: gives w and L.
+        objective: gives w and L. Of a :meth:`Objective.sample`, losses have standard errors.
         direction: d, ``(dim,)``, or an axis with its marks.
         coordinates: the values of t, ``(n,)``, in any order; zero is the model itself.
+        held_out: the objective of the same model over other data.
+        score: ``score(outputs, targets)``, a mean over the batch, such as :data:`landscape.scores.accuracy`. Batches are
+            weighted by ``score.denominator(outputs, targets)`` where it has that, and else like the loss; the accuracy
+            counts every target once that is not ignored, whatever class weights the loss has.
+        sampling: which points are evaluated, the others being interpolated; all of them when left out.
+        kept: a file in which finished points are kept every few seconds and when it ends in whatever way; the same
+            call goes on from there, to the same numbers. It stays when the slice is complete, for whoever saves the
+            result to remove.
         progress: called with the points done and their number.
 
     Returns:
-        Losses, ``(n,)``. A loss that is not finite stays so.
+        Losses and what else was asked for, each ``(n,)``. A loss that is not finite stays so.
 
     Raises:
-        ValueError: if the direction has another length, is zero or not finite, or a coordinate is not finite.
+        ValueError: if the direction has another length, is zero or not finite, a coordinate is not finite, the held-out
+            objective is of another model or other weights, the score cannot be had, or ``kept`` holds another
+            question.
+        ProcessLostError: if another process has died or failed.
 
     >>> model = torch.nn.Linear(1, 1, bias=False).double()
     >>> data = [(torch.ones(1, 1).double(), model.weight.detach())]  # (w - w₀)²
@@ -45,23 +76,14 @@ def line_slice(
     axis = direction if isinstance(direction, Axis) else Axis(direction)
     d = _direction(objective, axis.direction, name="direction")
     t = _coordinates(coordinates, name="coordinates")
-    w, point = objective.weights, torch.empty_like(objective.weights)
-    losses = np.empty(len(t))
-    for i, step in enumerate(t):
-        losses[i] = objective.loss(torch.add(w, d, alpha=float(step), out=point)).item()
-        progress(i + 1, len(t))
-    settings: dict[str, Any] = {
-        "name": "line_slice",
-        "direction": hash_of_tensor(d),
-        "coordinates": [float(x) for x in t],
-    }
+    question = _Question(objective, held_out, score, sampling, "line_slice", (d,), {"coordinates": t})
+    found = question.answered(t[:, None], kept=kept, progress=progress)
     return LineSlice(
         coordinates=t,
-        losses=losses,
         length=float(d.norm()),
         marks=axis.marks,
         mark_names=None if axis.marks is None else np.array(axis.mark_names, dtype=str),
-        manifest=_manifest(objective, settings),
+        **question.fields(found, t.shape),
     )
 
 
@@ -71,6 +93,10 @@ def plane_slice(
     *,
     x: Coordinates,
     y: Coordinates,
+    held_out: Objective | None = None,
+    score: Score | None = None,
+    sampling: Adaptive | None = None,
+    kept: str | Path | None = None,
     progress: Progress = silent,
 ) -> PlaneSlice:
     """L(w + x d₁ + y d₂) on the grid of all x and y.
@@ -80,14 +106,18 @@ def plane_slice(
         directions: d₁ and d₂, each ``(dim,)``, or a plane with its marks or its path; they are used as they are.
         x: coordinates along d₁, ``(nx,)``.
         y: coordinates along d₂, ``(ny,)``.
+        held_out: as for :func:`line_slice`, like all that follows.
+        score: read off as well.
+        sampling: which points are evaluated.
+        kept: a file in which finished points are kept.
         progress: called with the points done and their number.
 
     Returns:
-        Losses, ``(ny, nx)``. A loss that is not finite stays so.
+        Losses and what else was asked for, each ``(ny, nx)``. A loss that is not finite stays so.
 
     Raises:
-        ValueError: if a direction has another length, is zero or not finite, if the two are parallel, or if a
-            coordinate is not finite.
+        ValueError: as :func:`line_slice`, and if the two directions are parallel.
+        ProcessLostError: if another process has died or failed.
     """
     plane = directions if isinstance(directions, Plane) else Plane(directions)
     first = _direction(objective, plane.directions[0], name="the first direction")
@@ -96,23 +126,12 @@ def plane_slice(
     if 1 - abs(cosine) < 1e-6:
         raise ValueError(f"the two directions are parallel (cosine {cosine:.7f}); they span no plane")
     xs, ys = _coordinates(x, name="x"), _coordinates(y, name="y")
-    w, row, point = objective.weights, torch.empty_like(objective.weights), torch.empty_like(objective.weights)
-    losses = np.empty((len(ys), len(xs)))
-    for j, v in enumerate(ys):
-        torch.add(w, second, alpha=float(v), out=row)
-        for i, u in enumerate(xs):
-            losses[j, i] = objective.loss(torch.add(row, first, alpha=float(u), out=point)).item()
-            progress(j * len(xs) + i + 1, losses.size)
-    settings: dict[str, Any] = {
-        "name": "plane_slice",
-        "directions": [hash_of_tensor(first), hash_of_tensor(second)],
-        "x": [float(u) for u in xs],
-        "y": [float(v) for v in ys],
-    }
+    question = _Question(objective, held_out, score, sampling, "plane_slice", (first, second), {"x": xs, "y": ys})
+    positions = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+    found = question.answered(positions, kept=kept, progress=progress)
     return PlaneSlice(
         x=xs,
         y=ys,
-        losses=losses,
         lengths=np.array([float(first.norm()), float(second.norm())]),
         cosine=cosine,
         marks=plane.marks,
@@ -120,17 +139,117 @@ def plane_slice(
         path=plane.path,
         path_distances=plane.path_distances,
         explained=plane.explained,
-        manifest=_manifest(objective, settings),
+        **question.fields(found, (len(ys), len(xs))),
     )
 
 
-def _manifest(objective: Objective, settings: dict[str, Any]) -> dict[str, Any]:
-    """Directions depend on the weights, as filter normalisation does: they belong to the subject, not the protocol."""
-    manifest = objective.manifest()
-    for key in ("direction", "directions"):
-        if key in settings:
-            manifest["subject"][key] = settings.pop(key)
-    return manifest | {"measurement": settings}
+class _Question:
+    """What is asked at the points of a grid, and where the answer comes from."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        held_out: Objective | None,
+        score: Score | None,
+        sampling: Adaptive | None,
+        name: str,
+        directions: Sequence[Tensor],
+        coordinates: dict[str, Array],
+    ) -> None:
+        if sampling is not None and not isinstance(sampling, Adaptive):
+            raise TypeError(f"sampling must be None, for all points, or Adaptive(tolerance=...); got {sampling!r}")
+        if held_out is not None:
+            _require_same_model(objective, held_out)
+        self._objectives = {"": objective} | ({} if held_out is None else {"held_out_": held_out})
+        self._directions, self._score, self._sampling = directions, score, sampling
+        manifest = objective.manifest()
+        hashes = [hash_of_tensor(d) for d in directions]  # they may depend on the weights: part of the subject
+        manifest["subject"]["direction" if name == "line_slice" else "directions"] = (
+            hashes if len(hashes) > 1 else hashes[0]
+        )
+        manifest["measurement"] = {"name": name, **{key: [float(c) for c in cs] for key, cs in coordinates.items()}}
+        if score is not None:
+            manifest["measurement"]["score"] = name_of(score)
+        if held_out is not None:
+            other = held_out.manifest()["objective"]
+            always = ("data", "num_examples", "split")
+            manifest["held_out"] = {
+                key: value for key, value in other.items() if key in always or manifest["objective"].get(key) != value
+            }
+        self.manifest = manifest
+
+    def answered(self, positions: Array, *, kept: str | Path | None, progress: Progress) -> Filled:
+        """The columns at all points, ``(points, axes)``."""
+        objective = self._objectives[""]
+        readings = [Reading(each, self._score) for each in self._objectives.values()]
+        points = Points(readings, objective.weights, self._directions, positions)
+        self.manifest["machine"]["points"] = points.ways[0] if len(set(points.ways)) == 1 else points.ways
+        question = self._decisive()
+        walk = Walk(
+            points.at,
+            len(positions),
+            len(readings) * len(COLUMNS),
+            sharing=objective.work.sharing,
+            question=hash_of_settings(question),
+            kept=None if kept is None else Kept(kept, question),
+            progress=progress,
+            like=objective.weights,
+        )
+        if self._sampling is None:
+            walk.visit(range(len(positions)))
+            return Filled(walk.values, walk.finished, float("nan"))
+        losses = [i * len(COLUMNS) for i in range(len(readings))]
+        self.manifest["measurement"]["sampling"] = self._sampling.settings()
+        return self._sampling.fill(walk, positions, losses=losses)
+
+    def fields(self, found: Filled, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The fields of a slice that are read off at its points."""
+        fields: dict[str, Any] = {"score": name_of_score(self._score), "manifest": self.manifest}
+        for number, (prefix, objective) in enumerate(self._objectives.items()):
+            asked = {"losses": True, "stderrs": objective.population is not None, "scores": self._score is not None}
+            for place, name in enumerate(COLUMNS):
+                if asked[name]:
+                    fields[prefix + name] = found.values[:, number * len(COLUMNS) + place].reshape(shape)
+        if self._sampling is not None:
+            fields |= {"evaluated": found.evaluated.reshape(shape), "interpolation_error": found.error}
+        return fields
+
+    def _decisive(self) -> dict[str, Any]:
+        """What decides the numbers at points: how they were sampled does not, nor which of several alike devices."""
+        machine = dict(self.manifest["machine"])
+        machine["device"] = self._objectives[""].weights.device.type
+        return {key: value for key, value in self.manifest.items() if key not in ("machine", "subject")} | {
+            "weights": dict(self.manifest["subject"]),
+            "computed": machine,
+        }
+
+
+def _require_same_model(objective: Objective, held_out: Objective) -> None:
+    """A held-out objective must be of the same model at the same weights."""
+    if not isinstance(held_out, Objective):
+        raise TypeError(
+            f"held_out must be an Objective of the same model over other data; got {type(held_out).__name__}"
+        )
+    one, other = objective.manifest(), held_out.manifest()
+    found = [
+        f"{name} ({one[part][name]} and {other[part][name]})"
+        for part, name in (("subject", "model"), ("objective", "architecture"), ("objective", "mode"))
+        if one[part][name] != other[part][name]
+    ]
+    if objective.space != held_out.space:
+        found.append(f"the blocks of weights ({objective.space.dim} weights and {held_out.space.dim})")
+    elif objective.weights.dtype != held_out.weights.dtype or objective.weights.device != held_out.weights.device:
+        weights = [f"{each.weights.dtype} on {each.weights.device}" for each in (objective, held_out)]
+        found.append(f"precision or device ({weights[0]} and {weights[1]})")
+    elif not torch.equal(objective.weights, held_out.weights):
+        found.append(f"the weights, by up to {float((objective.weights - held_out.weights).abs().max()):.3g}")
+    elif one["subject"]["fixed"] != other["subject"]["fixed"]:
+        found.append("the numbers of the model that are not varied (frozen weights, or running statistics)")
+    if found:
+        raise ValueError(
+            f"held_out must be of the same model at the same weights; the two differ in {'; '.join(found)}. Make both "
+            "objectives of one model, or use held_out.at(objective.weights)."
+        )
 
 
 def _direction(objective: Objective, direction: Direction, *, name: str) -> Tensor:

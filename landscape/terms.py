@@ -72,6 +72,14 @@ class Definition:
         named = [*model.named_parameters(), *model.named_buffers()]
         return hash_of_settings({name: hash_of_tensor(part) for name, part in named if name not in self.space.names})
 
+    def subject(self, w: Tensor) -> dict[str, Any]:
+        """The model with its numbers, for a manifest."""
+        return {
+            "model": type(self.seam.model).__name__,
+            "weights": hash_of_tensor(w),
+            "fixed": self.hash_of_fixed(),
+        }
+
     def kernels(self) -> AbstractContextManager[None]:
         """Within it, recurrent layers are computed step by step: the vendors' kernels have no second derivative."""
         recurrent = any(isinstance(part, nn.RNNBase) for part in self.seam.modules())

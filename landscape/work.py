@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from landscape.arguments import integer
 from landscape.batches import Batch, bytes_of_example, num_examples
 from landscape.chunks import GraphSize, cut, halves
 from landscape.memory import is_out_of_memory
@@ -14,6 +16,7 @@ from landscape.processes import Alone, ProcessLostError, Sharing
 from landscape.terms import Definition, Mean, Term
 
 Values = tuple[Tensor, ...]
+T = TypeVar("T")
 ALWAYS_QUICK = 32  # examples that are not worth a look at how large their graph is
 
 
@@ -42,16 +45,16 @@ class Work:
         self.definition = definition
         self._w = w
         self.batches = batches
-        self._chunk_size = chunk_size
+        self._chunk_size = None if chunk_size is None else integer(chunk_size, "chunk_size", least=1)
         self.sharing = Alone() if sharing is None else sharing
         self._whole = whole
         self._graph: GraphSize | None = None
         self._terms: list[Term] | None = None
         self.halvings = 0  # how often a chunk was cut in two because memory ran out
 
-    def of(self, batches: Sequence[Batch]) -> Work:
-        """The same for other batches, carried out by this process alone."""
-        return Work(self.definition, self._w, batches, chunk_size=self._chunk_size, whole=self)
+    def of(self, batches: Sequence[Batch], *, sharing: Sharing | None = None) -> Work:
+        """The same for other batches, carried out by this process alone unless others are named."""
+        return Work(self.definition, self._w, batches, chunk_size=self._chunk_size, sharing=sharing, whole=self)
 
     def by(self, definition: Definition, w: Tensor) -> Work:
         """The same data and processes under another definition of the terms."""
@@ -77,10 +80,15 @@ class Work:
     def terms(self) -> list[Term]:
         """The chunks of this process."""
         if self._terms is None:
-            few = self._chunk_size is None and all(num_examples(batch) <= ALWAYS_QUICK for batch in self.batches)
-            pieces = list(self.batches) if few else cut(self.batches, self.chunk_size)
+            pieces = self.pieces
             self._terms = [Term(self.definition, pieces[i]) for i in self.sharing.block(len(pieces))]
         return self._terms
+
+    @property
+    def pieces(self) -> list[Batch]:
+        """The chunks of all processes."""
+        few = self._chunk_size is None and all(num_examples(batch) <= ALWAYS_QUICK for batch in self.batches)
+        return list(self.batches) if few else cut(self.batches, self.chunk_size)
 
     def means(
         self, of_term: Callable[[Term], Values], like: Values, *, release: Callable[[], bool] | None = None
@@ -124,18 +132,35 @@ class Work:
     def _add(
         self, of_term: Callable[[Term], Values], means: Sequence[Mean], release: Callable[[], bool] | None
     ) -> None:
-        index = 0
-        while index < len(self.terms):
-            term = self.terms[index]
-            try:
-                values = of_term(term)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if release is None or not release():
-                    self.terms[index : index + 1] = halves(term)
-                    self.halvings += 1
-                continue
-            for mean, value in zip(means, values, strict=True):
-                mean.add(value, term.count)
-            index += 1
+        number = len(self.terms)
+        try:
+            for term, values in evaluated(self.terms, of_term, release=release):
+                for mean, value in zip(means, values, strict=True):
+                    mean.add(value, term.count)
+        finally:
+            self.halvings += len(self.terms) - number
+
+
+def evaluated(
+    terms: list[Term], of_term: Callable[[Term], T], *, release: Callable[[], bool] | None = None
+) -> Iterator[tuple[Term, T]]:
+    """Each term with what is made of it; one for which memory runs out is cut in two, in the list itself.
+
+    Args:
+        terms: the list.
+        of_term: what is made of a term.
+        release: gives back memory, and says whether there was any; then nothing is cut.
+    """
+    index = 0
+    while index < len(terms):
+        term = terms[index]
+        try:
+            value = of_term(term)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if release is None or not release():
+                terms[index : index + 1] = halves(term)
+            continue
+        yield term, value
+        index += 1

@@ -1,0 +1,226 @@
+"""What is read off objectives at many points w + Σ c_i d_i: one buffer of weights, one pass over the data for each."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape.batches import Batch, map_tensors, shape_of_examples, tensors
+from landscape.folding import Fold, folds
+from landscape.memory import is_out_of_memory
+from landscape.readings import Reading
+from landscape.terms import Definition, Term
+
+_TRIES = 5  # points at which a way of computing is tried until the model is finite there
+
+
+class Way(ABC):
+    """A way of computing a model's outputs at the point that a buffer of weights is at.
+
+    Attributes:
+        name: for the manifest.
+        terms: the chunks of data.
+    """
+
+    name: str
+    terms: list[Term]
+
+    @abstractmethod
+    def move(self) -> None:
+        """Follow the buffer."""
+
+    @abstractmethod
+    def outputs(self, term: Term) -> Any:
+        """The outputs for a term, whose targets and count are set."""
+
+
+class Plain(Way):
+    """The objective's own way: weights handed to the model at each call."""
+
+    name = "plain"
+
+    def __init__(self, definition: Definition, buffer: Tensor, batches: Sequence[Batch]) -> None:
+        self.terms = [Term(definition, batch) for batch in batches]
+        self._buffer = buffer
+
+    def move(self) -> None:
+        """Nothing is to be done."""
+
+    def outputs(self, term: Term) -> Any:
+        """The outputs for a term."""
+        return term.outputs(self._buffer)
+
+
+class InPlace(Way):
+    """A copy of the model whose weights are views of the buffer, with batch norm folded into the layers before it.
+
+    Args:
+        definition: of the terms.
+        buffer: weights, ``(dim,)``.
+        batches: the data.
+        channels_last: how images lie in memory.
+        folded: whether batch norms are folded.
+    """
+
+    def __init__(
+        self, definition: Definition, buffer: Tensor, batches: Sequence[Batch], *, channels_last: bool, folded: bool
+    ) -> None:
+        self._definition = definition
+        self._seam = copy.deepcopy(definition.seam)
+        named = dict(self._seam.model.named_parameters())
+        for name, view in definition.space.unflatten(buffer).items():
+            named[name].data = view
+        data = [map_tensors(_channels_last, batch) for batch in batches] if channels_last else list(batches)
+        self.terms = [Term(definition, batch) for batch in data]
+        self._folds: list[Fold] = folds(self._seam, data[0], channels_last=channels_last) if folded else []
+        words = ["in place"]
+        if channels_last:
+            words.append("channels last")
+        if self._folds:
+            words.append(f"{len(self._folds)} batch norms folded" if len(self._folds) > 1 else "1 batch norm folded")
+        self.name = ", ".join(words)
+
+    def move(self) -> None:
+        """Fold the weights that are there now."""
+        for fold in self._folds:
+            fold.refresh()
+
+    def outputs(self, term: Term) -> Any:
+        """The outputs for a term."""
+        with self._definition.kernels():
+            outputs, term.targets = self._seam(term.batch)
+        term.count = self._definition.denominator(outputs, term.targets)
+        return outputs
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Copies of the numbers of the model that are no weights."""
+        return {name: buffer.clone() for name, buffer in self._seam.named_buffers()}
+
+
+class Points:
+    """What is read off objectives of one model at points w + Σ c_i d_i.
+
+    A quick way of computing is taken where it gives the outputs of the plain one, within rounding, at w and at another
+    point of the grid: for a chunk of every shape, and the last one. At w itself, and where the quick way finds no
+    finite number, the plain way is taken, so that the point c = 0 is the objective's own number.
+
+    Args:
+        readings: of one or two objectives with the same weights.
+        w: weights, ``(dim,)``.
+        directions: each ``(dim,)``.
+        coordinates: the points c, ``(n, directions)``, that will be asked for.
+    """
+
+    def __init__(self, readings: Sequence[Reading], w: Tensor, directions: Sequence[Tensor], coordinates: Any) -> None:
+        self._readings = readings
+        self._w, self._directions, self._coordinates = w, directions, coordinates
+        self._buffer, self._row = w.clone(), torch.empty_like(w)
+        self._row_is: tuple[float, ...] | None = None
+        self._plain = [Plain(reading.definition, self._buffer, reading.batches) for reading in readings]
+        with torch.no_grad():
+            self._ways = [self._quickest(plain, reading) for plain, reading in zip(self._plain, readings, strict=True)]
+
+    @property
+    def ways(self) -> list[str]:
+        """How each objective is computed, for the manifest."""
+        return [way.name for way in self._ways]
+
+    def at(self, index: int) -> list[float]:
+        """The columns of all readings at one of the points."""
+        self._go(self._coordinates[index])
+        at_home = not self._coordinates[index].any()
+        found: list[float] = []
+        with torch.no_grad():
+            for reading, way, plain in zip(self._readings, self._ways, self._plain, strict=True):
+                way.move()
+                columns = reading.columns(way.terms, way.outputs) if not at_home else [float("nan")]
+                if columns[0] - columns[0] != 0:  # not finite
+                    columns = reading.columns(plain.terms, plain.outputs)
+                found += columns
+        return found
+
+    def _go(self, coordinates: Sequence[float]) -> None:
+        """Put w + Σ c_i d_i into the buffer; the sum without the first term is kept for the next point of the row."""
+        others = tuple(coordinates[1:])
+        if others != self._row_is:
+            self._row.copy_(self._w)
+            for value, direction in zip(others, self._directions[1:], strict=True):
+                self._row.add_(direction, alpha=self._in_precision(value))
+            self._row_is = others
+        torch.add(self._row, self._directions[0], alpha=self._in_precision(coordinates[0]), out=self._buffer)
+
+    def _in_precision(self, value: float) -> float:
+        return torch.tensor(value, dtype=torch.float64).to(self._w.dtype).item()  # infinite where it is too large
+
+    def _quickest(self, plain: Plain, reading: Reading) -> Way:
+        images = any(isinstance(module, nn.Conv2d) for module in reading.definition.seam.modules())
+        names = set()
+        for channels_last, folded in ((True, True), (False, True), (False, False)):
+            if channels_last and not images:
+                continue
+            try:
+                self._go([0.0] * len(self._directions))
+                way = InPlace(
+                    reading.definition, self._buffer, reading.batches, channels_last=channels_last, folded=folded
+                )
+                if way.name not in names and self._agree(way, plain):
+                    return way
+            except Exception as error:  # whatever a model raises that does not stand to be treated so
+                if is_out_of_memory(error):
+                    break
+                continue
+            names.add(way.name)
+        return plain
+
+    def _agree(self, way: InPlace, plain: Plain) -> bool:
+        """Whether a way gives the plain one's outputs at w and away from it, and leaves the model's buffers alone."""
+        chosen = {shape_of_examples(term.batch): i for i, term in enumerate(plain.terms)}
+        chosen = {**chosen, "last": len(plain.terms) - 1}
+        before = way.buffers()
+        self._go([0.0] * len(self._directions))
+        pairs = [(plain.terms[i], way.terms[i]) for i in sorted(set(chosen.values()))]
+        if self._same(pairs, way, plain) is not True:
+            return False
+        for coordinates in self._far():
+            self._go(coordinates)
+            same = self._same(pairs, way, plain)
+            if same is not None:
+                after = way.buffers()
+                unmoved = before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+                return same and unmoved
+        return False
+
+    def _far(self) -> Iterator[Any]:
+        """Some points of the grid, the outermost first."""
+        order = (abs(self._coordinates) ** 1.0).sum(axis=1).argsort()[::-1]
+        order = [i for i in order if self._coordinates[i].any()]
+        for number in range(min(_TRIES, len(order))):
+            yield self._coordinates[order[number * len(order) // _TRIES]]
+
+    def _same(self, pairs: Sequence[tuple[Term, Term]], way: InPlace, plain: Plain) -> bool | None:
+        """Whether two ways agree where the buffer is; None where the plain one is not finite."""
+        way.move()
+        for theirs, ours in pairs:
+            expected, found = plain.outputs(theirs), way.outputs(ours)
+            losses = [theirs.loss_of_outputs(expected), ours.loss_of_outputs(found)]
+            wanted, got = tensors(expected), tensors(found)
+            floating = [(a, b) for a, b in zip(wanted, got, strict=True) if a.is_floating_point()]
+            if not all(bool(torch.isfinite(a).all()) for a, _ in [*floating, (losses[0], losses[0])]):
+                return None
+            size = max([float(a.abs().max()) for a, _ in floating if a.numel()], default=0.0)
+            tolerance = 100 * torch.finfo(losses[0].dtype).eps
+            if not abs(losses[0] - losses[1]) <= tolerance * (abs(losses[0]) + size):
+                return False
+            if not all(bool((a - b).norm() <= tolerance * a.norm()) for a, b in floating):
+                return False
+        return True
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    images = tensor.ndim == 4 and tensor.is_floating_point()
+    return tensor.contiguous(memory_format=torch.channels_last) if images else tensor

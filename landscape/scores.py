@@ -1,0 +1,100 @@
+"""What else is read off a model's outputs beside its loss: scores, such as the accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from landscape.denominators import Denominator
+
+Score = Callable[[Any, Any], Tensor]  # score(outputs, targets): the mean over a batch, a scalar
+
+
+class Accuracy:
+    """The share of targets whose class has the largest output, out of the targets that are not ignored.
+
+    Outputs are those of a cross-entropy, ``(n, classes)`` or ``(n, classes, ...)``; for tokens ``(n, ..., classes)`` is
+    read as well, where the second dimension does not fit. Each target counts once, whatever class weights the loss has.
+
+    Args:
+        ignore_index: a target that does not count.
+
+    >>> import torch
+    >>> outputs = torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]])
+    >>> accuracy(outputs, torch.tensor([0, 0, -100])).item()
+    0.5
+    """
+
+    __name__ = "accuracy"
+
+    def __init__(self, *, ignore_index: int = -100) -> None:
+        self.ignore_index = ignore_index
+
+    def __call__(self, outputs: Any, targets: Any) -> Tensor:
+        """The mean over a batch, a scalar tensor; NaN where nothing counts.
+
+        Raises:
+            ValueError: if the targets are no classes.
+        """
+        axis = _axis_of_classes(outputs, targets)
+        right = (outputs.argmax(axis) == targets) & (targets != self.ignore_index)
+        return right.sum() / self.denominator(outputs, targets)
+
+    def denominator(self, outputs: Any, targets: Any) -> Tensor:
+        """How many targets count."""
+        del outputs
+        found: Tensor = (targets != self.ignore_index).sum()
+        return found
+
+    def __repr__(self) -> str:
+        return f"accuracy over targets other than {self.ignore_index}"
+
+
+accuracy = Accuracy()
+
+
+def name_of_score(score: Score | None) -> str:
+    """What a score is called in results; empty for none."""
+    return "" if score is None else str(getattr(score, "__name__", type(score).__name__))
+
+
+def denominator_of_score(score: Score, of_loss: Denominator) -> Denominator:
+    """What the mean of a score was divided by: what it says itself, or else what that of the loss was."""
+    own: Denominator = getattr(score, "denominator", of_loss)
+    return own
+
+
+def value_of_score(score: Score, outputs: Any, targets: Any) -> Tensor:
+    """A score of one batch.
+
+    Raises:
+        ValueError: if it is not one number.
+    """
+    value = score(outputs, targets)
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"score must return a scalar tensor, the mean over the batch; {name_of_score(score)} gave {found}"
+        )
+    return value
+
+
+def _axis_of_classes(outputs: Any, targets: Any) -> int:
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        raise ValueError(
+            f"the accuracy needs a tensor of outputs and one of classes; got {type(outputs).__name__} and "
+            f"{type(targets).__name__}. Pass another score, score(outputs, targets) -> mean over the batch."
+        )
+    if not (targets.is_floating_point() or targets.is_complex()) and outputs.ndim == targets.ndim + 1:
+        if outputs.ndim >= 2 and (outputs.shape[0], *outputs.shape[2:]) == targets.shape:
+            return 1
+        if outputs.shape[:-1] == targets.shape:
+            return -1
+    kind = str(targets.dtype).removeprefix("torch.")
+    raise ValueError(
+        f"the accuracy needs whole numbers of classes as targets, with outputs (n, classes, ...) for targets (n, ...); "
+        f"got {kind} targets of shape {tuple(targets.shape)} for outputs of shape {tuple(outputs.shape)}. Pass another "
+        "score, score(outputs, targets) -> mean over the batch."
+    )
