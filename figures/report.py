@@ -10,7 +10,9 @@ import numpy as np
 from analyses.results import Picture, RunTable
 from figures.comparison import draw_flatness_vs_m, draw_measures
 from figures.curvature import draw_density
-from figures.slices import draw_lines, draw_planes, shows_rise
+from figures.heights import shows_rise
+from figures.lines import draw_lines
+from figures.planes import draw_planes
 from figures.style import render
 from landscape.answers import LineSlice, PlaneSlice, SpectralDensity
 

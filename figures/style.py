@@ -22,6 +22,7 @@ INK = "#1b1f24"
 SOFT = "#57606a"
 GRID = "#e3e7ec"
 SEQUENTIAL = "viridis_r"
+SCORES = "viridis"  # of what is better where it is higher
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES: tuple[Any, ...] = ((0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 
@@ -64,7 +65,7 @@ def theme() -> Iterator[None]:
 
 
 def new_figure(
-    rows: int = 1, columns: int = 1, *, height: float = 3.2, share: bool = False
+    rows: int = 1, columns: int = 1, *, height: float = 3.2, share: bool = False, rows_alike: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure of the page's width, and its axes in reading order.
 
@@ -73,9 +74,12 @@ def new_figure(
         columns: of axes.
         height: of one row, in inches.
         share: whether all axes share both scales.
+        rows_alike: whether all axes share the horizontal scale, and those of a row the vertical one.
     """
     figure = Figure(figsize=(WIDTH, height * rows))
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
+    axes = figure.subplots(
+        rows, columns, squeeze=False, sharex=share or rows_alike, sharey="row" if rows_alike else share
+    )
     for ax in axes.flat:
         sns.despine(ax=ax)
     return figure, list(axes.flat)
@@ -101,8 +105,13 @@ def wrapped(labels: Sequence[str], *, width: int = 30) -> tuple[list[str], int]:
 def legend(figure: Figure, ax: Axes, *, count: int) -> None:
     """One legend for the figure, above the axes, so that it covers no data; none for a single label."""
     if count > 1:
-        handles, labels = ax.get_legend_handles_labels()
-        columns = max(1, min(count, int(100 / (max(map(len, labels)) + 10))))
+        legend_of(figure, *ax.get_legend_handles_labels())
+
+
+def legend_of(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """A legend of these, above the axes; none where there is nothing to tell."""
+    if labels:
+        columns = max(1, min(len(labels), int(100 / (max(map(len, labels)) + 10))))
         figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=2.6)
 
 

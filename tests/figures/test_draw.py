@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from figures import draw, save
-from figures.slices import draw_lines
+from figures.lines import draw_lines
 from figures.style import render
 from landscape.results import Result
 

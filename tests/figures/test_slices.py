@@ -7,7 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import QuadContourSet
 
 from figures import draw
-from figures.slices import draw_lines, draw_planes
+from figures.lines import draw_lines
+from figures.planes import draw_planes
 from landscape.answers import LineSlice, PlaneSlice
 
 
