@@ -52,11 +52,13 @@ def draw_lines(results: Mapping[str, LineSlice]) -> Figure:
             _scores(lower[0], results, dict.fromkeys(results, styles[test]), held_out=True)
         if lower:
             lower[0].set_ylabel(", ".join(dict.fromkeys(scored)))
-        upper[0].set_ylabel("rise in loss, L(w + t d) − L(w)" if shows_rise(results) else "loss L(w + t d)")
-        levels = _marks(upper, lower, results)
-        if apart and levels:
+        between = "\n" if lower else ", "
+        upper[0].set_ylabel(f"rise in loss{between}L(w + t d) − L(w)" if shows_rise(results) else "loss L(w + t d)")
+        above = _marks(upper, lower, results)
+        figure.set_figheight(figure.get_figheight() + above)
+        if apart and above:
             for panel in upper:
-                panel.set_title(panel.get_title("left"), pad=6 + 72 * levels)
+                panel.set_title(panel.get_title("left"), pad=6 + 72 * above)
         under = "\n".join(["coordinate t along the direction d", *_notes(results)])
         if columns == 1:
             axes[-1].set_xlabel(under)
@@ -155,7 +157,7 @@ def _marks(upper: Sequence[Axes], lower: Sequence[Axes], results: Mapping[str, L
     sizes: list[int] = []  # the lines that each level takes
     stacked: list[tuple[float, int, str, str]] = []
     for place in sorted(named):
-        text = textwrap.fill(" = ".join(named[place]), max(8, int(0.45 * width / _LETTER)))
+        text = textwrap.fill(", ".join(named[place]), max(8, int(0.45 * width / _LETTER)))
         across = _LETTER * max(map(len, text.split("\n")))
         middle = (place - low) / (high - low) * width
         side = "left" if middle - across / 2 < 0 else "right" if middle + across / 2 > width else "center"
@@ -176,7 +178,7 @@ def _marks(upper: Sequence[Axes], lower: Sequence[Axes], results: Mapping[str, L
                 xycoords=ax.get_xaxis_transform(),
                 xytext=(0, 3 + 72 * _LINE * float(starts[level])),
                 textcoords="offset points",
-                ha=side,  # type: ignore[arg-type]
+                ha=side,
                 va="bottom",
                 fontsize=8,
                 color=SOFT,

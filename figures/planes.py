@@ -45,23 +45,24 @@ def draw_planes(results: Mapping[str, PlaneSlice]) -> Figure:
     """Contours of the loss on one colour scale; hatched where the loss is not finite; a cross marks the model.
 
     Of several planes the rise L(w + d) − L(w) is drawn, where ``shows_rise`` says so; each title has its L(w). Of up to
-    three, held-out losses and scores have panels of their own. The path of a training is a line with a dot for each
-    checkpoint, and other marked places are in the legend.
+    three, held-out losses and scores have panels of their own, where all have them. The path of a training is a line
+    with a dot for each checkpoint, and other marked places are in the legend.
     """
     rows = _rows(results)
     columns = max(map(len, rows))
     panels = [panel for row in rows for panel in row]
-    lines = max(panel.title.count("\n") for panel in panels) + 1
+    height = _height(columns, panels)
+    titles = sum(max(panel.title.count("\n") for panel in row) + 1 for row in rows)
     with theme():
-        # A row of panels, and its share of the labels.
-        height = (4.1, 2.4, 1.7)[columns - 1] + 0.14 * lines + 0.45 / len(rows) + 0.1 * (len(rows) == 1)
-        figure, grid = new_figure(len(rows), columns, height=height, share=True)
+        # A row of panels with its ticks, the titles, and the labels below.
+        whole = height * len(rows) + 0.14 * titles + 0.45 + 0.1 * (len(rows) == 1)
+        figure, grid = new_figure(len(rows), columns, height=whole / len(rows), share=_on_one_grid(results))
         figure.set_layout_engine("compressed")  # the axes are square: no wide gaps between them
         axes = [grid[i * columns + j] for i, row in enumerate(rows) for j in range(len(row))]
         for scores in (False, True):
             chosen = [(ax, panel) for ax, panel in zip(axes, panels, strict=True) if panel.scores is scores]
             if chosen:
-                _filled(figure, chosen, results)
+                _filled(figure, chosen, results, low=height * len(chosen) / columns < 1.6)
         for ax in grid:
             if ax not in axes:
                 ax.set_visible(False)
@@ -75,29 +76,40 @@ def draw_planes(results: Mapping[str, PlaneSlice]) -> Figure:
     return figure
 
 
+def _height(columns: int, panels: Sequence[_Panel]) -> float:
+    """Inches that a row of panels takes: less than a square where all planes are wide."""
+    highest = max(float(np.ptp(panel.result.y) / np.ptp(panel.result.x)) for panel in panels if len(panel.result.x) > 1)
+    square, wide = ((4.1, 5.4), (2.4, 2.5), (1.7, 1.75))[columns - 1]
+    return min(square, wide * highest + 0.4) if highest >= 0.25 else square
+
+
+def _on_one_grid(results: Mapping[str, PlaneSlice]) -> bool:
+    """Whether all planes have the same ends; else each has its own, as hatches mean losses that are not finite."""
+    ends = [(r.x.min(), r.x.max(), r.y.min(), r.y.max()) for r in results.values()]
+    return bool(np.allclose(ends, ends[0], rtol=1e-9, atol=0.0))
+
+
 def _rows(results: Mapping[str, PlaneSlice]) -> list[list[_Panel]]:
     """What is drawn, row by row."""
     train, test = splits(results)
     rises, others = heights(results), heights(results, held_out=True)
     if len(results) > MOST_WITH_ALL:
-        return _in_rows([_panel(label, results, rises[label], len(results), "") for label in results])
+        return _in_rows([_panel(label, results[label], rises[label], 3, at_model(results, label)) for label in results])
     scores = {label: result.scores for label, result in results.items() if result.scores is not None}
     held = {label: result.held_out_scores for label, result in results.items() if result.held_out_scores is not None}
+    others, scores, held = (found if len(found) == len(results) else {} for found in (others, scores, held))
     several = bool(others or scores)
     kinds = [(rises, train, False), (others, test, False), (scores, train, True), (held, test, True)]
-    rows = []
+    rows: list[list[_Panel]] = []
+    columns = len(results) if len(results) > 1 else 2 if several else 1
     for values, split, scored in kinds:
-        if values:
-            word = next(iter(results.values())).score if scored else "loss"
-            what = (f"{word} on {split}" if others or held else word) if several else ""
-            columns = len(results) if len(results) > 1 else 2 if several else 1
-            chosen = {label: values[label] for label in results if label in values}
-            rows.append(
-                [
-                    _panel(label, results, chosen[label], columns, what, scored=scored, held_out=values is others)
-                    for label in chosen
-                ]
-            )
+        word = results[next(iter(values))].score if scored and values else "loss"
+        what = (f"{word} on {split}" if others or held else word) if several else ""
+        row = []
+        for label, height in values.items():
+            own = [] if scored else at_model(results, label, held_out=values is others)
+            row.append(_panel(label, results[label], height, columns, [what, *own], first=not rows, scores=scored))
+        rows += [row] if row else []
     if len(results) == 1 and several:  # one result: data beside held-out data
         return _in_pairs([row[0] for row in rows])
     return rows
@@ -117,40 +129,39 @@ def _in_pairs(panels: list[_Panel]) -> list[list[_Panel]]:
 
 def _panel(
     label: str,
-    results: Mapping[str, PlaneSlice],
+    result: PlaneSlice,
     values: Array,
     columns: int,
-    what: str,
+    words: Sequence[str],
     *,
-    scored: bool = False,
-    held_out: bool = False,
+    first: bool = True,
+    scores: bool = False,
 ) -> _Panel:
-    width = (60, 34, 25)[min(columns, 3) - 1]
-    result = results[label]
-    parts = [label, what, *([] if scored else at_model(results, label, held_out=held_out)), _of_path(result)]
-    title = "\n".join(wrapped([part], width=width)[0][0] for part in parts if part)
+    """A panel with its title: in the first row the label, and what is shown of a path."""
     if min(values.shape) < 2:
         raise ValueError(
             f"the plane of {label} has {len(result.x)} x {len(result.y)} points; contours need two along each axis"
         )
-    return _Panel(title, result, values, scored)
+    parts = [label, *_of_path(result, columns), *words] if first else words
+    broken, _ = wrapped([part for part in parts if part], width=(60, 34, 26)[min(columns, 3) - 1])
+    return _Panel("\n".join(broken), result, values, scores)
 
 
-def _of_path(result: PlaneSlice) -> str:
+def _of_path(result: PlaneSlice, columns: int) -> list[str]:
     """How much of a path its plane shows."""
-    if result.path is None:
-        return ""
     words = []
-    if result.explained is not None:
-        first, second = (100 * float(share) for share in result.explained)
-        words.append(f"{first:.1f} % + {second:.1f} % of its variance in the plane")
-    if result.path_distances is not None:
-        words.append(f"at most {float(result.path_distances.max()):.2g} out of it")
-    return f"path: {', '.join(words)}" if words else ""
+    if result.path is not None and result.explained is not None:
+        shares = result.explained if columns < 3 else result.explained.sum(keepdims=True)
+        words.append(f"path: {' + '.join(f'{100 * share:.1f} %' for share in shares.tolist())} of variance")
+    if result.path is not None and result.path_distances is not None:
+        words.append(f"at most {float(result.path_distances.max()):.2g} out of plane")
+    return words
 
 
-def _filled(figure: Figure, chosen: Sequence[tuple[Axes, _Panel]], results: Mapping[str, PlaneSlice]) -> None:
-    """Contours of one quantity on one scale, with its bar."""
+def _filled(
+    figure: Figure, chosen: Sequence[tuple[Axes, _Panel]], results: Mapping[str, PlaneSlice], *, low: bool
+) -> None:
+    """Contours of one quantity on one scale, with its bar, which may be low."""
     scores = chosen[0][1].scores
     finite = finite_of(panel.values for _, panel in chosen)
     rise = shows_rise(results) and not scores
@@ -159,7 +170,8 @@ def _filled(figure: Figure, chosen: Sequence[tuple[Axes, _Panel]], results: Mapp
         words = ", ".join(dict.fromkeys(panel.result.score for _, panel in chosen))
     else:
         levels, norm, scale = root_scale(finite) if rise else loss_scale(finite)
-        words = "rise in loss, L(w + d) − L(w)" if rise else "loss"
+        between = "\n" if low else ", "
+        words = f"rise in loss{between}L(w + d) − L(w)" if rise else "loss"
     image = None
     for ax, panel in chosen:
         x, y, values = _grid(panel.result, panel.values)
@@ -191,7 +203,7 @@ def _drawn_upon(axes: Sequence[Axes], panels: Sequence[_Panel]) -> dict[str, Lin
                 (entries[name],) = ax.plot(
                     x, y, ls="none", mfc="white", mec=INK, mew=1.2, ms=6.5, clip_on=False, zorder=4, **style
                 )
-        (cross,) = ax.plot(0, 0, "+", color=MODEL, markersize=8, markeredgewidth=1.6, zorder=5)
+        (cross,) = ax.plot(0, 0, "+", color=MODEL, markersize=8, markeredgewidth=1.6, path_effects=_HALO, zorder=5)
         if entries:
             entries.setdefault("the model, w", cross)
     return entries
@@ -203,7 +215,7 @@ def _path(ax: Axes, path: Array) -> dict[str, Line2D]:
     ring: dict[str, Any] = {"ls": "none", "color": INK, "mec": INK, "mew": 1.2, "zorder": 3.5}
     (start,) = ax.plot(*path[0], "o", mfc="white", ms=6, **ring)
     (end,) = ax.plot(*path[-1], "s", mfc=INK, ms=5, **ring)
-    return {"path of training (dots: checkpoints)": line, "start": start, "end": end}
+    return {"path of training": line, "start": start, "end": end}
 
 
 def _grid(result: PlaneSlice, height: Array) -> tuple[Array, Array, Array]:

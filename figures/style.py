@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -109,10 +110,13 @@ def legend(figure: Figure, ax: Axes, *, count: int) -> None:
 
 
 def legend_of(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """A legend of these, above the axes; none where there is nothing to tell."""
+    """A legend of these, above the axes, for which a figure grows; none where there is nothing to tell."""
     if labels:
-        columns = max(1, min(len(labels), int(100 / (max(map(len, labels)) + 10))))
-        figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=2.6)
+        names, lines = wrapped(labels, width=95)
+        columns = max(1, min(len(names), int(100 / (max(map(len, names)) + 10))))
+        rows = math.ceil(len(names) / columns) * lines
+        figure.set_figheight(figure.get_figheight() + 0.15 * max(0, rows - 2))
+        figure.legend(handles, names, loc="outside upper left", ncols=columns, handlelength=2.6)
 
 
 def save(figure: Figure, path: str | Path) -> Path:
