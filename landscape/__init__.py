@@ -8,6 +8,7 @@ An :class:`Objective` is L; everything else is a question asked of it, and every
     objective ──> m_sharpness(perturbation), worst_case_sharpness, average_case_sharpness, keskar_sharpness,
                   pac_bayes_sigma, low_pass_flatness        operator ──> fisher_rao_norm, relative_flatness
     objective ──> filter_normalized ──> line_slice, plane_slice
+    objective, other ──> align ──> interpolate, bezier
 
 Names are loaded when first used, so that the result classes can be had without torch.
 """
@@ -18,6 +19,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from landscape.alignment import align as align
     from landscape.answers import (
         AverageCaseSharpness as AverageCaseSharpness,
         Certificate as Certificate,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         LowPassFlatness as LowPassFlatness,
         NormEstimate as NormEstimate,
         PacBayesSigma as PacBayesSigma,
+        PathLosses as PathLosses,
         PlaneSlice as PlaneSlice,
         RelativeFlatness as RelativeFlatness,
         Sharpness as Sharpness,
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
         average_case_sharpness as average_case_sharpness,
     )
     from landscape.balls import L2 as L2, Ball as Ball, Linf as Linf
+    from landscape.batch_norm import Frozen as Frozen, Recomputed as Recomputed
+    from landscape.bezier import BendTraining as BendTraining, bezier as bezier
     from landscape.centralized import CentralizedAscent as CentralizedAscent
     from landscape.certifying import certify as certify
     from landscape.chance import RandomPerturbation as RandomPerturbation
@@ -82,6 +87,7 @@ if TYPE_CHECKING:
     )
     from landscape.pac_bayes import pac_bayes_sigma as pac_bayes_sigma
     from landscape.parameters import ParameterSpace as ParameterSpace
+    from landscape.paths import interpolate as interpolate
     from landscape.perturbations import (
         AdaptiveAscent as AdaptiveAscent,
         GradientAscent as GradientAscent,
@@ -99,6 +105,7 @@ if TYPE_CHECKING:
     from landscape.results import Result as Result
     from landscape.sampling import Adaptive as Adaptive
     from landscape.scores import Accuracy as Accuracy, accuracy as accuracy
+    from landscape.scores import accuracy as accuracy
     from landscape.several_steps import SeveralSteps as SeveralSteps
     from landscape.sharpness import m_sharpness as m_sharpness
     from landscape.slices import line_slice as line_slice, plane_slice as plane_slice
@@ -180,6 +187,13 @@ _HOME = {
     "accuracy": "scores",
     "line_slice": "slices",
     "plane_slice": "slices",
+    "accuracy": "scores",
+    "interpolate": "paths",
+    "bezier": "bezier",
+    "BendTraining": "bezier",
+    "align": "alignment",
+    "Frozen": "batch_norm",
+    "Recomputed": "batch_norm",
     "Result": "results",
     "Eigenpairs": "answers",
     "Certificate": "answers",
@@ -199,6 +213,7 @@ _HOME = {
     "WorstCaseSharpness": "answers",
     "LineSlice": "answers",
     "PlaneSlice": "answers",
+    "PathLosses": "answers",
 }
 
 __all__ = list(_HOME)

@@ -18,6 +18,8 @@ from landscape.answers.sharpness import (
     SharpnessCurve as SharpnessCurve,
     WorstCaseSharpness as WorstCaseSharpness,
 )
+from landscape.answers.paths import Barrier as Barrier, PathLosses as PathLosses
+from landscape.answers.sharpness import Sharpness as Sharpness
 from landscape.answers.slices import LineSlice as LineSlice, PlaneSlice as PlaneSlice, Slice as Slice
 from landscape.answers.traces import (
     DiagonalEstimate as DiagonalEstimate,
