@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     )
     from landscape.balls import L2 as L2, Ball as Ball, Linf as Linf
     from landscape.batch_norm import Frozen as Frozen, Recomputed as Recomputed
-    from landscape.bezier import BendTraining as BendTraining, bezier as bezier
     from landscape.centralized import CentralizedAscent as CentralizedAscent
     from landscape.certifying import certify as certify
     from landscape.chance import RandomPerturbation as RandomPerturbation
     from landscape.choices import FastestProducts as FastestProducts, FirstThatWorks as FirstThatWorks
+    from landscape.curves import BendTraining as BendTraining, bezier as bezier
     from landscape.density import spectral_density as spectral_density
     from landscape.diagonals import diagonal as diagonal
     from landscape.differences import CentralDifferences as CentralDifferences
@@ -189,8 +189,8 @@ _HOME = {
     "plane_slice": "slices",
     "accuracy": "scores",
     "interpolate": "paths",
-    "bezier": "bezier",
-    "BendTraining": "bezier",
+    "bezier": "curves",
+    "BendTraining": "curves",
     "align": "alignment",
     "Frozen": "batch_norm",
     "Recomputed": "batch_norm",
