@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from landscape.batches import Batch
 
@@ -49,3 +50,18 @@ class Seam(nn.Module):
     def forward(self, batch: Batch) -> tuple[Any, Any]:
         """(outputs, targets) of one batch."""
         return self.read(self.model, batch)
+
+
+def call_with(module: nn.Module, named: Mapping[str, Tensor], *arguments: Any) -> Any:
+    """What a module returns with other tensors in the place of those named; tied ones go with the one that is named.
+
+    As ``torch.func.functional_call``, which would leave the replacement behind in a layer that is held under two names.
+    """
+    names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    placed = dict(named)
+    for owner, part in module.named_modules():  # every layer once
+        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
+            name, first = f"{owner}.{key}".removeprefix("."), names.get(id(tensor), "")
+            if first in named:
+                placed.setdefault(name, named[first])
+    return functional_call(module, placed, arguments, tie_weights=False)

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from landscape.batches import Batch, map_tensors
 from landscape.checks import require_scalar
 from landscape.denominators import Denominator, denominator_of
-from landscape.forward import Forward, Seam
+from landscape.forward import Forward, Seam, call_with
 from landscape.identity import name_of
 from landscape.logits import LogitNormalized
 from landscape.manifest import hash_of_settings, hash_of_tensor
@@ -130,7 +129,7 @@ class Term:
         named = {f"model.{name}": block for name, block in self.definition.space.unflatten(w).items()}
         seam = self.definition.seam
         with self.definition.kernels():
-            outputs, self.targets = functional_call(seam, _fresh_buffers(seam) | named, (self.batch,))
+            outputs, self.targets = call_with(seam, _fresh_buffers(seam) | named, self.batch)
         self.count = self.definition.denominator(outputs, self.targets)
         return outputs  # type: ignore[no-any-return]
 
@@ -139,7 +138,7 @@ class Term:
         function = self.definition.loss
         loss: Tensor
         if isinstance(function, nn.Module):
-            loss = functional_call(function, _fresh_buffers(function), (outputs, self.targets))
+            loss = call_with(function, _fresh_buffers(function), outputs, self.targets)
         else:
             loss = function(outputs, self.targets)
         require_scalar(loss)

@@ -290,3 +290,10 @@ def test_other_statistics_of_batch_norm_give_another_objective_and_leave_the_fir
         objective.with_buffers({"1.mean": mean})
     with pytest.raises(ValueError, match=r"has shape \(3,\); the model has \(2,\)"):
         objective.with_buffers({"1.running_mean": normal(3)})
+
+
+def test_a_layer_that_is_held_under_two_names_keeps_its_weights():
+    layer = nn.Linear(3, 3).double()
+    objective = Objective(nn.Sequential(layer, nn.Tanh(), layer), F.mse_loss, [(normal(5, 3), normal(5, 3, seed=1))])
+    objective.gradient(objective.weights + 1)
+    assert torch.equal(objective.model[2].weight, layer.weight)
