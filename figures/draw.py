@@ -10,12 +10,10 @@ from matplotlib.figure import Figure
 from analyses.results import CurvatureInTraining, RunTable
 from figures.comparison import draw_flatness_vs_m, draw_measures
 from figures.curvature import draw_density, draw_diagonal, draw_eigenvalues, draw_norm, draw_trace
-from figures.radii import draw_curves, draw_sigmas
-from figures.sharpness import draw_layers, draw_samples, draw_sharpness
-from figures.slices import draw_lines, draw_planes
 from figures.lines import draw_lines
 from figures.planes import draw_planes
-from figures.sharpness import draw_sharpness
+from figures.radii import draw_curves, draw_sigmas
+from figures.sharpness import draw_layers, draw_samples, draw_sharpness
 from figures.training import draw_training
 from landscape.answers import (
     AverageCaseSharpness,

@@ -105,7 +105,6 @@ if TYPE_CHECKING:
     from landscape.results import Result as Result
     from landscape.sampling import Adaptive as Adaptive
     from landscape.scores import Accuracy as Accuracy, accuracy as accuracy
-    from landscape.scores import accuracy as accuracy
     from landscape.several_steps import SeveralSteps as SeveralSteps
     from landscape.sharpness import m_sharpness as m_sharpness
     from landscape.slices import line_slice as line_slice, plane_slice as plane_slice
@@ -184,7 +183,6 @@ _HOME = {
     "Plane": "planes",
     "Adaptive": "sampling",
     "Accuracy": "scores",
-    "accuracy": "scores",
     "line_slice": "slices",
     "plane_slice": "slices",
     "accuracy": "scores",

@@ -11,6 +11,7 @@ from landscape.answers.flatness import (
     RelativeFlatness as RelativeFlatness,
 )
 from landscape.answers.forecast import Forecast as Forecast
+from landscape.answers.paths import Barrier as Barrier, PathLosses as PathLosses
 from landscape.answers.sharpness import (
     AverageCaseSharpness as AverageCaseSharpness,
     Sampled as Sampled,
@@ -18,8 +19,6 @@ from landscape.answers.sharpness import (
     SharpnessCurve as SharpnessCurve,
     WorstCaseSharpness as WorstCaseSharpness,
 )
-from landscape.answers.paths import Barrier as Barrier, PathLosses as PathLosses
-from landscape.answers.sharpness import Sharpness as Sharpness
 from landscape.answers.slices import LineSlice as LineSlice, PlaneSlice as PlaneSlice, Slice as Slice
 from landscape.answers.traces import (
     DiagonalEstimate as DiagonalEstimate,
