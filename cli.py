@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from msam.run import Run
 
 Command = Callable[..., Any]
+Question = Callable[..., Any]  # subject -> answer
 Decorator = Callable[[Command], Command]
 
 
@@ -147,11 +148,14 @@ _PROTOCOL: tuple[tuple[str, type, str], ...] = (  # the last of the names is tha
     ("--tol tol", float, "Relative tolerance on their residuals."),
     ("--probes trace_probes", int, "Random vectors for the trace."),
     ("--steps density_steps", int, "Lanczos steps for the spectral density."),
-    ("--rho rho", float, "Radius of the ascent of m-sharpness."),
-    ("--microbatch-size microbatch_size", int, "Examples per shard of m-sharpness."),
-    ("--reach reach", float, "Slices go from -reach to +reach."),
+    ("--rho rho", float, "Radius of m-sharpness and of worst-case sharpness."),
+    ("--microbatch-size microbatch_size", int, "Examples per shard of both."),
+    ("--noise noise", float, "Deviation, in each weight, of the noise of average-case sharpness."),
+    ("--draws draws", int, "Pairs of draws of that noise."),
+    ("--reach reach", float, "Slices go from -reach to +reach along directions of their own."),
     ("--points line_points", int, "Points of a line slice."),
     ("--plane-points plane_points", int, "Points along each axis of a plane slice."),
+    ("--tolerance tolerance", float, "Interpolate slices to this share of the range of losses; 0: not at all."),
     ("--seed seed", int, "Of probes and directions."),
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
@@ -336,26 +340,35 @@ def _require_one_process(what: str, advice: str = "; leave out torchrun") -> Non
 
 
 def _measure(
-    path: Path, protocol: Protocol, questions: Sequence[str], device: str, as_json: bool, plan: Plan | None = None
+    path: Path,
+    protocol: Protocol,
+    names: Sequence[str],
+    device: str,
+    as_json: bool,
+    plan: Plan | None = None,
+    *,
+    more: Mapping[str, Question] | None = None,
+    surface: bool = False,
 ) -> None:
-    """Ask one checkpoint some questions, print the answers, draw each, and certify some."""
+    """Ask one checkpoint the questions of some names, and more; print the answers, draw each, and certify some."""
     from analyses.curvature import certificate
-    from analyses.measures import ask
+    from analyses.measures import QUESTIONS
     from analyses.plan import Plan, verdict
     from analyses.subject import Subject
-    from figures import draw, save, terminal
+    from figures import draw, draw_surface, save, terminal
     from landscape.files import require_writable
     from msam.run import Run
     from msam.training import launched
 
     plan = plan or Plan()
+    questions: dict[str, Question] = {name: QUESTIONS[name] for name in names} | dict(more or {})
     budget = plan.budget_for(questions)
     run = Run.open(path)
-    for file in (run.result_path(questions[0], "..."), run.figure_path(f"{questions[0]}-....png")):
+    for file in (run.result_path(next(iter(questions)), "..."), run.figure_path(f"{next(iter(questions))}-....png")):
         require_writable(file)  # known before it is measured for minutes
     with launched(device) as (sharing, place), terminal.stages(silent=not sharing.is_first) as stage:
         subject = Subject(run, protocol, device=place, report=stage, budget=budget, sharing=sharing)
-        answers = {question: ask(subject, question) for question in questions}
+        answers = {name: question(subject) for name, question in questions.items()}
         proofs = {question: certificate(subject, answers[question]) for question in plan.certified}
     if not sharing.is_first:
         return
@@ -365,9 +378,13 @@ def _measure(
     for question, answer in answers.items():
         figure = save(draw({run.name: answer.result}), run.figure_path(f"{answer.path.stem}.png"))
         files = {"result": answer.path, "figure": figure, "manifest": answer.result.manifest}
+        if surface:
+            drawn = draw_surface({run.name: answer.result})
+            files["surface"] = save(drawn, run.figure_path(f"{answer.path.stem}-surface.png"))
         content[question] = answer.result.summary() | files | {"cut_short": answer.is_cut_short}
         late = f" (cut short by the budget of {plan.budget})" if answer.is_cut_short else ""
-        shown.append(f"{answer.result.title}{late}{answer.way}: {answer.path}, {figure}")
+        places = ", ".join(str(place) for name, place in files.items() if name != "manifest")
+        shown.append(f"{answer.result.title}{late}{answer.way}: {places}")
     for question, proof in proofs.items():
         content[question]["certificate"] = proof.result.summary() | {"result": proof.path}
         shown += ["", terminal.certificate_table(proof.result), f"{proof.result.title}: {proof.path}"]
@@ -436,21 +453,71 @@ def spectrum(path: Path, protocol: Protocol, as_json: bool, device: str, **ways:
         _measure(path, protocol, ("eigenvalues", "trace", "density"), device, as_json, plan)
 
 
-@main.command(epilog="Example: msam sharpness runs/a --rho 0.05 --microbatch-size 32")
+@main.command(epilog="Example: msam sharpness runs/a --rho 0.05 --radii 0.01,0.02,0.05,0.1")
 @ONE_RUN
-@protocol_options("rho", "microbatch_size", "split")
-def sharpness(path: Path, protocol: Protocol, as_json: bool, device: str) -> None:
-    """m-sharpness: the mean rise of the loss over shards of the data, each perturbed on its own."""
-    _measure(path, protocol, ("sharpness",), device, as_json)
+@click.option("--radii", type=ListType(float), help="Worst-case sharpness at each of these radii, as a curve.")
+@click.option("--noises", type=ListType(float), help="Average-case sharpness at each of these deviations, as a curve.")
+@click.option("--audit", is_flag=True, help="How far measures move when the model is rescaled into the same function.")
+@protocol_options("rho", "microbatch_size", "noise", "draws", "split", "seed")
+def sharpness(
+    path: Path,
+    radii: list[float] | None,
+    noises: list[float] | None,
+    audit: bool,
+    protocol: Protocol,
+    as_json: bool,
+    device: str,
+) -> None:
+    """How much the loss rises around the weights: m-sharpness, in the worst case of a ball, on average under noise."""
+    from analyses import surroundings
+    from landscape.worst_case import require_radii
+
+    more: dict[str, Question] = {}
+    with _usage():
+        for name, rhos, ask in (
+            ("worst_case_over_radii", radii, surroundings.worst_case_over),
+            ("average_case_over_noises", noises, surroundings.average_case_over),
+        ):
+            if rhos is not None:
+                more[name] = functools.partial(ask, rhos=require_radii(rhos))
+    if audit:
+        more["audit"] = surroundings.audit
+    _measure(path, protocol, ("sharpness", "worst_case", "average_case"), device, as_json, more=more)
 
 
-@main.command(name="slice", epilog="Example: msam slice runs/a --dims 2 --reach 0.5")
+@main.command(name="slice", epilog="Example: msam slice runs/a --dims 2 --along trajectory --surface")
 @ONE_RUN
 @click.option("--dims", type=click.IntRange(1, 2), default=1, show_default=True, help="A line or a plane.")
-@protocol_options("reach", "line_points", "plane_points", "split", "seed")
-def slice_(path: Path, dims: int, protocol: Protocol, as_json: bool, device: str) -> None:
-    """The loss along a line or over a plane of filter-normalised random directions."""
-    _measure(path, protocol, ("line",) if dims == 1 else ("plane",), device, as_json)
+@click.option("--along", default="random", show_default=True, help="random, eigenvectors or trajectory.")
+@click.option("--through", multiple=True, type=PATH, metavar="RUN", help="Another checkpoint it goes through; two.")
+@click.option("--surface", is_flag=True, help="Draw a plane as a surface, too.")
+@protocol_options("reach", "line_points", "plane_points", "tolerance", "tol", "split", "seed")
+def slice_(
+    path: Path,
+    dims: int,
+    along: str,
+    through: tuple[Path, ...],
+    surface: bool,
+    protocol: Protocol,
+    as_json: bool,
+    device: str,
+) -> None:
+    """The loss and the accuracy of both splits along a line or over a plane through the weights.
+
+    Along random filter-normalised directions, eigenvectors of the largest Hessian eigenvalues, the plane in which the
+    training moved most, or through other checkpoints: one for a line, two for a plane. The same command again goes on
+    where it was killed.
+    """
+    from analyses import surroundings
+    from analyses.views import View
+
+    with _usage():
+        if surface and dims == 1:
+            raise ValueError("--surface draws a plane; ask for --dims 2")
+        view = View(along=along, through=through, dims=dims)
+    name, ask = ("line", surroundings.line) if dims == 1 else ("plane", surroundings.plane)
+    more = {name: functools.partial(ask, view=view)}
+    _measure(path, protocol, (), device, as_json, more=more, surface=surface)
 
 
 def _study(runs: Sequence[Run], protocol: Protocol, device: str, *more: str) -> tuple[list[Subject], RunTable]:

@@ -14,6 +14,8 @@ QUESTIONS: Mapping[str, Callable[[Subject], Answer[Any]]] = {
     "trace": curvature.trace,
     "density": curvature.density,
     "sharpness": surroundings.sharpness,
+    "worst_case": surroundings.worst_case,
+    "average_case": surroundings.average_case,
     "line": surroundings.line,
     "plane": surroundings.plane,
 }

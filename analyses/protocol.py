@@ -18,11 +18,14 @@ class Protocol:
         trace_probes: products for the trace.
         density_steps: Lanczos steps of each probe of the spectral density.
         density_probes: its probes.
-        rho: radius of the ascent of m-sharpness (L2 norm over all weights).
-        microbatch_size: examples per shard of m-sharpness.
+        rho: radius of m-sharpness and of worst-case sharpness (L2 norm over all weights).
+        microbatch_size: examples per shard of both.
+        noise: standard deviation, in each weight, of the noise of average-case sharpness.
+        draws: pairs of draws of that noise.
         reach: slices go from -reach to +reach along filter-normalised directions.
         line_points: points of a line slice.
         plane_points: points along each axis of a plane slice.
+        tolerance: points of slices are interpolated up to this share of the range of losses; 0: none are.
         seed: of probes, starting vectors and directions.
     """
 
@@ -34,9 +37,12 @@ class Protocol:
     density_probes: int = 10
     rho: float = 0.05
     microbatch_size: int = 32
+    noise: float = 0.01
+    draws: int = 50
     reach: float = 1.0
     line_points: int = 51
     plane_points: int = 25
+    tolerance: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -45,11 +51,13 @@ class Protocol:
         for name in ("eigenvalues", "density_steps", "density_probes", "microbatch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("trace_probes", "line_points", "plane_points"):
+        for name in ("trace_probes", "line_points", "plane_points", "draws"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name} must be at least 2; got {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be an integer from 0 on; got {self.seed}")
-        for name in ("tol", "rho", "reach"):
+        for name in ("tol", "rho", "reach", "noise"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a positive, finite number; got {getattr(self, name)}")
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance must be a share of the range, from 0 to below 1; got {self.tolerance}")

@@ -123,6 +123,11 @@ class Subject:
         asked = {key: value for key, value in self.objective.manifest().items() if key != "machine"}
         return self.run.result_path(name, hash_of_settings(asked | {"question": dict(question)}))
 
+    def unfinished(self, name: str, question: Mapping[str, Any]) -> Path:
+        """Where the finished part of an answer is kept until all of it is."""
+        path = self.path_of(name, question)
+        return path.with_name(f"unfinished-{path.name}")
+
     def remembered(
         self, kind: type[Kind], name: str, question: Mapping[str, Any], ask: Callable[[Progress], Kind]
     ) -> Answer[Kind]:
@@ -140,6 +145,7 @@ class Subject:
         if self._sharing.is_first:
             self.run.require_present("measured")
             result.save(path)
+            self.unfinished(name, question).unlink(missing_ok=True)
         return Answer(result, path)
 
     def within_budget(

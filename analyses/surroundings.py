@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
 from analyses.answer import Answer
 from analyses.subject import Subject
-from landscape.answers import LineSlice, PlaneSlice, Sharpness
-from landscape.directions import filter_normalized
+from analyses.views import View
+from landscape.answers import AverageCaseSharpness, LineSlice, PlaneSlice, Sharpness, SharpnessCurve, WorstCaseSharpness
+from landscape.average_case import average_case_curve, average_case_sharpness
 from landscape.perturbations import GradientAscent
 from landscape.progress import Progress
+from landscape.sampling import Adaptive
+from landscape.scores import accuracy
 from landscape.sharpness import m_sharpness
 from landscape.slices import line_slice, plane_slice
+from landscape.worst_case import worst_case_curve, worst_case_sharpness
 
 
 def sharpness(subject: Subject) -> Answer[Sharpness]:
     """m-sharpness under the ascent of SAM."""
-    p, objective = subject.protocol, subject.objective
-    ascent = GradientAscent(p.rho)
-    size = min(p.microbatch_size, objective.num_examples)
+    objective, ascent, size = subject.objective, GradientAscent(subject.protocol.rho), _size(subject)
     question = {"microbatch_size": size, **ascent.settings(), "order": objective.order}
 
     def ask(progress: Progress) -> Sharpness:
@@ -27,26 +30,110 @@ def sharpness(subject: Subject) -> Answer[Sharpness]:
     return subject.remembered(Sharpness, "sharpness", question, ask)
 
 
-def line(subject: Subject) -> Answer[LineSlice]:
-    """The loss along one filter-normalised direction."""
-    p, objective = subject.protocol, subject.objective
+def worst_case(subject: Subject) -> Answer[WorstCaseSharpness]:
+    """The highest rise in the ball of m-sharpness, found by projected ascent on the same shards."""
+    objective, ascent, size = subject.objective, GradientAscent(subject.protocol.rho), _size(subject)
+    seed = subject.protocol.seed
+    question = {"microbatch_size": size, **ascent.settings(), "order": objective.order, "seed": seed}
+
+    def ask(progress: Progress) -> WorstCaseSharpness:
+        return worst_case_sharpness(objective, ascent, microbatch_size=size, seed=seed, progress=progress)
+
+    return subject.remembered(WorstCaseSharpness, "worst-case", question, ask)
+
+
+def average_case(subject: Subject) -> Answer[AverageCaseSharpness]:
+    """The mean rise under normal noise in the weights."""
+    p, noise = subject.protocol, GradientAscent(subject.protocol.noise)
+
+    def ask(progress: Progress) -> AverageCaseSharpness:
+        return average_case_sharpness(subject.objective, noise, num_draws=p.draws, seed=p.seed, progress=progress)
+
+    question = {"noise": p.noise, "draws": p.draws, "seed": p.seed}
+    return subject.remembered(AverageCaseSharpness, "average-case", question, ask)
+
+
+def worst_case_over(subject: Subject, rhos: Sequence[float]) -> Answer[SharpnessCurve]:
+    """Worst-case sharpness over a grid of radii."""
+    objective, p, size = subject.objective, subject.protocol, _size(subject)
+
+    def ask(progress: Progress) -> SharpnessCurve:
+        ascent = GradientAscent(rhos[0])
+        return worst_case_curve(objective, ascent, rhos=rhos, microbatch_size=size, seed=p.seed, progress=progress)
+
+    question = {"rhos": list(rhos), "microbatch_size": size, "order": objective.order, "seed": p.seed}
+    return subject.remembered(SharpnessCurve, "worst-case-over-radii", question, ask)
+
+
+def average_case_over(subject: Subject, rhos: Sequence[float]) -> Answer[SharpnessCurve]:
+    """Average-case sharpness over a grid of deviations of the noise."""
+    p = subject.protocol
+
+    def ask(progress: Progress) -> SharpnessCurve:
+        noise = GradientAscent(rhos[0])
+        return average_case_curve(
+            subject.objective, noise, rhos=rhos, num_draws=p.draws, seed=p.seed, progress=progress
+        )
+
+    question = {"rhos": list(rhos), "draws": p.draws, "seed": p.seed}
+    return subject.remembered(SharpnessCurve, "average-case-over-radii", question, ask)
+
+
+def line(subject: Subject, view: View | None = None) -> Answer[LineSlice]:
+    """Losses and accuracies of both splits along a line, that of one filter-normalised direction when left out."""
+    view = View() if view is None else view
+    question = {"points": subject.protocol.line_points, **_how(subject), **view.question(subject)}
 
     def ask(progress: Progress) -> LineSlice:
-        direction = filter_normalized(objective, seed=p.seed)
-        coordinates = np.linspace(-p.reach, p.reach, p.line_points)
-        return line_slice(objective, direction, coordinates=coordinates, progress=progress)
+        axis, coordinates = view.line(subject)
+        return line_slice(
+            subject.objective,
+            axis,
+            coordinates=coordinates,
+            held_out=subject.held_out,
+            score=accuracy,
+            sampling=_sampling(subject),
+            kept=subject.unfinished("line", question),
+            progress=progress,
+        )
 
-    return subject.remembered(LineSlice, "line", {"reach": p.reach, "points": p.line_points, "seed": p.seed}, ask)
+    return subject.remembered(LineSlice, "line", question, ask)
 
 
-def plane(subject: Subject) -> Answer[PlaneSlice]:
-    """The loss over the plane of two orthogonal filter-normalised directions."""
-    p, objective = subject.protocol, subject.objective
+def plane(subject: Subject, view: View | None = None) -> Answer[PlaneSlice]:
+    """Losses and accuracies of both splits over a plane, that of two filter-normalised directions when left out."""
+    view = View(dims=2) if view is None else view
+    question = {"points": subject.protocol.plane_points, **_how(subject), **view.question(subject)}
 
     def ask(progress: Progress) -> PlaneSlice:
-        first = filter_normalized(objective, seed=p.seed)
-        second = filter_normalized(objective, seed=p.seed + 1, orthogonal_to=first)
-        grid = np.linspace(-p.reach, p.reach, p.plane_points)
-        return plane_slice(objective, (first, second), x=grid, y=grid, progress=progress)
+        directions, x, y = view.plane(subject)
+        return plane_slice(
+            subject.objective,
+            directions,
+            x=x,
+            y=y,
+            held_out=subject.held_out,
+            score=accuracy,
+            sampling=_sampling(subject),
+            kept=subject.unfinished("plane", question),
+            progress=progress,
+        )
 
-    return subject.remembered(PlaneSlice, "plane", {"reach": p.reach, "points": p.plane_points, "seed": p.seed}, ask)
+    return subject.remembered(PlaneSlice, "plane", question, ask)
+
+
+def _size(subject: Subject) -> int:
+    return min(subject.protocol.microbatch_size, subject.objective.num_examples)
+
+
+def _how(subject: Subject) -> dict[str, Any]:
+    """What decides the numbers at the points of a slice, whatever its directions."""
+    tolerance = subject.protocol.tolerance
+    return {"held_out": subject.held_out.manifest()["objective"]["data"]} | (
+        {"tolerance": tolerance} if tolerance else {}
+    )
+
+
+def _sampling(subject: Subject) -> Adaptive | None:
+    tolerance = subject.protocol.tolerance
+    return Adaptive(tolerance=tolerance) if tolerance else None

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from analyses import curvature, surroundings
+from analyses import curvature, measures, surroundings
 from analyses.measures import ask
 from analyses.subject import Subject
 from landscape import (
     GradientAscent,
     HessianOperator,
     Objective,
+    accuracy,
+    average_case_sharpness,
     filter_normalized,
     line_slice,
     m_sharpness,
@@ -23,14 +25,21 @@ from landscape import (
     spectral_density,
     top_eigenvalues,
     trace,
+    worst_case_sharpness,
 )
 from msam import Run
 from msam.checkpoints import save_weights
 
-QUESTIONS = ("eigenvalues", "trace", "density", "sharpness", "line", "plane")
+QUESTIONS = tuple(measures.QUESTIONS)
 ASKING = {
     curvature: ("top_eigenvalues", "trace_of", "spectral_density"),
-    surroundings: ("m_sharpness", "line_slice", "plane_slice"),
+    surroundings: (
+        "m_sharpness",
+        "worst_case_sharpness",
+        "average_case_sharpness",
+        "line_slice",
+        "plane_slice",
+    ),
 }
 
 
@@ -62,12 +71,17 @@ def nothing_is_computed(monkeypatch):
     return lambda: [monkeypatch.setattr(home, name, refuse) for home, names in ASKING.items() for name in names]
 
 
+def objective_of(run, split) -> Objective:
+    """The objective of some of the run's data, written out: one batch, evaluation mode."""
+    task = run.config.load_task()
+    examples = getattr(task, split)
+    data = [(examples.inputs, examples.targets)]
+    return Objective(run.load_model(task).eval(), functional.cross_entropy, data, split=split)
+
+
 @pytest.fixture
 def by_hand(run) -> Objective:
-    """The objective of the run's training data, written out: one batch, evaluation mode."""
-    task = run.config.load_task()
-    model = run.load_model(task).eval()
-    return Objective(model, functional.cross_entropy, [(task.train.inputs, task.train.targets)], split="train")
+    return objective_of(run, "train")
 
 
 def directions(objective):
@@ -82,15 +96,18 @@ DIRECT = {
         HessianOperator(o), num_steps=8, num_probes=2, seed=0, outliers=DIRECT["eigenvalues"](o)
     ),
     "sharpness": lambda o: m_sharpness(o, GradientAscent(0.05), microbatch_size=16),
-    "line": lambda o: line_slice(o, directions(o)[0], coordinates=np.linspace(-1, 1, 5)),
-    "plane": lambda o: plane_slice(o, directions(o), x=np.linspace(-1, 1, 4), y=np.linspace(-1, 1, 4)),
+    "worst_case": lambda o: worst_case_sharpness(o, GradientAscent(0.05), microbatch_size=16, seed=0),
+    "average_case": lambda o: average_case_sharpness(o, GradientAscent(0.01), num_draws=3, seed=0),
+    "line": lambda o, **also: line_slice(o, directions(o)[0], coordinates=np.linspace(-1, 1, 5), **also),
+    "plane": lambda o, **also: plane_slice(o, directions(o), x=np.linspace(-1, 1, 4), y=np.linspace(-1, 1, 4), **also),
 }
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_an_answer_is_that_of_a_direct_call_on_an_objective_made_by_hand(question, run, by_hand, protocol):
     answer = ask(Subject(run, protocol), question).result
-    direct = DIRECT[question](by_hand)
+    also = {"held_out": objective_of(run, "test"), "score": accuracy} if question in ("line", "plane") else {}
+    direct = DIRECT[question](by_hand, **also)
     assert_same(answer, direct)
     assert answer.manifest == direct.manifest
 

@@ -15,8 +15,9 @@ COUNTS = {
     "trace_probes": 2,
     "line_points": 2,
     "plane_points": 2,
+    "draws": 2,
 }
-POSITIVE = ("tol", "rho", "reach")
+POSITIVE = ("tol", "rho", "reach", "noise")
 
 
 @pytest.mark.parametrize(("name", "least"), COUNTS.items())
@@ -45,8 +46,14 @@ def test_a_seed_that_no_generator_takes_is_refused(value):
         Protocol(seed=value)
 
 
+@pytest.mark.parametrize("value", [-0.1, 1.0, math.nan])
+def test_a_tolerance_that_is_no_share_is_refused(value):
+    with pytest.raises(ValueError, match=f"tolerance must be a share of the range.*; got {value}$"):
+        Protocol(tolerance=value)
+
+
 def test_every_setting_is_checked():
-    checked = {*COUNTS, *POSITIVE, "split", "seed"}
+    checked = {*COUNTS, *POSITIVE, "split", "seed", "tolerance"}
     assert {entry.name for entry in dataclasses.fields(Protocol)} == checked
 
 
