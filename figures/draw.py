@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from analyses.results import CurvatureInTraining, RunTable
+from figures.audit import draw_audit
 from figures.comparison import draw_flatness_vs_m, draw_measures
 from figures.curvature import draw_density, draw_diagonal, draw_eigenvalues, draw_norm, draw_trace
 from figures.lines import draw_lines
@@ -17,6 +18,7 @@ from figures.sharpness import draw_layers, draw_samples, draw_sharpness
 from figures.training import draw_training
 from landscape.answers import (
     AverageCaseSharpness,
+    Audit,
     DiagonalEstimate,
     Eigenpairs,
     FisherRaoNorm,
@@ -75,6 +77,7 @@ _PICTURES: dict[type[Result], Callable[[Mapping[str, Any]], Figure]] = {
     RelativeFlatness: draw_layers,
     SharpnessCurve: draw_curves,
     PacBayesSigma: draw_sigmas,
+    Audit: draw_audit,
     LineSlice: draw_lines,
     PlaneSlice: draw_planes,
     CurvatureInTraining: draw_training,

@@ -26,7 +26,8 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from landscape.answers import Certificate, Forecast
+from landscape.answers import Audit, Certificate, Forecast
+from landscape.answers.audit import factor_in_words
 from landscape.results import Result
 
 _NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "alloc_failed", "overflowed", "overflow when")
@@ -106,6 +107,24 @@ def forecast_table(forecast: Forecast) -> Table:
     products = [str(int(column.sum())) for column in (forecast.products, forecast.most_products)]
     total = ["all", *products, f"{number(typical)} ± {spread:.1g}", number(most), size(float(forecast.memory.max()))]
     return table(["question", "products", "at most", "seconds", "at most", "memory"], [*rows, total])
+
+
+def audit_table(audit: Audit) -> Table:
+    """Each measure with its uncertainty, and its factor under each rescaling where it is not invariant."""
+    ratios, verdicts = audit.ratios, audit.verdicts
+    rows = [
+        [
+            name,
+            number(float(audit.before[i])),
+            number(float(audit.before_stderrs[i])),
+            *(
+                factor_in_words(float(ratio), str(verdict))
+                for ratio, verdict in zip(ratios[i], verdicts[i], strict=True)
+            ),
+        ]
+        for i, name in enumerate(audit.measures.tolist())
+    ]
+    return table(["measure", "value", "± uncertainty", *audit.labels], rows)
 
 
 def size(num_bytes: float) -> str:

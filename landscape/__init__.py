@@ -7,6 +7,8 @@ An :class:`Objective` is L; everything else is a question asked of it, and every
     (operator, its result) ──> certify
     objective ──> m_sharpness(perturbation), worst_case_sharpness, average_case_sharpness, keskar_sharpness,
                   pac_bayes_sigma, low_pass_flatness        operator ──> fisher_rao_norm, relative_flatness
+    objective ──> m_sharpness(perturbation)
+    (objective, measures) ──> audit: how far find_rescalings moves each
     objective ──> filter_normalized ──> line_slice, plane_slice
     objective, other ──> align ──> interpolate, bezier
 
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landscape.alignment import align as align
     from landscape.answers import (
+        Audit as Audit,
         AverageCaseSharpness as AverageCaseSharpness,
         Certificate as Certificate,
         DiagonalEstimate as DiagonalEstimate,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
         TraceEstimate as TraceEstimate,
         WorstCaseSharpness as WorstCaseSharpness,
     )
+    from landscape.auditing import audit as audit, usual_measures as usual_measures
     from landscape.average_case import (
         average_case_curve as average_case_curve,
         average_case_sharpness as average_case_sharpness,
@@ -102,6 +106,11 @@ if TYPE_CHECKING:
         pyhessian_trace as pyhessian_trace,
     )
     from landscape.relative import relative_flatness as relative_flatness
+    from landscape.rescalings import (
+        Rescaling as Rescaling,
+        Rescalings as Rescalings,
+        find_rescalings as find_rescalings,
+    )
     from landscape.results import Result as Result
     from landscape.sampling import Adaptive as Adaptive
     from landscape.scores import Accuracy as Accuracy, accuracy as accuracy
@@ -170,6 +179,11 @@ _HOME = {
     "relative_flatness": "relative",
     "worst_case_curve": "worst_case",
     "worst_case_sharpness": "worst_case",
+    "find_rescalings": "rescalings",
+    "Rescaling": "rescalings",
+    "Rescalings": "rescalings",
+    "audit": "auditing",
+    "usual_measures": "auditing",
     "random_direction": "directions",
     "filter_normalized": "directions",
     "eigenvector_axis": "directions",
@@ -193,6 +207,7 @@ _HOME = {
     "Frozen": "batch_norm",
     "Recomputed": "batch_norm",
     "Result": "results",
+    "Audit": "answers",
     "Eigenpairs": "answers",
     "Certificate": "answers",
     "Forecast": "answers",

@@ -17,14 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape.answers.audit import KINDS, LAYERS, LOGITS, NORMALISED, UNITS
 from landscape.arguments import integer, real
 from landscape.batches import Batch, num_examples, take, tensors
 from landscape.objective import Objective
 from landscape.scalable import Block, Scalable, product
 from landscape.spans import null_space
 
-LAYERS, UNITS, NORMALISED, LOGITS = "between layers", "between units", "before normalisation", "logits"
-KINDS = (LAYERS, UNITS, NORMALISED, LOGITS)
 WITHIN_EPS = 1e-3  # of the outputs, what the eps of a normalisation may change
 _FEW = 8  # examples at least that the derivatives are of
 _SPARE = 16  # projections of the outputs beyond the number of unknowns

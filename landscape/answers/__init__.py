@@ -1,5 +1,6 @@
 """The kinds of answers, each with the uncertainty that belongs to it. No torch in here."""
 
+from landscape.answers.audit import Audit as Audit
 from landscape.answers.certificate import Certificate as Certificate, Check as Check
 from landscape.answers.curvature import Eigenpairs as Eigenpairs
 from landscape.answers.density import SpectralDensity as SpectralDensity
