@@ -68,7 +68,7 @@ def _echelon(rows: Array) -> Array:
                 rows[i] = _clean(rows[i] - rows[i, column] / rows[done, column] * rows[done])
                 rows[i, column] = 0
         done += 1
-    return rows[:done]
+    return np.array([_clean(row) for row in rows[:done]]).reshape(done, rows.shape[1])
 
 
 def _clean(row: Array) -> Array:

@@ -40,6 +40,10 @@ def test_the_null_space_of_a_scaled_matrix_is_that_of_the_unscaled_one(seed):
     assert sorted(found.tolist()) == sorted(GENERATORS.tolist())
 
 
+def test_rounding_is_no_entry():
+    assert local(np.array([[3.0, -3.0, 1e-15]])).tolist() == [[1.0, -1.0, 0.0]]
+
+
 def test_nothing_is_found_where_the_columns_are_independent():
     assert null_space(np.eye(5, 3), np.ones(3), tolerance=1e-9).shape == (0, 3)
 
