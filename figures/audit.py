@@ -44,7 +44,7 @@ def draw_audit(results: Mapping[str, Audit]) -> Figure:
             _powers_of_two(ax, reach)
             ax.grid(visible=False, axis="y")
             if not alone:
-                ax.set_title("\n".join(wrapped([label], width=90)[0]))
+                ax.set_title("\n".join(wrapped([label], width=70)[0]))
             if not len(result.rescalings):
                 words = "no rescaling was found that leaves the function as it is"
                 ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", fontsize=8.5, color=SOFT)

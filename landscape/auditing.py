@@ -12,8 +12,9 @@ import torch
 from landscape.answers import Audit
 from landscape.answers.audit import KINDS
 from landscape.arguments import integer, real
+from landscape.fisher_rao import fisher_rao_norm
 from landscape.objective import Objective
-from landscape.operators import HessianOperator
+from landscape.operators import GGNOperator, HessianOperator
 from landscape.parts import weighted_mean
 from landscape.perturbations import AdaptiveAscent, GradientAscent, every_tensor
 from landscape.progress import Progress, silent
@@ -119,7 +120,10 @@ def usual_measures(
     num_probes: int = 50,
     seed: int = 0,
 ) -> dict[str, Measure]:
-    """The measures of this package that an audit takes when it is told none.
+    """The measures that an audit takes when it is told none: three that are known to move, and two that are not.
+
+    Largest Hessian eigenvalue, trace and m-sharpness; adaptive m-sharpness of every tensor with η = 0, and the square
+    of the Fisher-Rao norm. Under ``logits`` all of them move; where the loss is ``LogitNormalized`` the last two stay.
 
     Args:
         objective: what will be measured.
@@ -136,6 +140,7 @@ def usual_measures(
         "Hessian trace": lambda o: trace(HessianOperator(o), num_probes, seed=seed),
         "m-sharpness": lambda o: m_sharpness(o, plain, microbatch_size=size),
         "m-sharpness, adaptive": lambda o: m_sharpness(o, scaled, microbatch_size=size),
+        "Fisher-Rao norm": lambda o: fisher_rao_norm(GGNOperator(o), microbatch_size=size),
     }
 
 

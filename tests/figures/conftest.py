@@ -13,6 +13,7 @@ from analyses.results import MEASURES, CurvatureInTraining, RunTable
 from figures.style import render
 from landscape.answers import (
     AverageCaseSharpness,
+    Audit,
     DiagonalEstimate,
     Eigenpairs,
     FisherRaoNorm,
@@ -165,6 +166,26 @@ def pac_bayes(i: int) -> PacBayesSigma:
         rises=rises,
         stderrs=0.1 * rises,
         num_draws=20,
+def audit(i: int) -> Audit:
+    """One measure that stays and three that move; of the last, the second has no factor and the third is not known."""
+    before = np.array([12.0, 140.0, 0.05, 0.02]) * (1 + i)
+    ratios = np.array([[2.6, 2.0, 0.44, 1.7], [1.5, 2.3, 0.5, 2.5], [1.3, -1.5, 1.4, 1e4], [1.0, 1.0, 1.0, 1.9]])
+    after = before[:, None] * ratios
+    return Audit(
+        measures=np.array(["largest Hessian eigenvalue", "Hessian trace", "m-sharpness", "m-sharpness, adaptive"]),
+        before=before,
+        before_stderrs=0.05 * before,
+        after=after,
+        after_stderrs=0.05 * np.abs(after),
+        change_stderrs=np.where(ratios == 1.4, 0.2, 0.05) * before[:, None],
+        slacks=np.full(4, 1e-8),
+        rescalings=np.array(["between layers", "between units", "before normalisation", "logits"]),
+        layers=np.array(["0 → 2", "0 → 2", "0, 1", "8"]),
+        differences=np.full(4, 1e-15),
+        tolerances=np.full(4, 4e-10),
+        factor=2.0,
+        num_examples=64,
+        skipped=np.array(["4: the eps of the normalisation changes the outputs by 0.02"]),
     )
 
 
@@ -210,6 +231,7 @@ KINDS = {
     "relative flatness": relative,
     "curve": curve,
     "sigma": pac_bayes,
+    "audit": audit,
     "line": line,
     "plane": plane,
 }

@@ -23,6 +23,7 @@ KINDS = (
     "relative flatness",
     "curve",
     "sigma",
+    "audit",
     "line",
     "plane",
     "micro-batches",

@@ -14,15 +14,20 @@ from torch import nn
 from landscape import (
     AdaptiveAscent,
     Audit,
+    EmpiricalFisherOperator,
     GradientAscent,
     HessianOperator,
+    LogitNormalized,
     Objective,
     Result,
     audit,
+    average_case_sharpness,
     every_tensor,
     find_rescalings,
+    fisher_rao_norm,
     frobenius_norm,
     m_sharpness,
+    relative_flatness,
     top_eigenvalues,
     trace,
     usual_measures,
@@ -70,9 +75,9 @@ def test_adaptive_sharpness_of_every_tensor_is_of_the_function_and_other_measure
     assert result.differences.max() < 1e-14
     assert result.verdicts.tolist()[:2] == [["moves"] * 3] * 2  # the trace is exact
     assert "invariant" not in result.verdicts[2].tolist()
-    assert result.verdicts.tolist()[3][:2] == ["invariant", "invariant"]
-    assert np.abs(result.ratios[3, :2] - 1).max() < 1e-10
-    assert result.verdicts[3, 2] != "invariant"  # logits change the loss
+    assert result.verdicts.tolist()[3][:2] == result.verdicts.tolist()[4][:2] == ["invariant", "invariant"]
+    assert np.abs(result.ratios[3:, :2] - 1).max() < 1e-10
+    assert "invariant" not in result.verdicts[:, 2].tolist()  # logits change the loss
 
 
 def test_an_eta_makes_adaptive_sharpness_move_and_leaving_out_the_biases_too():
@@ -95,6 +100,22 @@ def test_weights_before_batch_norm_move_the_trace_and_not_the_adaptive_sharpness
     blocks = trace(HessianOperator(objective), objective.space.dim).per_block.set_index("block")["trace"]
     scaled = [blocks[name] / 4 if name.startswith("0.") else blocks[name] for name in blocks.index]
     assert result.after[0, column] == pytest.approx(sum(scaled), rel=1e-8)  # second derivatives go with 1/a²
+
+
+def test_fisher_rao_and_relative_flatness_are_invariant_and_normalised_logits_are_under_logits_too():
+    objective = mlp()
+    matrices = objective.space.dim  # probes, so that traces are exact
+    measures = {
+        "Fisher-Rao": lambda o: fisher_rao_norm(EmpiricalFisherOperator(o), microbatch_size=4),
+        "relative": lambda o: relative_flatness(HessianOperator(o), matrices, layers="*weight"),
+        "average": lambda o: average_case_sharpness(o, GradientAscent(0.1), num_draws=50),
+    }
+    result = audit(objective, measures)
+    assert [verdict == "invariant" for verdict in result.verdicts[:, 0]] == [True, True, False]
+    model, data = objective.model.requires_grad_(), objective.batches
+    normalised = Objective(model, LogitNormalized(F.cross_entropy), data)
+    scaled = usual_measures(normalised)["m-sharpness, adaptive"]
+    assert audit(normalised, {"adaptive": scaled}).verdicts.tolist() == [["invariant"] * 3]
 
 
 def test_a_model_without_a_rescaling_says_so():
