@@ -25,8 +25,10 @@ from landscape.scalable import Block, Scalable, product
 from landscape.spans import null_space
 
 WITHIN_EPS = 1e-3  # of the outputs, what the eps of a normalisation may change
-_FEW = 8  # examples at least that the derivatives are of
+_FEW = 8  # examples that candidates are compared on
+_MOST_PAIRS = 100  # of examples that the derivatives are of
 _SPARE = 16  # projections of the outputs beyond the number of unknowns
+_LARGEST = 16  # power of the factor
 _NAMES = 3  # layers that are named before the others are counted
 
 
@@ -111,7 +113,7 @@ def find_rescalings(objective: Objective, *, factor: float = 2.0, seed: int = 0)
         seed: of the projections of the outputs that are differentiated.
 
     Returns:
-        Those that were found, compared on the examples that the derivatives were taken on: see :func:`verified`.
+        Those that were found, compared on a few examples: :func:`verified` compares them on all.
 
     Raises:
         TypeError: if the factor is no number.
@@ -151,14 +153,23 @@ def verified(objective: Objective, rescaling: Rescaling) -> Rescaling:
     return dataclasses.replace(rescaling, difference=far, num_examples=objective.num_examples)
 
 
-def difference(scalable: Scalable, rescaling: Rescaling, batches: Sequence[Batch]) -> float:
-    """max |z' − gain · z| / max |gain · z| over all outputs z of the batches; NaN where one is not finite."""
+def difference(
+    scalable: Scalable, rescaling: Rescaling, batches: Sequence[Batch], before: Sequence[Tensor] | None = None
+) -> float:
+    """max |z' − gain · z| / max |gain · z| over all outputs z of the batches; NaN where one is not finite.
+
+    Args:
+        scalable: the function.
+        rescaling: of it.
+        batches: the data.
+        before: z, batch by batch, where they are known.
+    """
     changed = scalable.scaled(rescaling.factors)
     apart = size = torch.zeros(())
-    for batch in batches:
-        before, after = rescaling.gain * scalable.outputs(batch), scalable.outputs(batch, changed)
-        apart = torch.maximum(apart.to(after), (after - before).abs().max())
-        size = torch.maximum(size.to(before), before.abs().max())
+    for i, batch in enumerate(batches):
+        wanted = rescaling.gain * (scalable.outputs(batch) if before is None else before[i])
+        apart = torch.maximum(apart.to(wanted), (wanted - scalable.outputs(batch, changed)).abs().max())
+        size = torch.maximum(size.to(wanted), wanted.abs().max())
     return float(apart / torch.where(size > 0, size, 1))
 
 
@@ -172,26 +183,30 @@ class _Finder:
         self.ideal = self.true.without_eps()
         if not torch.isfinite(self.ideal.outputs(few)).all():  # a variance of zero
             self.ideal = self.true
-        each = max(1, self.true.outputs(few).numel() // num_examples(few))
-        self.rows = len(self.true.parameters) + len(self.true.norms) + _SPARE
-        self.batches = _first(objective.work.batches, max(_FEW, math.ceil(2 * self.rows / each)))
+        self.few = few
+        self.before = {place: [place.outputs(few)] for place in (self.true, self.ideal)}
         self.found: list[Rescaling] = []
         self.skipped: list[str] = []
 
     def run(self) -> Rescalings:
         """Everything that is found."""
-        blocks, effects, scales = self.ideal.influence(self.batches, rows=self.rows, seed=self.seed)
+        blocks, effects, scales = self.ideal.influence(
+            _pairs(self.objective.work.batches), spare=_SPARE, seed=self.seed
+        )
         held = {*self.objective.space.names, *self.true.norms}
         usable = [i for i, block in enumerate(blocks) if block.tensor in held]
         tolerance = self.true.rounding
         for row in null_space(effects[:, [*usable, -1]], scales[[*usable, -1]], tolerance=tolerance):
             exponents = {blocks[i]: float(power) for i, power in zip(usable, row, strict=False) if power}
-            self._consider(exponents, float(row[-1]))
+            if max(map(abs, exponents.values()), default=0) <= _LARGEST:
+                self._consider(exponents, float(row[-1]))
+            else:  # how the tensors are to go together is lost in rounding
+                self.skipped.append(f"{_name(exponents)}: the outputs hardly depend on these, too little to tell how")
         if len(usable) < len(blocks):
             for row in null_space(effects[:, :-1], scales[:-1], tolerance=tolerance):
                 members = {block: float(power) for block, power in zip(blocks, row, strict=True) if power}
                 missing = sorted({block.tensor for block in members} - held)
-                if missing:
+                if missing and max(map(abs, members.values())) <= _LARGEST:
                     name = _name(members)
                     self.skipped.append(f"{name}: {_listed(missing)} is frozen, or no part of the weights measured")
         return Rescalings(tuple(self.found), tuple(self.skipped))
@@ -215,15 +230,15 @@ class _Finder:
     def _take(self, candidate: Rescaling) -> str:
         """Add a candidate to what is found, or say why not."""
         rounding = 10 * self.true.rounding
-        ideal = difference(self.ideal, candidate, self.batches)
+        ideal = difference(self.ideal, candidate, [self.few], self.before[self.ideal])
         if not ideal <= rounding:
             return f"it holds to first order only; at a factor of {self.factor:g} the outputs change by {ideal:.2g}"
-        far = difference(self.true, candidate, self.batches)
+        far = difference(self.true, candidate, [self.few], self.before[self.true])
         if not far <= WITHIN_EPS:
             return f"the eps of the normalisation changes the outputs by {far:.2g}"
         tolerance = rounding if far <= rounding else WITHIN_EPS
-        number = sum(map(num_examples, self.batches))
-        self.found.append(dataclasses.replace(candidate, difference=far, tolerance=tolerance, num_examples=number))
+        compared = num_examples(self.few)
+        self.found.append(dataclasses.replace(candidate, difference=far, tolerance=tolerance, num_examples=compared))
         return ""
 
     def _by_units(self, exponents: Mapping[Block, float]) -> dict[str, Tensor] | None:
@@ -246,7 +261,7 @@ class _Finder:
 
     def _has_classes(self) -> bool:
         """Whether targets are classes, so that the largest output is a prediction."""
-        targets: Any = self.true.outputs_and_targets(self.batches[0], {})[1]
+        targets: Any = self.true.outputs_and_targets(self.few, {})[1]
         found = tensors(targets)
         return bool(found) and not any(part.is_floating_point() or part.is_complex() for part in found)
 
@@ -262,12 +277,12 @@ def _is_whole(block: Block, scalable: Scalable) -> bool:
     return block.part is None and block.tensor in scalable.parameters
 
 
-def _first(batches: Sequence[Batch], number: int) -> list[Batch]:
+def _pairs(batches: Sequence[Batch]) -> list[Batch]:
+    """The first examples two by two, for models that squeeze do not take one."""
     found: list[Batch] = []
     for batch in batches:
-        if number > 0:
-            found.append(take(batch, 0, min(number, num_examples(batch))))
-            number -= num_examples(batch)
+        starts = range(0, max(1, num_examples(batch) - 1), 2)
+        found += [take(batch, start, start + 2) for start in starts[: _MOST_PAIRS - len(found)]]
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from landscape.terms import Definition, double
 STATISTICS = "statistics"
 _FUSED = ("qkv", "in_proj", "c_attn")  # one tensor for queries, keys and values, in that order
 _EPS = ("eps", "variance_epsilon")
+_LEAST_PARTS = 4  # that projections are spread over
+_OFFSET = 0.1  # of further places, relative to each weight
 _FLOOR = 1e-9  # of the largest influence of a tensor on the outputs; below it counts as none
 
 
@@ -155,38 +158,55 @@ class Scalable:
         factors[block.part * third : (block.part + 1) * third] = value
         return factors.view([-1 if i == axis else 1 for i in range(tensor.ndim)])
 
-    def influence(self, batches: Sequence[Batch], *, rows: int, seed: int) -> Influence:
-        """How random projections of the outputs change with the scale of every block, by automatic differentiation."""
-        leaves, blocks = self._leaves(), self._blocks(batches[0])
-        named = {name: leaf for parts in leaves.values() for name, leaf in parts.items()}
-        with torch.enable_grad(), second_derivatives():
-            outputs = torch.cat([self.outputs(batch, named) for batch in batches])
-        generator = torch.Generator().manual_seed(seed)
+    def influence(self, parts: Sequence[Batch], *, spare: int, seed: int) -> Influence:
+        """How random projections of the outputs change with the scale of every block, by automatic differentiation.
+
+        Each part of the data gives a few projections. When all have done so, they give more at further places, the
+        weights times e^(0.1 z) with z normal: what leaves the function as it is does so at all weights. There are as
+        many projections as unknowns, and some to spare.
+        """
+        generator, blocks = torch.Generator().manual_seed(seed), self._blocks(parts[0])
+        rows = len(blocks) + 1 + spare
         effects, slopes = np.zeros((rows, len(blocks) + 1)), np.zeros(len(blocks))
-        for row in range(rows):
-            probe = gaussian(1, like=outputs.detach(), generator=generator)[:, 0]
-            gradients = torch.autograd.grad(
-                outputs, list(named.values()), probe, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            by_name = dict(zip(named, gradients, strict=True))
-            for column, block in enumerate(blocks):
-                effect, slope = self._effect(block, leaves[block.tensor], by_name)
-                effects[row, column] = effect
-                slopes[column] += slope
-            effects[row, -1] = -float(probe @ outputs.detach())
+        row = turn = 0
+        while row < rows:
+            leaves = self._leaves(generator if turn >= len(parts) else None)
+            named = {name: leaf for part in leaves.values() for name, leaf in part.items()}
+            with torch.enable_grad(), second_derivatives():
+                outputs = self.outputs(parts[turn % len(parts)], named)
+            for _ in range(min(max(1, len(outputs) // 2), math.ceil(rows / _LEAST_PARTS), rows - row)):
+                probe = gaussian(1, like=outputs.detach(), generator=generator)[:, 0]
+                gradients = torch.autograd.grad(
+                    outputs, list(named.values()), probe, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+                by_name = dict(zip(named, gradients, strict=True))
+                for column, block in enumerate(blocks):
+                    effect, slope = self._effect(block, leaves[block.tensor], by_name)
+                    effects[row, column] = effect
+                    slopes[column] += slope
+                effects[row, -1] = -float(probe @ outputs.detach())
+                row += 1
+            turn += 1
         scales = np.sqrt(np.append(slopes, np.square(effects[:, -1]).sum() or 1.0))
         kept = scales > _FLOOR * scales[:-1].max(initial=0)
         kept[-1] = True
         chosen = [block for block, keep in zip(blocks, kept[:-1], strict=True) if keep]
         return Influence(chosen, effects[:, kept] / scales[kept], scales[kept])
 
-    def _leaves(self) -> dict[str, dict[str, Tensor]]:
-        """For every tensor that can be scaled, what the outputs are differentiated in, by names."""
-        leaves = {name: {name: p.clone().requires_grad_()} for name, p in self.parameters.items()}
+    def _leaves(self, generator: torch.Generator | None) -> dict[str, dict[str, Tensor]]:
+        """For every tensor that can be scaled what is differentiated in; moved where there is a generator."""
+
+        def leaf(tensor: Tensor) -> Tensor:
+            if generator is None:
+                return tensor.clone().requires_grad_()
+            z = gaussian(1, like=tensor.reshape(-1), generator=generator).view_as(tensor)
+            return (tensor * (_OFFSET * z).exp()).requires_grad_()
+
+        leaves = {name: {name: leaf(p)} for name, p in self.parameters.items()}
         for name, norm in self.norms.items():
             owner = name.removesuffix(STATISTICS)
             found = {f"{owner}running_mean": norm.running_mean, f"{owner}running_var": norm.running_var}
-            leaves[name] = {key: value.clone().requires_grad_() for key, value in found.items() if value is not None}
+            leaves[name] = {key: leaf(value) for key, value in found.items() if value is not None}
         return leaves
 
     def _effect(self, block: Block, leaf: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> tuple[float, float]:

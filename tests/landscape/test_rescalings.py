@@ -227,9 +227,20 @@ def test_what_holds_to_first_order_alone_is_no_rescaling():
         def forward(self, x):
             return (self.a**2 + self.b**2) * x
 
-    search = find_rescalings(over(Slow(), 3, loss=F.mse_loss))
+    x = normal(40, 3)  # enough for all derivatives to be taken at a = b
+    search = find_rescalings(Objective(Slow().double(), F.mse_loss, [(x, x)]))
     assert search.found == ()
     assert "it holds to first order only; at a factor of 2 the outputs change by 1.1" in search.skipped[0]
+
+
+def test_few_data_are_made_up_for_by_further_weights():
+    objective = Objective(mlp().double(), F.mse_loss, [(normal(2, 4), normal(2, 3))])  # six outputs, four tensors
+    one = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1)).double()
+    single = Objective(one, F.mse_loss, [(normal(1, 4), normal(1, 1))])
+    for given in (objective, single):
+        search = find_rescalings(given)
+        assert by_kind(search, LAYERS) == by_kind(search, UNITS) == ["0 → 2"]
+        assert search.skipped == ()
 
 
 def test_a_factor_for_every_second_layer_is_turned_round_so_that_they_do_not_cancel():
