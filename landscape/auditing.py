@@ -199,12 +199,14 @@ def _found(objective: Objective, factor: float, seed: int) -> tuple[list[Rescali
         members = [rescaling for rescaling in search.found if rescaling.kind == kind]
         try:
             used += [verified(objective, combined(members))] if members else []
-        except ValueError:
-            held = []
+        except ValueError:  # some are none over all data, or the effects of their eps add up
+            together: Rescaling | None = None
+            held: list[Rescaling] = []
             for member in members:
                 try:
-                    held.append(verified(objective, member))
+                    together = verified(objective, combined([*held, member]))
+                    held.append(member)
                 except ValueError as error:
-                    skipped.append(str(error))
-            used += [verified(objective, combined(held))] if held else []
+                    skipped.append(f"{kind}, {member.name}: {str(error).rpartition(': ')[2]}")
+            used += [together] if together else []
     return used, tuple(skipped)

@@ -14,6 +14,8 @@ LAYERS, UNITS, NORMALISED, LOGITS = "between layers", "between units", "before n
 KINDS = (LAYERS, UNITS, NORMALISED, LOGITS)
 INVARIANT, MOVES, OPEN = "invariant", "moves", "unknown"
 
+_MOST_SLACK = 0.01  # whatever an eps does to the outputs, more than that is not called invariant
+
 
 @dataclass(frozen=True, kw_only=True)
 class Audit(Result):
@@ -75,15 +77,15 @@ class Audit(Result):
     def verdicts(self) -> Array:
         """Whether each measure is ``"invariant"``, ``"moves"``, or it is ``"unknown"``, ``(m, r)``.
 
-        It is invariant where it changes by the slack of the rescaling at the most, relative to the larger of the two
-        values: what is drawn at random is drawn alike for both, so that an invariant one has no error. It moves where
-        it changes by more, and by more than three times the uncertainty of the change. In between it is not known.
+        It is invariant where it changes by the slack of the rescaling at the most, and by 1 %, relative to the larger
+        of the two values: what is drawn at random is drawn alike for both, so that an invariant one has no error. It
+        moves where it changes by more than the slack and three times the uncertainty of the change. Else that is open.
         """
         before = np.broadcast_to(self.before[:, None], self.after.shape)
         with np.errstate(invalid="ignore"):
             change, size = np.abs(self.after - before), np.maximum(np.abs(self.after), np.abs(before))
-            same = change <= self.slacks * size
-            moves = ~same & (change > 3 * self.change_stderrs)
+            same = change <= np.minimum(self.slacks, _MOST_SLACK) * size
+            moves = ~same & (change > self.slacks * size) & (change > 3 * self.change_stderrs)
         finite = np.isfinite(self.after) & np.isfinite(before)
         verdicts: Array = np.where(finite & same, INVARIANT, np.where(finite & moves, MOVES, OPEN))
         return verdicts

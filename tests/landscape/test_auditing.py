@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -19,6 +20,7 @@ from landscape import (
     HessianOperator,
     LogitNormalized,
     Objective,
+    Rescalings,
     Result,
     audit,
     average_case_sharpness,
@@ -151,6 +153,24 @@ def test_what_holds_on_the_examples_of_the_search_alone_is_left_out():
     assert result.verdicts[1, column] == "invariant"
     assert any(reason.startswith("between layers, a.0 → a.2: the outputs change by") for reason in result.skipped)
     assert result.num_examples == 60
+
+
+def test_as_many_are_taken_together_as_stay_within_the_tolerance(monkeypatch):
+    objective = mlp()
+    layers, units, _ = find_rescalings(objective).found
+    off = {**layers.factors, "2.weight": layers.factors["2.weight"] * (1 + 7e-4)}  # as an eps would
+    near = dataclasses.replace(layers, factors=off, tolerance=1e-3)
+    found = Rescalings((near, near, units), ())
+    monkeypatch.setattr("landscape.auditing.find_rescalings", lambda *given, **settings: found)
+    result = audit(objective, {"loss": loss})
+    assert result.rescalings.tolist() == KINDS[:2]
+    assert 1e-4 < result.differences[0] < 1e-3
+    assert len(result.skipped) == 1
+    assert result.skipped[0].startswith("between layers, 0 → 2: the outputs change by 0.001")
+    assert result.verdicts.tolist() == [["invariant", "invariant"]]  # up to what the outputs change
+    assert audit(objective, {"2 %": lambda o: 1.0 + 0.02 * (length(o) != length(objective))}).verdicts.tolist() == [
+        ["unknown", "moves"]  # a hundred times 7e-4 is more than that, and it is more than 1 %
+    ]
 
 
 def test_rescalings_that_are_given_are_told_apart_and_verified():
