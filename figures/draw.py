@@ -15,6 +15,9 @@ from figures.lines import draw_lines
 from figures.planes import draw_planes
 from figures.radii import draw_curves, draw_sigmas
 from figures.sharpness import draw_layers, draw_samples, draw_sharpness
+from figures.paths import draw_paths
+from figures.sharpness import draw_sharpness
+from figures.slices import draw_lines, draw_planes
 from figures.training import draw_training
 from landscape.answers import (
     AverageCaseSharpness,
@@ -27,6 +30,7 @@ from landscape.answers import (
     LowPassFlatness,
     NormEstimate,
     PacBayesSigma,
+    PathLosses,
     PlaneSlice,
     RelativeFlatness,
     Sharpness,
@@ -80,6 +84,7 @@ _PICTURES: dict[type[Result], Callable[[Mapping[str, Any]], Figure]] = {
     Audit: draw_audit,
     LineSlice: draw_lines,
     PlaneSlice: draw_planes,
+    PathLosses: draw_paths,
     CurvatureInTraining: draw_training,
     RunTable: _draw_table,
 }

@@ -22,6 +22,7 @@ from landscape.answers import (
     LowPassFlatness,
     NormEstimate,
     PacBayesSigma,
+    PathLosses,
     PlaneSlice,
     RelativeFlatness,
     Sharpness,
@@ -200,6 +201,29 @@ def plane(i: int) -> PlaneSlice:
     return PlaneSlice(x=x, y=y, losses=losses, lengths=np.array([3.0, 3.0]), cosine=0.0)
 
 
+def path(i: int) -> PathLosses:
+    t = np.linspace(0, 1, 25)
+    losses = 0.05 + 0.02 * t + 1.4 * t * (1 - t) / (1 + 3 * i)
+    scores = 1 - 0.01 - 0.8 * t * (1 - t) / (1 + 3 * i)
+    return PathLosses(
+        curve="straight line",
+        t=t,
+        losses=losses,
+        distance=12.0,
+        length=12.0,
+        num_even=25,
+        resolution=1e-4,
+        score="accuracy",
+        scores=scores,
+        held_out_losses=1.2 * losses + 0.05,
+        held_out_stderrs=np.full(25, 0.02),
+        held_out_rise_stderrs=np.full(25, 0.01),
+        held_out_scores=scores - 0.03,
+        held_out_score_stderrs=np.full(25, 0.01),
+        held_out_fall_stderrs=np.full(25, 0.008),
+    )
+
+
 def course(i: int) -> CurvatureInTraining:
     epochs = np.arange(0, 60, 5)
     values = (6 + i) * (1 - np.exp(-epochs / 15)) + 0.5
@@ -234,6 +258,7 @@ KINDS = {
     "audit": audit,
     "line": line,
     "plane": plane,
+    "path": path,
 }
 
 

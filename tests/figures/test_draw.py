@@ -26,6 +26,7 @@ KINDS = (
     "audit",
     "line",
     "plane",
+    "path",
     "micro-batches",
     "groups",
 )
