@@ -520,6 +520,64 @@ def slice_(
     _measure(path, protocol, (), device, as_json, more=more, surface=surface)
 
 
+@main.command(name="path", epilog="Example: msam path runs/a runs/b --align --bezier")
+@click.argument("paths", metavar="RUN RUN", nargs=2, type=PATH)
+@click.option(
+    "--align", is_flag=True, help="The line after the second network's units are put in the first's order, too."
+)
+@click.option("--bezier", is_flag=True, help="A curve with one bend that is trained to stay low, too.")
+@click.option(
+    "--batch-norm",
+    type=click.Choice(["recomputed", "frozen"]),
+    default="recomputed",
+    show_default=True,
+    help="Statistics: of a pass through the training data at every point, or interpolated.",
+)
+@click.option("--points", type=click.IntRange(min=3), default=25, show_default=True, help="Evenly spaced ones.")
+@click.option("--out", type=PATH, help="Figure to write: .png, .pdf or .svg.  [default: in the first run]")
+@protocol_options("seed")
+def path_(
+    paths: Sequence[Path],
+    batch_norm: str,
+    out: Path | None,
+    protocol: Protocol,
+    as_json: bool,
+    device: str,
+    **asked: Any,
+) -> None:
+    """Loss and accuracy along a path between two checkpoints of one task, and the barrier on it."""
+    from analyses.paths import PathPlan, paths_between, require_pair
+    from analyses.subject import Subject
+    from figures import draw, save, terminal
+    from figures.style import format_of
+    from landscape.files import require_writable
+    from msam.run import Run
+    from msam.training import launched
+
+    runs = [Run.open(path) for path in paths]
+    with _usage():
+        require_pair(*runs)
+        format_of(out or "path.png")
+    for file in (runs[0].result_path("path", "..."), out or runs[0].figure_path("path-....png")):
+        require_writable(file)
+    with launched(device) as (sharing, place), terminal.stages(silent=not sharing.is_first) as stage:
+        task = runs[0].config.load_task()
+        a, b = (Subject(run, protocol, device=place, report=stage, task=task, sharing=sharing) for run in runs)
+        answers = paths_between(a, b, PathPlan(frozen=batch_norm == "frozen", **asked))
+    if not sharing.is_first:
+        return
+    results = {answer.result.curve: answer.result for answer in answers.values()}
+    last = [*answers.values()][-1]
+    figure = save(draw(results), out or runs[0].figure_path(f"{last.path.stem}.png"))
+    content: dict[str, Any] = {"runs": [run.path for run in runs], "checkpoints": [run.checkpoint for run in runs]}
+    for name, answer in answers.items():
+        content[name] = answer.result.summary() | {"result": answer.path, "manifest": answer.result.manifest}
+    about = f"{runs[0].checkpoint} to {runs[1].checkpoint}: {a.about}"
+    files = [f"{answer.result.curve}: {answer.path}" for answer in answers.values()] + [f"figure: {figure}"]
+    table = terminal.result_table([*results.values()])
+    terminal.answer(content | {"figure": figure}, [about, table, "", *files], as_json=as_json)
+
+
 def _study(runs: Sequence[Run], protocol: Protocol, device: str, *more: str) -> tuple[list[Subject], RunTable]:
     """The table of some checkpoints under one protocol; more questions than it needs are asked by name."""
     _require_one_process("a study of several runs", "; measure each under torchrun with msam spectrum first")

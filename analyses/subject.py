@@ -70,6 +70,18 @@ class Subject:
         self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
         self.objective: Objective = task.objective(self._model, split=protocol.split, sharing=sharing)
 
+    def over(self, split: Literal["train", "test"]) -> Objective:
+        """The loss of the checkpoint over one split, that of the protocol or the other."""
+        if split == self.protocol.split:
+            return self.objective
+        return self._task.objective(self._model, split=split, sharing=self._sharing)
+
+    @property
+    def tells_classes(self) -> bool:
+        """Whether the targets are classes, so that there is an accuracy."""
+        targets = self._task.train.targets
+        return targets.ndim == 1 and not targets.is_floating_point()
+
     @property
     def num_training_examples(self) -> int:
         """The size of the training set, whatever split is measured."""
