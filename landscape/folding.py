@@ -29,11 +29,10 @@ class Fold:
         channels_last: how the weights of two-dimensional convolutions lie in memory.
     """
 
-    def __init__(self, layer: nn.Module, norm: nn.Module, *, channels_last: bool) -> None:
-        self.layer: Any = layer
-        self.norm: Any = norm
-        self._inverse = (self.norm.running_var.double() + self.norm.eps).rsqrt().to(self.layer.weight)
-        self.weight = torch.empty_like(self.layer.weight)
+    def __init__(self, layer: Any, norm: Any, *, channels_last: bool) -> None:
+        self.layer, self.norm = layer, norm
+        self._inverse: Tensor = (norm.running_var + norm.eps).rsqrt()
+        self.weight: Tensor = torch.empty_like(layer.weight)
         if channels_last and self.weight.ndim == 4:
             self.weight = self.weight.contiguous(memory_format=torch.channels_last)
         self.bias: Tensor | None = None
@@ -59,13 +58,13 @@ def folds(seam: nn.Module, batch: Batch, *, channels_last: bool) -> list[Fold]:
     layers: list[tuple[nn.Module, Tensor]] = []
     norms: list[tuple[nn.Module, Tensor]] = []
     hooks = []
+    if not any(isinstance(module, _NORMS) for module in seam.modules()):
+        return []
     for module in seam.modules():
         if type(module) in _LAYERS:
             hooks.append(module.register_forward_hook(lambda layer, _, out: layers.append((layer, out))))
         elif type(module) in _NORMS and not module.training and getattr(module, "running_mean", None) is not None:
             hooks.append(module.register_forward_hook(lambda norm, given, _: norms.append((norm, given[0]))))
-    if not hooks:
-        return []
     try:
         with torch.no_grad(), _Readers() as readers:
             seam(take(batch, 0, HEAD))
@@ -85,11 +84,11 @@ def folds(seam: nn.Module, batch: Batch, *, channels_last: bool) -> list[Fold]:
     return found
 
 
-class _Readers(TorchDispatchMode):
+class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operations that read each tensor."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.number: Counter[int] = Counter()
         self._kept: list[Tensor] = []  # so that no other tensor takes the place of one
 

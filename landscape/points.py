@@ -160,7 +160,7 @@ class Points:
     def _quickest(self, plain: Plain, reading: Reading) -> Way:
         images = any(isinstance(module, nn.Conv2d) for module in reading.definition.seam.modules())
         names = set()
-        for channels_last, folded in ((True, True), (False, True), (False, False)):
+        for channels_last, folded in ((True, True), (False, True), (True, False), (False, False)):
             if channels_last and not images:
                 continue
             try:

@@ -40,7 +40,9 @@ class Accuracy:
         """
         axis = _axis_of_classes(outputs, targets)
         right = (outputs.argmax(axis) == targets) & (targets != self.ignore_index)
-        return right.sum() / self.denominator(outputs, targets)
+        number = right.sum()
+        number = number.double() if number.device.type != "mps" else number.float()
+        return number / self.denominator(outputs, targets)
 
     def denominator(self, outputs: Any, targets: Any) -> Tensor:
         """How many targets count."""

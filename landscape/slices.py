@@ -49,8 +49,8 @@ def line_slice(
         direction: d, ``(dim,)``, or an axis with its marks.
         coordinates: the values of t, ``(n,)``, in any order; zero is the model itself.
         held_out: the objective of the same model over other data.
-        score: ``score(outputs, targets)``, a mean over the batch, such as :data:`landscape.scores.accuracy`. Batches are
-            weighted by ``score.denominator(outputs, targets)`` where it has that, and else like the loss; the accuracy
+        score: ``score(outputs, targets)``, a mean over the batch, such as :data:`landscape.scores.accuracy`. Batches
+            are weighted by ``score.denominator(outputs, targets)`` where it has that, else like the loss; the accuracy
             counts every target once that is not ignored, whatever class weights the loss has.
         sampling: which points are evaluated, the others being interpolated; all of them when left out.
         kept: a file in which finished points are kept every few seconds and when it ends in whatever way; the same

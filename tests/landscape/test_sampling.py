@@ -1,0 +1,174 @@
+"""Adaptive sampling on surfaces whose values are all known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from problems import normal, problem, quadratic, symmetric
+
+from landscape import Adaptive, accuracy, filter_normalized, line_slice, plane_slice
+
+GRID = np.linspace(-1, 1, 41)
+
+
+class Table:
+    """Points whose columns are known, and which of them were asked for."""
+
+    def __init__(self, *columns):
+        self.truth = np.stack([np.asarray(column).ravel() for column in columns], axis=1)
+        self.values = np.full(self.truth.shape, math.nan)
+        self.asked = []
+
+    def visit(self, indices):
+        self.asked += [int(i) for i in indices if int(i) not in set(self.asked)]
+        self.values[indices] = self.truth[indices]
+
+    def from_first(self, array):
+        return array
+
+
+def plane(function, x=GRID, y=GRID):
+    """A table and where its points are."""
+    u, v = np.meshgrid(x, y)
+    with np.errstate(all="ignore"):
+        return Table(function(u, v)), np.stack([u, v], axis=-1).reshape(-1, 2)
+
+
+SMOOTH = {
+    "a bowl": (lambda u, v: u**2 + 3 * u * v + 5 * v**2, 25),
+    "a curved valley": (lambda u, v: (1 - 2 * u) ** 2 + 30 * (v - 2 * u**2) ** 2, 10),
+    "steep corners": (lambda u, v: np.exp(3 * (u**2 + v**2)), 6),
+    "waves": (lambda u, v: np.cos(5 * u) * np.sin(4 * v), 6),
+    "a logistic wall": (lambda u, v: np.log1p(np.exp(8 * (u + v / 2))), 6),
+}
+
+
+@pytest.mark.parametrize(("function", "gain"), SMOOTH.values(), ids=SMOOTH.keys())
+def test_smooth_surfaces_are_within_the_tolerance_with_few_evaluations(function, gain):
+    for seed in range(3):
+        table, places = plane(function)
+        found = Adaptive(tolerance=0.01, seed=seed).fill(table, places, losses=[0])
+        size = np.ptp(table.truth)
+        assert np.abs(found.values - table.truth).max() <= 0.01 * size
+        assert found.error <= 0.005 * size + 1e-9
+        assert len(table.asked) * gain <= table.truth.size
+        assert sorted(table.asked) == np.flatnonzero(found.evaluated).tolist()
+        assert np.array_equal(found.values[found.evaluated], table.truth[found.evaluated])
+
+
+def test_points_lie_where_the_surface_bends():
+    table, places = plane(lambda u, v: np.tanh(6 * (u - 0.5)))
+    found = Adaptive(tolerance=0.02).fill(table, places, losses=[0])
+    near = np.abs(places[:, 0] - 0.5) < 0.3
+    assert np.abs(found.values - table.truth).max() <= 0.02 * 2
+    assert found.evaluated[near].mean() > 2 * found.evaluated[~near].mean()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda u, v: np.random.default_rng(0).normal(size=u.shape),
+        lambda u, v: np.sign(u + v / 3),
+        lambda u, v: np.where(u > 0.3, np.nan, u**2),
+        lambda u, v: np.where((u > 0.9) & (v > 0.9), np.inf, u**2),
+    ],
+    ids=["noise", "a step", "a half that is not finite", "a corner that is infinite"],
+)
+def test_a_surface_that_cannot_be_interpolated_is_evaluated_everywhere(function):
+    table, places = plane(function)
+    found = Adaptive(tolerance=0.01).fill(table, places, losses=[0])
+    assert found.evaluated.all()
+    assert np.array_equal(found.values, table.truth, equal_nan=True)
+    assert math.isnan(found.error)
+
+
+def test_a_surface_that_is_flat_takes_the_fewest():
+    table, places = plane(lambda u, v: 0 * u + 3)
+    found = Adaptive().fill(table, places, losses=[0])
+    assert len(table.asked) <= 60
+    assert np.allclose(found.values, 3, rtol=1e-12)
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_grid_with_few_values_along_an_axis_is_evaluated_everywhere(number):
+    table, places = plane(lambda u, v: u + v, x=GRID, y=np.linspace(0, 1, number))
+    found = Adaptive().fill(table, places, losses=[0])
+    assert found.evaluated.all() == (number > 1)
+    assert np.allclose(found.values, table.truth, rtol=1e-12, atol=1e-12)
+
+
+def test_grids_in_any_order_with_values_that_occur_twice():
+    generator = np.random.default_rng(3)
+    x = generator.permutation(np.concatenate([np.geomspace(0.01, 2, 30), [0.01, 2.0]]))
+    table, places = plane(lambda u, v: (u - 1) ** 2 + v, x=x, y=generator.permutation(GRID))
+    found = Adaptive(tolerance=0.01).fill(table, places, losses=[0])
+    assert np.abs(found.values - table.truth).max() <= 0.01 * np.ptp(table.truth)
+    assert len(table.asked) < table.truth.size / 5
+
+
+def test_both_losses_are_held_to_the_tolerance_of_their_own_and_the_rest_is_linear():
+    u, v = np.meshgrid(GRID, GRID)
+    easy, hard, linear = 1000 * u, np.cos(4 * u) * np.cos(4 * v), u - v
+    table = Table(easy, linear, hard)
+    places = np.stack([u, v], axis=-1).reshape(-1, 2)
+    found = Adaptive(tolerance=0.01).fill(table, places, losses=[0, 2])
+    errors = np.abs(found.values - table.truth).max(axis=0)
+    assert errors[2] <= 0.01 * np.ptp(hard)
+    assert errors[0] <= 1e-6
+    assert errors[1] <= 1e-12
+    alone = Table(easy, linear)
+    Adaptive(tolerance=0.01).fill(alone, places, losses=[0])
+    assert len(alone.asked) < len(table.asked) < table.truth.shape[0] / 4
+
+
+def test_a_slice_says_what_it_evaluated_and_what_error_is_left():
+    objective = problem("tanh_mlp").objective()
+    d1, d2 = filter_normalized(objective, seed=0), filter_normalized(objective, seed=1)
+    settings = {"x": GRID[::2], "y": GRID[::2], "score": accuracy, "held_out": objective.sample(9, seed=0)}
+    whole = plane_slice(objective, (d1, d2), **settings)
+    found = plane_slice(objective, (d1, d2), sampling=Adaptive(tolerance=0.02), **settings)
+    for name in ("losses", "held_out_losses"):
+        truth = getattr(whole, name)
+        assert np.abs(getattr(found, name) - truth).max() <= 0.02 * np.ptp(truth)
+        assert np.array_equal(getattr(found, name)[found.evaluated], truth[found.evaluated])
+    assert np.array_equal(found.scores[found.evaluated], whole.scores[found.evaluated])
+    assert 0 <= found.scores.min() <= found.scores.max() <= 1
+    assert np.isfinite(found.held_out_stderrs).all()
+    assert found.num_evaluated < 441 / 4
+    assert 0 < found.interpolation_error <= 0.01 * max(np.ptp(whole.losses), np.ptp(whole.held_out_losses))
+    assert found.manifest["measurement"]["sampling"] == {"name": "Adaptive", "tolerance": 0.02, "seed": 0}
+    assert (whole.evaluated, "sampling" in whole.manifest["measurement"]) == (None, False)
+
+
+def test_a_line_through_a_quadratic_takes_few_points():
+    objective = quadratic(symmetric(torch.linspace(-1, 3, 6).double()), w=normal(6))
+    whole = line_slice(objective, normal(6, seed=2), coordinates=GRID)
+    found = line_slice(objective, normal(6, seed=2), coordinates=GRID, sampling=Adaptive(tolerance=0.001))
+    assert np.allclose(found.losses, whole.losses, rtol=1e-9, atol=1e-9)
+    assert found.num_evaluated == 14
+
+
+def test_points_that_overflow_stay_visible():
+    objective = quadratic(symmetric(torch.linspace(-1, 3, 6).double()), w=normal(6))
+    t = np.concatenate([GRID, [1e200, -1e200]])
+    found = line_slice(objective, normal(6, seed=2), coordinates=t, sampling=Adaptive())
+    assert np.isfinite(found.losses).tolist() == [True] * 41 + [False] * 2
+    assert found.evaluated.all()
+
+
+@pytest.mark.parametrize("tolerance", [0, 1, -0.1, math.nan])
+def test_a_tolerance_that_is_no_share_is_refused(tolerance):
+    with pytest.raises(ValueError, match="tolerance must be between 0 and 1, a share of the range of losses"):
+        Adaptive(tolerance=tolerance)
+
+
+def test_what_is_no_sampling_is_refused():
+    with pytest.raises(
+        TypeError, match=r"sampling must be None, for all points, or Adaptive\(tolerance=...\); got 0.01"
+    ):
+        line_slice(problem("tanh_mlp").objective(), torch.ones(31), coordinates=[0.0], sampling=0.01)
+    with pytest.raises(TypeError, match="seed must be an integer"):
+        Adaptive(seed=0.5)
