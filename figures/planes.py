@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from figures.heights import (
     at_model,
@@ -62,7 +63,7 @@ def draw_planes(results: Mapping[str, PlaneSlice]) -> Figure:
         for scores in (False, True):
             chosen = [(ax, panel) for ax, panel in zip(axes, panels, strict=True) if panel.scores is scores]
             if chosen:
-                _filled(figure, chosen, results, low=height * len(chosen) / columns < 1.6)
+                _filled(figure, chosen, results, ticks=(8, 5, 4)[columns - 1], low=height * len(chosen) / columns < 1.6)
         for ax in grid:
             if ax not in axes:
                 ax.set_visible(False)
@@ -159,9 +160,9 @@ def _of_path(result: PlaneSlice, columns: int) -> list[str]:
 
 
 def _filled(
-    figure: Figure, chosen: Sequence[tuple[Axes, _Panel]], results: Mapping[str, PlaneSlice], *, low: bool
+    figure: Figure, chosen: Sequence[tuple[Axes, _Panel]], results: Mapping[str, PlaneSlice], *, ticks: int, low: bool
 ) -> None:
-    """Contours of one quantity on one scale, with its bar, which may be low."""
+    """Contours of one quantity on one scale, with its bar, which may be low; each axis has that many ticks at most."""
     scores = chosen[0][1].scores
     finite = finite_of(panel.values for _, panel in chosen)
     rise = shows_rise(results) and not scores
@@ -182,6 +183,8 @@ def _filled(
         ax.set_title(panel.title, fontsize=8.5)
         ax.set_aspect("equal" if 0.25 <= np.ptp(x) / np.ptp(y) <= 4 else "auto")
         ax.grid(visible=False)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     if image is not None:
         bar = figure.colorbar(image, ax=[ax for ax, _ in chosen], shrink=0.9, pad=0.02)
         bar.set_label(words + scale)

@@ -27,7 +27,7 @@ def python(code: str, *arguments: str) -> str:
 
 
 def test_importing_the_figures_loads_no_torch():
-    code = "import sys, figures, figures.report, figures.terminal; print('torch' in sys.modules)"
+    code = "import sys, figures, figures.interactive, figures.report, figures.terminal; print('torch' in sys.modules)"
     assert python(code).strip() == "False"
 
 
