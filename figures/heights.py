@@ -43,10 +43,8 @@ def splits(results: Slices) -> tuple[str, str]:
     """The names of the data and of the held-out data, as the manifests have them."""
     own, other = "", ""
     for result in results.values():
-        held = result.manifest.get("held_out", {})
-        held = held.get("objective", held) if isinstance(held, Mapping) else {}
-        own = own or str(result.manifest.get("objective", {}).get("split") or "")
-        other = other or str(held.get("split") or "")
+        own = own or str(result.manifest.get("objective", {}).get("split", ""))
+        other = other or str(result.manifest.get("held_out", {}).get("split", ""))
     return own or "data", other if other and other != own else "held-out data"
 
 
