@@ -51,7 +51,8 @@ def pac_bayes_sigma(
         objective: the loss and the data.
         target: of the mean rise, positive; in units of the loss or of the score.
         score: ``score(outputs, targets)``, the mean over a batch of what is better the higher it is, such as the
-            accuracy; the loss rises when left out.
+            accuracy; batches are weighed by its ``denominator(outputs, targets)``, and as the loss is where it has
+            none. The loss rises when left out.
         num_draws: pairs; each σ that is looked at costs two evaluations for each.
         rtol: to which σ and the ends of its interval are found, relative to them.
         level: confidence of the interval.
@@ -80,8 +81,9 @@ def pac_bayes_sigma(
     low, high = search.crossing(1, near=sigma), search.crossing(-1, near=sigma)
     sigmas = np.array(sorted(search.seen))
     means = np.array([search.seen[each] for each in sigmas]).reshape(-1, 2)
-    quantity = "loss" if score is None else name_of(score)
-    settings = {"name": "pac_bayes_sigma", "target": target, "quantity": quantity, "num_draws": noise.num_draws}
+    quantity = "loss" if score is None else str(getattr(score, "__name__", type(score).__name__))
+    settings = {"name": "pac_bayes_sigma", "target": target, "num_draws": noise.num_draws}
+    settings |= {"quantity": quantity if score is None else f"one minus {name_of(score)}"}
     settings |= {"rtol": rtol, "level": level, "seed": noise.seed, "noise": "sigma is its standard deviation"}
     return PacBayesSigma(
         sigma=sigma,
@@ -141,6 +143,7 @@ def _shortfall(objective: Objective, score: Score) -> Measure:
 
     def value(term: Term, w: Tensor) -> tuple[Tensor]:
         outputs = term.outputs(w)
+        term.count = getattr(score, "denominator", term.definition.denominator)(outputs, term.targets)
         return (score(outputs, term.targets).to(w.dtype),)
 
     def measure(w: Tensor) -> float:

@@ -137,7 +137,8 @@ def test_by_accuracy_it_is_where_noise_has_cost_the_target():
         model.bias.zero_()
     objective = Objective(model, nn.functional.cross_entropy, ragged(x, y))
     result = pac_bayes_sigma(objective, target=0.1, score=accuracy, num_draws=10, rtol=1e-4)
-    assert result.quantity.startswith("accuracy")
+    assert result.quantity == "accuracy"
+    assert result.manifest["measurement"]["quantity"].startswith("one minus accuracy ")
 
     def lost(sigma):
         wrong = []
@@ -150,6 +151,27 @@ def test_by_accuracy_it_is_where_noise_has_cost_the_target():
 
     assert lost(result.sigma * 0.9999) <= 0.1 < lost(result.sigma * 1.0002)
     assert result.low <= result.sigma <= result.high
+
+
+class OfKept:
+    """The share of targets that are hit, out of those that are not ignored."""
+
+    def __call__(self, outputs, targets):
+        return accuracy(outputs[targets != -100], targets[targets != -100])
+
+    def denominator(self, outputs, targets):
+        return (targets != -100).sum()
+
+
+def test_a_score_is_averaged_over_what_it_says_it_divides_by():
+    x, y = normal(N, 3), classes(N, 3)
+    y[[0, 1, 2, 5, 10, 11]] = -100
+    model, kept = nn.Linear(3, 3).double(), y != -100
+    given = Objective(model, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 2.0]).double()), ragged(x, y))
+    whole = Objective(model, nn.functional.cross_entropy, [(x[kept], y[kept])])
+    ours = pac_bayes_sigma(given, target=0.2, score=OfKept(), num_draws=4)
+    assert ours.sigma == pac_bayes_sigma(whole, target=0.2, score=accuracy, num_draws=4).sigma
+    assert ours.quantity == "OfKept"
 
 
 def test_losses_that_overflow_are_shown_as_such():
