@@ -167,10 +167,14 @@ def test_a_score_is_averaged_over_what_it_says_it_divides_by():
     x, y = normal(N, 3), classes(N, 3)
     y[[0, 1, 2, 5, 10, 11]] = -100
     model, kept = nn.Linear(3, 3).double(), y != -100
-    given = Objective(model, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 2.0]).double()), ragged(x, y))
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 2.0]).double())
+    given = Objective(model, loss, ragged(x, y), chunk_size=3)
     whole = Objective(model, nn.functional.cross_entropy, [(x[kept], y[kept])])
-    ours = pac_bayes_sigma(given, target=0.2, score=OfKept(), num_draws=4)
-    assert ours.sigma == pac_bayes_sigma(whole, target=0.2, score=accuracy, num_draws=4).sigma
+    ours = pac_bayes_sigma(given, target=0.05, score=OfKept(), num_draws=4)
+    theirs = pac_bayes_sigma(whole, target=0.05, score=accuracy, num_draws=4)
+    assert ours.sigmas == pytest.approx(theirs.sigmas, rel=1e-9)
+    assert ours.rises == pytest.approx(theirs.rises, rel=1e-9)
+    assert ours.rises.max() > 0.05
     assert ours.quantity == "OfKept"
 
 

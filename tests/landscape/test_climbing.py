@@ -121,6 +121,20 @@ def test_a_loss_of_minus_infinity_is_no_rise():
     assert climb(lambda e, g: Point(e, -math.inf, [lost]), start, GradientAscent(1.0), None, steps=9) is start
 
 
+def test_steps_that_climb_below_the_highest_point_are_halved_from_there():
+    losses = iter(range(1, 21))
+    visited = []
+
+    def probe(e, with_gradient):
+        visited.append(e[0].tolist())
+        return Point(e, float(next(losses)), [torch.tensor([1.0, 0.0])])
+
+    start = Point([torch.zeros(2)], 10.0, [torch.tensor([1.0, 0.0])])
+    climb(probe, start, GradientAscent(1.0), None, steps=20)
+    assert visited[:5] == [[1.0, 0.0]] * 5  # four of five have climbed, but none above the start
+    assert visited[5] == [0.5, 0.0]  # 0.75 of a step of 1 from the start, less 0.25 of the way back to it
+
+
 def test_a_gradient_that_is_not_finite_leads_nowhere_and_is_no_rise():
     start = Point([torch.zeros(2)], 0.5, [torch.tensor([1.0, math.inf])])
     assert climb(lambda e, g: 1 / 0, start, GradientAscent(1.0), None, steps=5) is start

@@ -79,8 +79,9 @@ def test_tokens_are_normalised_one_by_one():
     assert loss(z, y).item() == pytest.approx(loss(rows, y.reshape(20)).item(), rel=1e-12)
 
 
-def test_equal_logits_have_a_loss_and_no_slope():
-    z = torch.full((2, 3), 0.1, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("value", [0.1, 0.0, 0.5])
+def test_equal_logits_have_a_loss_and_no_slope(value):
+    z = torch.full((2, 3), value, dtype=torch.float64, requires_grad=True)
     loss = LogitNormalized(functional.cross_entropy)(z, torch.tensor([0, 2]))
     assert loss.item() == pytest.approx(torch.tensor(3.0).log().item(), rel=1e-7)
     assert torch.autograd.grad(loss, z)[0].tolist() == [[0.0] * 3] * 2

@@ -172,6 +172,19 @@ def test_over_radii_it_never_falls_and_begins_with_the_point_before():
     assert (curve.kind, curve.radius) == ("worst-case sharpness", "ρ: bound on ‖ε‖₂")
 
 
+def test_the_second_radius_begins_where_the_first_has_ended():
+    curve = worst_case_curve(
+        quadratic(A, w=W, slopes=SLOPES), GradientAscent(1.0), rhos=[0.5, 1.0], microbatch_size=N, steps=1
+    )
+    g = A @ W + SLOPES.mean(dim=0)
+    start = g / g.norm()
+    there = start + 2 * (g + A @ start) / (g + A @ start).norm()
+    there = there / there.norm()
+    rises = [(g @ e + e @ A @ e / 2).item() for e in (start / 2, start, there)]
+    assert curve.values.tolist() == pytest.approx([rises[0], max(rises)], rel=1e-12)
+    assert max(rises) == rises[2]
+
+
 def test_a_grid_of_radii_meets_the_closed_form():
     curve = worst_case_curve(
         quadratic(A, w=W, slopes=SLOPES), GradientAscent(1.0), rhos=[0.05, 0.5, 4.0], microbatch_size=N, steps=60
