@@ -65,9 +65,9 @@ class KeskarSharpness(Sampled):
 
     def lines(self) -> list[Line]:
         """The value with its standard error."""
-        where = "all weights" if self.subspace is None else f"{len(self.samples)} subspaces of {self.subspace}"
-        error = "no standard error" if self.subspace is None else "standard error"
-        remark = f"a lower bound, in percent of 1 + loss; {error} over {where}; ε = {self.epsilon:g}"
+        subspaces = f"standard error over {len(self.samples)} subspaces of {self.subspace} dimensions"
+        where = "of all weights" if self.subspace is None else subspaces
+        remark = f"a lower bound, in percent of 1 + loss; {where}; ε = {self.epsilon:g}"
         return [Line(self.title, self.value, self.stderr, remark)]
 
 
