@@ -93,10 +93,12 @@ class Plan:
                 raise UnsupportedError(f"{site.name} is not called")
         edges = [edge for edge, _, _ in passes.ends]
         slopes = torch.autograd.grad(loss, [*edges, passes.anchor], allow_unused=True)[:-1]  # type: ignore[arg-type]
+        del edges
         with torch.no_grad():
             for slope, (_, site, inputs) in zip(slopes, passes.ends, strict=True):
                 if slope is not None:
                     site.told(inputs, slope)
+        passes.ends.clear()  # an edge holds the graph behind it, and the inputs that its hooks hold
         for site in self.sites:
             if site.hooked and site.answers < site.calls:
                 raise UnsupportedError(f"the loss does not depend on {site.name}")

@@ -84,15 +84,15 @@ class Site(ABC):
                 raise UnsupportedError(f"the {kind} of {self.name}, {tuple(rows.shape)}, has no row for each example")
         self.calls += 1
         self.dtype = output.dtype
-        kept = inputs.detach()
+        kept = [inputs.detach()]  # until it is told: what tells it lives as long as the graph
         if self.passes.hooks and not output._is_view():
             self.hooked = True  # much cheaper, but only called where the backward pass goes further than this
-            if inputs.requires_grad and not self.keeps(kept):
-                output.register_hook(lambda slope: self.told(kept, slope))  # type: ignore[no-untyped-call]
+            if inputs.requires_grad and not self.keeps(kept[0]):
+                output.register_hook(lambda slope: self.told(kept.pop(), slope))  # type: ignore[no-untyped-call]
             else:
-                self.passes.ends.append((get_gradient_edge(output), self, kept))
+                self.passes.ends.append((get_gradient_edge(output), self, kept.pop()))
             return output
-        return _Watched.apply(output, self.passes.anchor, lambda slope: self.told(kept, slope))  # type: ignore[no-untyped-call,no-any-return]
+        return _Watched.apply(output, self.passes.anchor, lambda slope: self.told(kept.pop(), slope))  # type: ignore[no-untyped-call,no-any-return]
 
     def keeps(self, inputs: Tensor) -> bool:
         """Whether the gradient at an output will be kept, so that it may as well be given at the end of the pass."""
