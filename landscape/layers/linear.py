@@ -31,6 +31,7 @@ class LinearSite(Site):
         weight = self.weights["weight"]
         assert weight is not None
         self.outputs, self.inputs = weight.shape[0], weight.shape[1:].numel()
+        self.one: Tensor | None = None  # what grams have more where there is a bias; made once
 
     def clear(self) -> None:
         """See :class:`Site`."""
@@ -67,10 +68,11 @@ class LinearSite(Site):
         """See :class:`Site`."""
         if self.factored is None:
             return None
-        x, d = (wide(part) for part in self.factored[run])
-        gram = _gram(x, x, one="bias" in self.perturbed)
+        X, D = self.factored[run]
+        x, d = wide(X), wide(D)
+        gram = _gram(x, x, one=self._one(x))
         self.grams.append(gram)
-        return _gram(d, d).mul_(gram).sum((1, 2))
+        return _gram(d, d).mul_(gram).flatten(1)
 
     def second(self, inputs: Tensor) -> Tensor:
         """See :class:`Site`."""
@@ -95,7 +97,7 @@ class LinearSite(Site):
             if not is_wide:  # the range of half precision is too small for c
                 D = _as(wide(D) * c, dtype)
             gram = _as(self.grams[run], dtype) if known else None
-            return _Factored.apply(x, W, b, X, D, c if is_wide else None, "bias" in self.perturbed, gram)  # type: ignore[no-untyped-call,no-any-return]
+            return _Factored.apply(x, W, b, X, D, c if is_wide else None, self._one(x), gram)  # type: ignore[no-untyped-call,no-any-return]
         stacks = self.passes.stacks[run]
         copies, shifts = stacks.copies(weight), None if bias is None else stacks.copies(bias)
         if copies is not None:
@@ -107,6 +109,13 @@ class LinearSite(Site):
         y = functional.linear(x.reshape(len(spread), -1, x.shape[-1]), W) + _as(spread[:, None], dtype)
         return y.view(*x.shape[:-1], -1)
 
+    def _one(self, like: Tensor) -> Tensor | None:
+        if "bias" not in self.perturbed:
+            return None
+        if self.one is None or self.one.dtype != like.dtype or self.one.device != like.device:
+            self.one = torch.ones(1, dtype=like.dtype, device=like.device)
+        return self.one
+
 
 def wide(tensor: Tensor) -> Tensor:
     """At least in single precision."""
@@ -117,12 +126,12 @@ def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _gram(a: Tensor, b: Tensor, *, one: bool = False) -> Tensor:
+def _gram(a: Tensor, b: Tensor, *, one: Tensor | None = None) -> Tensor:
     """a_t·b_u for the tokens of each micro-batch, ``(number, tokens, tokens)``, or one more."""
     if a.shape[1] == 1:
         products = (a * b).sum(2, keepdim=True)
-        return products.add_(1) if one else products
-    return torch.baddbmm(a.new_ones(1), a, b.mT) if one else torch.bmm(a, b.mT)
+        return products if one is None else products.add_(1)
+    return torch.bmm(a, b.mT) if one is None else torch.baddbmm(one, a, b.mT)
 
 
 def _add(y: Tensor, gram: Tensor, rows: Tensor) -> Tensor:
@@ -172,9 +181,9 @@ class _Copies(torch.autograd.Function):
 
 
 class _Factored(torch.autograd.Function):
-    """x_i (W + c_i D_i' X_i)' + b, and + c_i Σ_t D_it where ``one``; c_i is one where it is None.
+    """x_i (W + c_i D_i' X_i)' + b, and + c_i Σ_t D_it where ``one`` is one; c_i is one where it is None.
 
-    ``gram`` is x·X', or one more where ``one``, if it is known.
+    ``gram`` is x·X', or one more where ``one`` is, if it is known.
     """
 
     @staticmethod
@@ -186,18 +195,21 @@ class _Factored(torch.autograd.Function):
         X: Tensor,
         D: Tensor,
         c: Tensor | None,
-        one: bool,
+        one: Tensor | None,
         gram: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.kept = X, D, c
         if gram is None:
             gram = _gram(x.reshape(X.shape[0], -1, X.shape[2]), X, one=one)
-        y = x.new_empty(*x.shape[:-1], weight.shape[0])  # not a view, so that the next operation may write into it
-        if bias is None:
-            torch.mm(_flat(x), weight.T, out=_flat(y))
+        if x.ndim == 2:
+            y = functional.linear(x, weight, bias)
         else:
-            torch.addmm(bias, _flat(x), weight.T, out=_flat(y))
+            y = x.new_empty(*x.shape[:-1], weight.shape[0])  # not a view, so that the next operation may write into it
+            if bias is None:
+                torch.mm(_flat(x), weight.T, out=_flat(y))
+            else:
+                torch.addmm(bias, _flat(x), weight.T, out=_flat(y))
         _add(y.view(D.shape), gram if c is None else gram * c, D)
         return y
 
@@ -215,7 +227,7 @@ class _Factored(torch.autograd.Function):
             _add(back.view(X.shape), gram if c is None else gram.mul_(c), X)
         return (
             back,
-            flat.T @ _flat(x) if to_weight else None,
+            torch.mm(flat.t(), _flat(x)) if to_weight else None,
             flat.sum(0) if to_bias else None,
             None,
             None,

@@ -107,14 +107,16 @@ class Plan:
         """Find ε_i; returns the squares of the gradients' norms, ``(shards,)``."""
         squares = []
         for run, (stacks, (number, _)) in enumerate(zip(passes.stacks, passes.shards.runs, strict=True)):
-            parts = [stacks.squares(number), *(site.squares(run) for site in self.sites)]
-            found = [part for part in parts if part is not None]
-            total = torch.stack(found).sum(0) if found else passes.anchor.new_zeros(number)
+            found = [rows for rows in [site.squares(run) for site in self.sites] if rows is not None]
+            of_stacks = stacks.squares(number)
+            if of_stacks is not None:
+                found.append(of_stacks[:, None])
+            total = torch.cat(found, 1).sum(1) if found else passes.anchor.new_zeros(number)
             factors = passes.ascent.factors(total)
             passes.factors.append(factors.view(-1, 1, 1))
             stacks.perturb(factors)
             squares.append(total)
-        return torch.cat(squares)
+        return squares[0] if len(squares) == 1 else torch.cat(squares)
 
     def require_repeats(self) -> None:
         """After the second pass.

@@ -54,7 +54,7 @@ class EmbeddingSite(Site):
         if self.factored is None:
             return None
         same, d = self.factored[run]
-        return (same * torch.bmm(d, d.mT)).sum((1, 2))
+        return (same * torch.bmm(d, d.mT)).flatten(1)
 
     def second(self, inputs: Tensor) -> Tensor:
         """See :class:`Site`."""
