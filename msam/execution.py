@@ -154,12 +154,12 @@ class _MicroBatch:
     def _pass(self, *, with_gradient: bool) -> tuple[Tensor, Gradient, float | None]:
         """Mean loss where the weights are, its gradient, and the denominator that was reported."""
         gradient: Gradient = [None] * len(self.step.parameters)
+        reported: float | None = None
         if len(self.parts) == 1:
             loss, scaled, reported = self.step.loss(self.parts[0])
             return loss, self._gradient(scaled) if with_gradient and reported != 0 else gradient, reported
         losses: list[Tensor] = []
         shares: list[float] = []
-        reported = None
         for part, size in zip(self.parts, self.sizes, strict=True):
             before, (loss, scaled, reported) = reported, self.step.loss(part)
             if shares and (before is None) != (reported is None):

@@ -15,21 +15,24 @@ from landscape.layers import UnsupportedError
 from landscape.stacks import Ascent
 from msam.averages import all_finite
 from msam.descents import AtPerturbation
+from msam.doubled import Narrowing, doubled
 from msam.dropout import SameMasks
 from msam.execution import Execution, OneByOne
 from msam.replay import RandomState, buffers_kept, buffers_kept_on_error
 from msam.step import Gradient, Outcome, Step
 
 SPLITS = 8  # ways of splitting a batch that are checked
+FINE = 1e-5  # of a gradient in double precision, where rounding is 1e-12: a term that is no mean may be this small
 
 
 class Guarded(Execution):
     """An execution that is held against another, and falls back to it with one warning that says why.
 
     The two must give one gradient, in evaluation mode, on the first batch, on the first of each of the first eight
-    ways in which batches are split, and on every ``check_every``-th. Where they do not, or the model, the closure or
-    the descent cannot be served, the other execution is used from then on. A step that is reported on, has no
-    perturbation or has no finite gradient to compare is left to the other one without a word.
+    ways in which batches are split, and on every ``check_every``-th: on all of it within the rounding of its precision,
+    and on a few examples within 1e-5, in double precision, if model and closure can compute in it. Where they do not,
+    or the model, the closure or the descent cannot be served, the other execution is used from then on. A step that is
+    reported on, has no perturbation or has no finite gradient to compare is left to the other one without a word.
 
     Args:
         otherwise: the other execution, ``OneByOne()`` when left out.
@@ -117,14 +120,32 @@ class Guarded(Execution):
             random_state.restore()
             with buffers_kept(module):
                 ours = self._tried(step, random_state)
+            require_equal(ours.gradient, expected.gradient, self._precision)
+            random_state.restore()
+            self._compare_finely(step, random_state)
         finally:
             for part, training in modes:
                 part.training = training
             random_state.restore()
-        require_equal(ours.gradient, expected.gradient, self._precision)
         self._splits.add(split_of(step))
         self._since = 0
         return True
+
+    def _compare_finely(self, step: Step, before: RandomState) -> None:
+        """Hold both against each other in double precision, where the model and the closure compute in it."""
+        if step.parameters[0].dtype == torch.float64:
+            return
+        try:
+            with warnings.catch_warnings(), doubled(step) as few, buffers_kept(step.module):
+                warnings.simplefilter("ignore")  # that this is no way to use the model
+                with Narrowing() as narrowing:
+                    expected = self.otherwise.outcome(few)
+                before.restore()
+                ours = self._all_at_once(few, before)
+        except Exception:  # the closure has other tensors that are not, or asks for so many examples
+            return
+        if not (narrowing.seen or expected.denominator == 0 or not bool(all_finite(expected.gradient))):
+            require_equal(ours.gradient, expected.gradient, None, tolerance=FINE)
 
     def _tried(self, step: Step, before: RandomState) -> Outcome:
         """What works one after another and fails all at once cannot be taken all at once."""
@@ -149,8 +170,10 @@ class Guarded(Execution):
         return f"{type(self).__name__}()"
 
 
-def require_equal(ours: Gradient, theirs: Gradient, precision: torch.dtype | None) -> None:
-    """Compare two gradients of one batch.
+def require_equal(
+    ours: Gradient, theirs: Gradient, precision: torch.dtype | None, *, tolerance: float | None = None
+) -> None:
+    """Compare two gradients of one batch, within what rounding in some precision does, or within a tolerance.
 
     Raises:
         UnsupportedError: if they differ by more than rounding does.
@@ -160,9 +183,10 @@ def require_equal(ours: Gradient, theirs: Gradient, precision: torch.dtype | Non
     pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
     far = torch.stack([(a - b).square().sum() for a, b in pairs]).sum().sqrt()
     long = torch.stack([b.square().sum() for _, b in pairs]).sum().sqrt()
-    tolerance = 10 * torch.finfo(far.dtype).eps ** 0.5  # ResNet-20 in float32 differs by 5e-4 in rounding alone
-    if precision is not None:
-        tolerance = max(tolerance, 10 * torch.finfo(precision).eps)
+    if tolerance is None:
+        tolerance = 10 * torch.finfo(far.dtype).eps ** 0.5  # ResNet-20 in float32 differs by 5e-4 in rounding alone
+        if precision is not None:
+            tolerance = max(tolerance, 10 * torch.finfo(precision).eps)
     if not far <= tolerance * long:
         raise UnsupportedError(
             f"on one batch its gradient was off by {float(far / long):.1e}; the loss is perhaps no plain "

@@ -155,8 +155,7 @@ class mSAM(torch.optim.Optimizer):
         """
         if batch is not None:
             self.accumulate(closure, batch)  # type: ignore[arg-type]
-        # Without a batch gradients may have been dropped, as by zero_grad().
-        dropped = batch is None and all(p.grad is None for p in self._parameters())
+        dropped = batch is None and all(p.grad is None for p in self._parameters())  # as after zero_grad()
         if self._waiting is None or (dropped and any(slope is not None for slope in self._waiting.gradient)):
             raise ValueError(
                 "there is no gradient to step along; call step(closure, batch), or accumulate before step()"
@@ -218,8 +217,7 @@ class mSAM(torch.optim.Optimizer):
         self._waiting = outcome if self._waiting is None else mean_of([self._waiting, outcome])
         observer = self._waiting.observer
         self.per_shard = None if observer is None else observer.report
-        if started:
-            self._clear()  # a weight frozen since the last step keeps no old gradient to move along
+        self._clear()  # a weight frozen since the last step keeps no old gradient to move along
         for parameter, slope in zip(parameters, not_shared(self._waiting.gradient), strict=True):
             parameter.grad = slope
         return outcome.loss

@@ -114,7 +114,7 @@ class Site(ABC):
         """Take in the gradient of the first pass's loss at an output: add to the stacks, or keep what stands for it."""
 
     def squares(self, run: int) -> Tensor | None:
-        """‖g_i‖² of what is kept outside the stacks, as sums of rows, ``(number, any)``, for one run of micro-batches."""
+        """‖g_i‖² of what is kept outside the stacks, as sums over rows, ``(number, any)``, for each micro-batch."""
         del run
         return None
 
