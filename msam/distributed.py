@@ -51,7 +51,8 @@ class Distributed(Together, Processes):
 
         Raises:
             ProcessLostError: if another process has died or failed.
-            ValueError: if the processes were given different batches, or different numbers of micro-batches.
+            ValueError: if the processes were given different batches, or different numbers of micro-batches, or only
+                some of them are to report on these.
         """
         running = RunningBuffers(step.module)
         mine, failure = None, None
@@ -81,13 +82,13 @@ class Distributed(Together, Processes):
         clean = [(s / denominator).to(p) for s, p in zip(sums["clean"], step.parameters, strict=step.learns)]
         mean = (numbers[1] / denominator).to(step.parameters[0])
         finite = torch.tensor(overflows == 0)
-        observer = Observer.of_sums(step.sizes, sums["seen"]) if step.observes else None
+        observer = self._observer(step, mine) if step.observes else None
         return Outcome(mean, gradient, denominator, with_report > 0, finite, clean if step.learns else None, observer)
 
     def _parts(
         self, step: Step, mine: Outcome | None, running: RunningBuffers, *, failed: bool
     ) -> dict[str, list[Tensor]]:
-        """What this process adds to the sums: numbers, which parameters are used, its buffers, gradients, a report."""
+        """What this process adds to the sums: numbers, which parameters are used, its buffers, gradients."""
         weights = step.parameters
         like = torch.zeros((), dtype=torch.promote_types(weights[0].dtype, torch.float32), device=weights[0].device)
         zeros = [like.expand(p.shape) for p in weights]
@@ -101,22 +102,28 @@ class Distributed(Together, Processes):
         loss = mine.loss.to(like) * share
         counts = [failed, not bool(mine.finite), mine.reported, share > 0 and not mine.reported]
         numbers = torch.stack([like + share, loss, *(like + float(count) for count in counts)])
-        facts = row.new_zeros(self.number, 3)
-        facts[self.rank] = torch.stack([like + sum(step.sizes), like + len(step.sizes), checksum(step.batch).to(like)])
+        facts = row.new_zeros(self.number, 4)
+        given = [like + sum(step.sizes), like + len(step.sizes), like + float(step.observes)]
+        facts[self.rank] = torch.stack([*given, checksum(step.batch).to(like)])
         used = torch.stack([like + float(slope is not None) for slope in mine.gradient])
         pairs = zip(mine.gradient, zeros, strict=True)
         slopes = [zero if slope is None else slope.to(like) * share for slope, zero in pairs]
         clean = [slope.to(like) * share for slope in (mine.clean or [])] if step.learns else []
-        shapes = [p.shape for p in compress(weights, step.perturbed)]
-        seen = Observer.addends(mine.observer, shapes, len(step.sizes), like) if step.observes else []
         return {
             "numbers": [numbers, facts],
             "used": [used],
             "rows": [rows],
             "slopes": slopes,
             "clean": clean,
-            "seen": seen,
         }
+
+    def _observer(self, step: Step, mine: Outcome | None) -> Observer:
+        """What the processes have seen together, in another all-reduce, once it is known that all of them look."""
+        weights = step.parameters
+        like = torch.zeros((), dtype=torch.promote_types(weights[0].dtype, torch.float32), device=weights[0].device)
+        shapes = [p.shape for p in compress(weights, step.perturbed)]
+        seen = None if mine is None else mine.observer
+        return Observer.of_sums(step.sizes, self.summed(Observer.addends(seen, shapes, len(step.sizes), like)))
 
     def _summed(self, parts: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
         """The sums over all processes, in one all-reduce."""
@@ -165,9 +172,12 @@ def _require_one_batch(facts: list[list[float]]) -> None:
     Raises:
         ValueError: if they have not.
     """
-    sizes, numbers, _ = ([int(value) for value in column] for column in zip(*facts, strict=True))
+    sizes, numbers, observing, _ = ([int(value) for value in column] for column in zip(*facts, strict=True))
     if len(set(numbers)) > 1:
         raise ValueError(f"the processes split their batches into {numbers} micro-batches; give all the same number")
+    if len(set(observing)) > 1:
+        some = [rank for rank, observes in enumerate(observing) if observes]
+        raise ValueError(f"processes {some} of {len(facts)} report on micro-batches; give all the same observes")
     if len({tuple(row) for row in facts}) > 1:
         found = f"different batches of {sizes[0]}" if len(set(sizes)) == 1 else f"batches of {sizes}"
         raise ValueError(

@@ -15,6 +15,7 @@ OF_SOME = {  # settings that some of torch's optimizers have and others have not
 }
 Kind = TypeVar("Kind")
 _SHARDED = ("FSDP", "FullyShardedDataParallel")  # classes that torch makes as it goes, or that take long to import
+ALIKE = {torch.optim.Adamax: "exp_inf", torch.optim.RAdam: "exp_avg_sq"}  # told apart by what they keep of a weight
 LIKE_THE_WEIGHTS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg")
 
 
@@ -55,7 +56,10 @@ def require_state_of(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, 
     elif {True, False} <= decays[0] | decays[1] and decays[0] != decays[1]:
         why = "one of Adam and AdamW decays weights through the gradient, and the other beside it"
     else:
-        why = ""
+        kept = [key for kind, key in ALIKE.items() if isinstance(optimizer, kind)]
+        why = "".join(
+            f"it keeps no {key}" for key in kept if any(key not in entry for entry in state.values() if entry)
+        )
     if why:
         raise ValueError(f"the state dict is of another optimizer than this {name}: {why}")
     indices = [index for group in groups for index in group["params"]]

@@ -133,12 +133,18 @@ OTHERS = [
     (lambda x, y: (x, y), 5, None, r"split their batches into \[4, 5\] micro-batches; give all the same number"),
     (lambda x, y: (x, y), 4, 5.0, "reported a denominator for some micro-batches and none for others"),
 ]
+OBSERVING = [
+    (4, True, False, r"processes \[1\] of 2 report on micro-batches; give all the same observes"),
+    (4, False, True, r"processes \[0\] of 2 report on micro-batches; give all the same observes"),
+    (5, True, True, r"split their batches into \[4, 5\] micro-batches"),  # although their reports are of other lengths
+]
 
 
-def stepped(model, batch, m, processes, denominator=None):
+def stepped(model, batch, m, processes, denominator=None, *, observes=False):
     """One step, the closure of which may report a denominator."""
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-    optimizer = mSAM(sgd, GradientAscent(0.1), num_microbatches=m, module=model, processes=processes)
+    settings = {"num_microbatches": m, "module": model, "processes": processes, "observes": observes}
+    optimizer = mSAM(sgd, GradientAscent(0.1), **settings)
 
     def closure(part):
         loss = functional.cross_entropy(model(part[0]), part[1])
@@ -147,22 +153,35 @@ def stepped(model, batch, m, processes, denominator=None):
     optimizer.step(closure, batch)
 
 
-@pytest.mark.parametrize(("changed", "m", "denominator", "sentence"), OTHERS)
-def test_processes_that_do_not_agree_are_told(
-    changed, m, denominator, sentence, alone, monkeypatch, make_net, make_batch
-):
+def require_told(sentence, alone, monkeypatch, theirs_is, ours_is, model):
     """The other process is stood in for by what it would add to the one sum."""
-    x, y = make_batch(11)
     theirs = []
     alone.rank, alone.number = 1, 2
     with monkeypatch.context() as patch:
         patch.setattr(torch.distributed, "all_reduce", lambda flat, group: theirs.append(flat.clone()))
         with contextlib.suppress(ValueError):  # the sum is not whole
-            stepped(make_net(), changed(x, y), m, alone, denominator)
+            theirs_is()
     alone.rank = 0
-    model = make_net()
     before = [p.clone() for p in model.parameters()]
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat, group: flat.add_(theirs[0]))
     with pytest.raises(ValueError, match=sentence):
-        stepped(model, (x, y), 4, alone)
+        ours_is()
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(("changed", "m", "denominator", "sentence"), OTHERS)
+def test_processes_that_do_not_agree_are_told(
+    changed, m, denominator, sentence, alone, monkeypatch, make_net, make_batch
+):
+    (x, y), model = make_batch(11), make_net()
+    other = lambda: stepped(make_net(), changed(x, y), m, alone, denominator)  # noqa: E731
+    require_told(sentence, alone, monkeypatch, other, lambda: stepped(model, (x, y), 4, alone), model)
+
+
+@pytest.mark.parametrize(("m", "theirs", "ours", "sentence"), OBSERVING)
+def test_processes_of_which_only_some_report_are_told(
+    m, theirs, ours, sentence, alone, monkeypatch, make_net, make_batch
+):
+    batch, model = make_batch(11), make_net()
+    other = lambda: stepped(make_net(), batch, m, alone, observes=theirs)  # noqa: E731
+    require_told(sentence, alone, monkeypatch, other, lambda: stepped(model, batch, 4, alone, observes=ours), model)

@@ -70,7 +70,10 @@ def test_a_step_that_overflows_teaches_nothing(make_net, make_batch, closure_of)
     assert all(torch.equal(a, b) for a, b in zip(ascent.momentum, learnt, strict=True))
 
 
-def test_processes_sum_once_per_step(tmp_path, monkeypatch, make_net, make_batch, closure_of):
+@pytest.mark.parametrize("observes", [False, True])
+def test_processes_sum_once_per_step_and_once_more_for_a_report(
+    observes, tmp_path, monkeypatch, make_net, make_batch, closure_of
+):
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
@@ -82,10 +85,10 @@ def test_processes_sum_once_per_step(tmp_path, monkeypatch, make_net, make_batch
         model = make_net()
         sgd = torch.optim.SGD(model.parameters(), lr=0.1)
         ascent = FriendlyAscent(0.3)  # what is learnt is summed along with the rest
-        settings = {"num_microbatches": 4, "module": model, "observes": True}  # and so is what is reported
+        settings = {"num_microbatches": 4, "module": model, "observes": observes}
         optimizer = mSAM(sgd, ascent, processes=Distributed(), **settings)
         for seed in range(3):
             optimizer.step(closure_of(model), make_batch(11, seed=seed))
-        assert said == ["broadcast"] * 4 + ["all_reduce"] * 3
+        assert said == ["broadcast"] * 4 + ["all_reduce"] * (6 if observes else 3)
     finally:
         torch.distributed.destroy_process_group()
