@@ -52,8 +52,8 @@ class Ends:
                 borders.append((sign, sign * least))
         return borders
 
-    def outside(self, found: Tensor, allowed: Tensor) -> list[float]:
-        """Just beyond the outermost values found, where a larger one would make the answer wrong.
+    def outside(self, found: Tensor, allowed: Tensor) -> list[tuple[float, float]]:
+        """Just beyond the outermost values found, where a larger one would make the answer wrong: (sign, μ) likewise.
 
         Args:
             found: the k values, ``(k,)``.
@@ -61,10 +61,10 @@ class Ends:
         """
         if self.which == "LM":
             most = float((found.abs() + allowed).max())
-            return [most, -most]
+            return [(1.0, most), (-1.0, -most)]
         high, low = self._each
-        beyond = [float((found + allowed).max())] if high else []
-        return beyond + ([float((found - allowed).min())] if low else [])
+        beyond = [(1.0, float((found + allowed).max()))] if high else []
+        return beyond + ([(-1.0, float((found - allowed).min()))] if low else [])
 
     @property
     def _each(self) -> tuple[int, int]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from landscape.ends import Ends
-from landscape.hidden import chance_of_hiding
+from landscape.hidden import Chain
 from landscape.operators import CurvatureOperator
 from landscape.subspace import Subspace
 
 NEAR = 1e-2  # how far beyond the outermost value found, relative to it, another one is looked for at least
+EARLY = 3.0  # times the tolerance: residuals from which on another chain may begin
+EARLY_AT_MOST = 0.1  # and relative to the eigenvalue, where the tolerance is wide
 ROOM = 12  # vectors a chain that looks for copies should have before it
 
 
@@ -80,6 +82,8 @@ class Search:
         self.stopped = ""
         self._started_again = False
         self._dim = operator.dim
+        self._wanted = Ends(ends.which, ends.k, more=1)
+        self._longer = 1.0  # squared length of the first vector, of its random part
         self._rounding = torch.finfo(operator.weights.dtype).eps
         self._generator = torch.Generator().manual_seed(seed)
         self._report = report
@@ -90,16 +94,22 @@ class Search:
         Args:
             initial: vectors to start near, ``(dim, j)``.
         """
-        self.space.start(self._generator, near=initial)
+        self._longer = self.space.start(self._generator, near=initial)
         self._report(1)
-        self._until_converged(Ends(self.ends.which, self.ends.k, more=1))
-        while not self.stopped and not self._none_hides_outside():
-            self._add(None)
-            self._until_converged(Ends(self.ends.which, self.ends.k, more=1))
-        while not self.stopped and not self._no_copy_hides():
-            self._until_converged(Ends(self.ends.which, self.ends.k, more=1))
+        if self.chance < 1:
+            self._until(self._nearly_converged)
+        another: Chain | None = None
+        looked = False
+        while not self.stopped:
+            if self.chance < 1 and (looked or self._borders()):
+                another, looked = self._another_chain(), True
+            self._until(self._one_more_converged)
+            if self.stopped or self._none_hides(another, looked):
+                break
+            if not looked and not self._borders():
+                self._add(None)
         if not self.stopped:
-            self._until_converged(self.ends)
+            self._until(lambda: bool(self.pairs(self.ends).converged.all()))
         pairs = self.pairs(self.ends)
         if bool(pairs.converged.all()) and not self.stopped:
             self.stopped = "converged"
@@ -116,48 +126,77 @@ class Search:
         allowed = self.tol * values.abs() + 100 * self._rounding * self.space.scale
         return Pairs(values, coordinates, (norms**2 + floor**2).sqrt(), allowed, directions)
 
-    def _until_converged(self, ends: Ends) -> None:
+    def _until(self, enough: Callable[[], bool]) -> None:
         while self.space.size < self.ends.k or not self._may_not_go_on():
-            pairs = self.pairs(ends)
-            behind = (~pairs.converged).nonzero().flatten().tolist()
-            if not behind and self.space.size >= min(ends.k + ends.more, self._dim):
+            if self.space.size >= min(self.ends.k + 1, self._dim) and enough():
                 return
             # In the space of one chain all residuals are parallel to what the chain would add next.
-            self._add(pairs.directions[:, behind[0]] if behind else None)
+            self._add(self._behind())
 
-    def _none_hides_outside(self) -> bool:
-        """Whether the first chain would have seen an eigenvalue beyond all that it found, but for a small chance."""
-        compressed = self.space.size < self.space.num_products
-        if self.chance >= 1 or self.space.complete or compressed or self._started_again:
-            return True  # a basis that was compressed has had products enough
+    def _one_more_converged(self) -> bool:
+        return bool(self.pairs(self._wanted).converged.all())
+
+    def _nearly_converged(self) -> bool:
+        """Whether all pairs but the last at each end are so good that another chain can do what remains."""
         pairs = self.pairs(self.ends)
-        allowed = pairs.allowed.clamp(min=NEAR * float(pairs.values.abs().max()))
-        beyond = self.ends.outside(pairs.values, allowed)
-        return max(chance_of_hiding(self.space.projection, at, dim=self._dim) for at in beyond) < self.chance
+        enough = torch.maximum(pairs.allowed, torch.minimum(EARLY * pairs.allowed, EARLY_AT_MOST * pairs.values.abs()))
+        return int((pairs.residuals > enough).sum()) <= (2 if self.ends.which == "BE" else 1)
 
-    def _no_copy_hides(self) -> bool:
-        """Whether a chain from a random vector finds nothing new, and would have but for a small chance."""
-        before = self.pairs(self.ends)
-        borders = self.ends.borders(before.values, before.allowed)
-        if not borders or self.chance >= 1 or self.space.complete:
+    def _behind(self) -> Tensor | None:
+        """The residual of the first pair that has not converged."""
+        pairs = self.pairs(self._wanted)
+        places = (~pairs.converged).nonzero().flatten().tolist()
+        return pairs.directions[:, places[0]] if places else None
+
+    def _borders(self) -> list[tuple[float, float]]:
+        pairs = self.pairs(self.ends)
+        return self.ends.borders(pairs.values, pairs.allowed)
+
+    def _places(self) -> list[tuple[float, float]]:
+        """Where no eigenvalue may hide, (sign, μ): from there on outwards one would change the answer."""
+        pairs = self.pairs(self.ends)
+        beyond = pairs.allowed.clamp(min=NEAR * float(pairs.values.abs().max()))
+        return self.ends.borders(pairs.values, pairs.allowed) + self.ends.outside(pairs.values, beyond)
+
+    def _none_hides(self, another: Chain | None, looked: bool) -> bool:
+        """Whether one of the chains would have seen what could change the answer, but for a small chance."""
+        if self.chance >= 1 or self.space.complete:
             return True
+        if looked:
+            return another is not None and all(another.excludes(*place, chance=self.chance) for place in self._places())
+        if self._borders():
+            return False
+        if self.space.size < self.space.num_products or self._started_again:
+            return True  # a basis that was compressed has had products enough
+        first = Chain(self.space.projection, self.space.following, self._dim * self._longer)
+        return all(first.hides(at) < self.chance for _, at in self._places())
+
+    def _another_chain(self) -> Chain | None:
+        """Follow a random vector until what it has not seen does not matter; None if it comes upon something new.
+
+        Copies of an eigenvalue are invisible to one chain, and a chain from another vector sees them. It begins midway
+        between a random vector and what the pairs lack, and so goes on with their convergence.
+        """
+        behind = self._behind()
         self._make_room(ROOM)
         kept = self.space.size
-        self.space.start(self._generator)
+        if self.space.complete:
+            return None
+        longer = self.space.start(self._generator, near=None if behind is None else behind[:, None])
         while True:
             self._report(self.space.num_products)
-            now = self.pairs(self.ends)
-            if bool(((now.values - before.values).abs() > before.allowed).any()):
-                return False
-            chain = self.space.projection[kept:, kept:]
-            if max(chance_of_hiding(chain, at, dim=self._dim - kept) for _, at in borders) < self.chance:
-                return True
-            if self._may_not_go_on():
-                return False
-            if self.space.full:
-                return False
+            T = self.space.projection[kept:, kept:]
+            chain = Chain((T + T.T) / 2, self.space.following, (self._dim - kept) * longer)
+            places = self._places()
+            if all(chain.excludes(*place, chance=self.chance) for place in places):
+                return chain
+            floor = 100 * self._rounding * self.space.scale
+            if any(chain.has_found(sign, at, within=self.tol * abs(at) + floor) for sign, at in places):
+                return None
+            if self.space.complete or self.budget.exceeded(self.space.num_products) or self.space.full:
+                return None
             if not self.space.follow():
-                return True  # what the random vector is made of has been seen whole
+                return replace(chain, following=0.0)  # what the random vector is made of has been seen whole
 
     def _add(self, direction: Tensor | None) -> None:
         self._make_room(1)

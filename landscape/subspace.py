@@ -49,6 +49,11 @@ class Subspace:
         """Vectors that can still be added."""
         return self.most - self.size
 
+    @property
+    def following(self) -> float:
+        """The length of what the newest image has outside the basis."""
+        return float(torch.linalg.vector_norm(self._leftover))
+
     def extend(self, direction: Tensor) -> bool:
         """Add what is orthogonal to the basis in a direction, ``(dim,)``; False where that is nothing but rounding."""
         length = torch.linalg.vector_norm(direction)
@@ -65,21 +70,27 @@ class Subspace:
         """Add the image of the newest vector, as Lanczos does; False where the basis is invariant under A."""
         return self.extend(self._leftover)
 
-    def start(self, generator: torch.Generator, *, near: Tensor | None = None) -> None:
+    def start(self, generator: torch.Generator, *, near: Tensor | None = None) -> float:
         """Add a random vector, uniform among the directions outside the basis.
 
         Args:
             generator: on the CPU.
             near: directions ``(dim, j)`` whose sum is added to it, at the same length: what they lack is still found.
+
+        Returns:
+            The squared length of the vector, of that of its random part.
         """
         drawn = torch.randn(self._like.numel(), generator=generator, dtype=torch.float64).to(self._like)
-        vector = drawn / torch.linalg.vector_norm(drawn)
+        random = self._outside(drawn / torch.linalg.vector_norm(drawn))
+        vector = random
         if near is not None:
             together = (near / torch.linalg.vector_norm(near, dim=0)).sum(dim=1)
             length = torch.linalg.vector_norm(together)
-            vector = vector + together / length if float(length) > 1e-3 else vector  # they may cancel
-        outside = self._outside(vector)
-        self._append(self._outside(outside / torch.linalg.vector_norm(outside)))
+            if float(length) > 1e-3:  # they may cancel
+                vector = self._outside(random + together / length)
+        longer = float((torch.linalg.vector_norm(vector) / torch.linalg.vector_norm(random)).square())
+        self._append(self._outside(vector / torch.linalg.vector_norm(vector)))
+        return longer
 
     def ritz(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues of the symmetric part of T in ascending order, and their coordinates: (size,), (size, size)."""
