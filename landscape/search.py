@@ -16,8 +16,6 @@ from landscape.operators import CurvatureOperator
 from landscape.subspace import Subspace
 
 NEAR = 1e-2  # how far beyond the outermost value found, relative to it, another one is looked for at least
-EARLY = 3.0  # times the tolerance: residuals from which on another chain may begin
-EARLY_AT_MOST = 0.1  # and relative to the eigenvalue, where the tolerance is wide
 ROOM = 12  # vectors a chain that looks for copies should have before it
 
 
@@ -137,10 +135,8 @@ class Search:
         return bool(self.pairs(self._wanted).converged.all())
 
     def _nearly_converged(self) -> bool:
-        """Whether all pairs but the last at each end are so good that another chain can do what remains."""
-        pairs = self.pairs(self.ends)
-        enough = torch.maximum(pairs.allowed, torch.minimum(EARLY * pairs.allowed, EARLY_AT_MOST * pairs.values.abs()))
-        return int((pairs.residuals > enough).sum()) <= (2 if self.ends.which == "BE" else 1)
+        """Whether all pairs but the last at each end have converged, so that another chain can do what remains."""
+        return int((~self.pairs(self.ends).converged).sum()) <= (2 if self.ends.which == "BE" else 1)
 
     def _behind(self) -> Tensor | None:
         """The residual of the first pair that has not converged."""
