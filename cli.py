@@ -368,6 +368,8 @@ def _measure(
         require_writable(file)  # known before it is measured for minutes
     with launched(device) as (sharing, place), terminal.stages(silent=not sharing.is_first) as stage:
         subject = Subject(run, protocol, device=place, report=stage, budget=budget, sharing=sharing)
+        if "eigenvalues" in questions:
+            _require_pairs(protocol, subject)
         answers = {name: question(subject) for name, question in questions.items()}
         proofs = {question: certificate(subject, answers[question]) for question in plan.certified}
     if not sharing.is_first:
@@ -394,6 +396,14 @@ def _measure(
         raise click.ClickException(failure)
 
 
+def _require_pairs(protocol: Protocol, subject: Subject) -> None:
+    """No more eigenvalues than there are weights can be asked for."""
+    from landscape.arguments import pairs_of
+
+    with _usage():
+        pairs_of(protocol.eigenvalues, subject.objective.space.dim)
+
+
 def _forecast(path: Path, protocol: Protocol, device: str, as_json: bool) -> None:
     """Say what the spectrum of one checkpoint would cost; nothing is written."""
     from analyses import curvature
@@ -404,6 +414,7 @@ def _forecast(path: Path, protocol: Protocol, device: str, as_json: bool) -> Non
     run = Run.open(path)
     with terminal.stages() as stage:
         subject = Subject(run, protocol, device=device, report=stage)
+        _require_pairs(protocol, subject)
         found, known = curvature.forecast(subject), curvature.answered(subject)
     free = [f"measured before, and read back at no cost: {', '.join(known)}"] if known else []
     content = {"run": run.path, "checkpoint": run.checkpoint, "answered": known, "manifest": found.manifest}

@@ -12,16 +12,14 @@ from figures.audit import draw_audit
 from figures.comparison import draw_flatness_vs_m, draw_measures
 from figures.curvature import draw_density, draw_diagonal, draw_eigenvalues, draw_norm, draw_trace
 from figures.lines import draw_lines
+from figures.paths import draw_paths
 from figures.planes import draw_planes
 from figures.radii import draw_curves, draw_sigmas
 from figures.sharpness import draw_layers, draw_samples, draw_sharpness
-from figures.paths import draw_paths
-from figures.sharpness import draw_sharpness
-from figures.slices import draw_lines, draw_planes
 from figures.training import draw_training
 from landscape.answers import (
-    AverageCaseSharpness,
     Audit,
+    AverageCaseSharpness,
     DiagonalEstimate,
     Eigenpairs,
     FisherRaoNorm,

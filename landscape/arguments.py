@@ -40,3 +40,35 @@ def real(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number; got {value!r}")
     return float(value)
+
+
+def seed_of(value: Any, name: str = "seed") -> int:
+    """A seed that torch's generators take.
+
+    Raises:
+        TypeError: naming the argument, if it is no integer.
+        ValueError: likewise, if it does not fit into 64 bits.
+
+    >>> seed_of(3)
+    3
+    """
+    seed = integer(value, name)
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"{name} must fit into 64 bits, from -2**63 to 2**64 - 1; got {value}")
+    return seed
+
+
+def pairs_of(value: Any, dim: int) -> int:
+    """A number of eigenpairs that a matrix has.
+
+    Raises:
+        TypeError: if it is no integer.
+        ValueError: if it is below 1 or above the dimension.
+
+    >>> pairs_of(2, 3)
+    2
+    """
+    k = integer(value, "k")
+    if not 1 <= k <= dim:
+        raise ValueError(f"k must be between 1 and {dim}, the number of weights; got {k}")
+    return k

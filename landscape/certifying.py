@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from landscape.answers import Certificate, Check, Eigenpairs, TraceEstimate
-from landscape.arguments import integer
+from landscape.arguments import seed_of
 from landscape.certified_pairs import ChecksOfPairs
 from landscape.certified_trace import ChecksOfTrace
 from landscape.manifest import Manifest, differences
@@ -54,7 +54,7 @@ def certify(result: Result, operator: CurvatureOperator, *, seed: int = 0, progr
     True
     """
     require_operator(operator)
-    seed = integer(seed, "seed")
+    seed = seed_of(seed)
     if isinstance(result, Eigenpairs):
         require_subject(result, operator)
         looks = ChecksOfPairs(result, operator, seed).looks()

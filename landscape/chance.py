@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from landscape.arguments import integer
+from landscape.arguments import seed_of
 from landscape.balls import Ball
 from landscape.perturbations import Ascent, Slopes
 
@@ -37,7 +37,7 @@ class RandomPerturbation(Ascent):
 
     def __init__(self, rho: float, *, ball: Ball | None = None, seed: int = 0) -> None:
         super().__init__(rho, ball=ball)
-        self.seed = integer(seed, "seed")
+        self.seed = seed_of(seed)
 
     def search(self, weights: list[Tensor], slopes: Slopes, *, key: tuple[int, ...] = ()) -> list[Tensor]:
         """ε for this key; no gradient is looked at."""

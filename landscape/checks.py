@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from landscape.batches import Batch, Fingerprint, concatenate, num_examples, shape_of_examples, split, take
+from landscape.batches import Batch, Fingerprint, concatenate, num_examples, shape_of_examples, split, take, tensors
 
 if TYPE_CHECKING:
     from landscape.objective import Objective
@@ -26,6 +26,37 @@ def require_module(model: object) -> None:
     """A model must be a module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+
+
+def require_functions(given: Mapping[str, object]) -> None:
+    """What is called must be callable."""
+    for name, value in given.items():
+        if not callable(value):
+            taken = {"forward": "(model, batch)"}.get(name, "(outputs, targets)")
+            advice = ", such as torch.nn.functional.cross_entropy" if name == "loss" else ""
+            raise TypeError(f"{name} must be a function of {taken}{advice}; got {value!r}")
+
+
+@contextmanager
+def dtypes_named(weights: Tensor, batches: Sequence[Batch]) -> Iterator[None]:
+    """Within it, what torch says where a model or loss cannot take the data's dtype is one sentence that names both.
+
+    Raises:
+        TypeError: in place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        words = " ".join(str(error).split())
+        if "dtype" not in words and "type" not in words.lower().split() and "scalar types" not in words:
+            raise
+        found = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors(batches[0])] if batches else []
+        own = str(weights.dtype).removeprefix("torch.")
+        raise TypeError(
+            f"the model or the loss cannot take data of this dtype: a batch holds {', '.join(found)}, and the weights "
+            f"are {own} ({words[:200].rstrip('. ')}). Convert the inputs, as inputs.to(torch.{own}), or the "
+            "model; targets that name classes are torch.long."
+        ) from None
 
 
 def require_reiterable(data: object) -> None:
@@ -125,7 +156,8 @@ def require_deterministic(objective: Objective) -> list[Seen]:
     A batch without anything to count has no loss and does not matter; its entry is NaN or meaningless.
     """
     parts = [objective.part([batch]) for batch in objective.batches]
-    first = [Seen.of(part) for part in parts]
+    with dtypes_named(objective.weights, objective.batches):
+        first = [Seen.of(part) for part in parts]
     loss = _mean([seen.loss for seen in first], [part.weight for part in parts])
     if not math.isfinite(loss):
         raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape.answers import Eigenpairs, SpectralDensity
-from landscape.arguments import integer, real
+from landscape.arguments import integer, real, seed_of
 from landscape.operators import CurvatureOperator, require_one_clock, require_operator
 from landscape.orthonormal import gaussian, orthonormal
 from landscape.progress import Progress, silent
@@ -62,7 +62,7 @@ def spectral_density(
     require_operator(operator)
     require_one_clock(operator, max_seconds)
     num_steps, num_probes = integer(num_steps, "num_steps"), integer(num_probes, "num_probes")
-    seed = integer(seed, "seed")
+    seed = seed_of(seed)
     if num_steps < 1 or num_probes < 1:
         raise ValueError(f"num_steps and num_probes must be at least 1; got {num_steps} and {num_probes}")
     limits = {"width": width, "max_seconds": max_seconds}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from landscape.answers import Eigenpairs
-from landscape.arguments import integer
+from landscape.arguments import integer, seed_of
 from landscape.objective import Objective
 from landscape.planes import Axis, Direction, Plane
 
@@ -19,7 +19,7 @@ FLATTEST = 1e-6  # weights whose distance from a line is less than this share of
 
 def random_direction(objective: Objective, *, seed: int) -> Tensor:
     """A standard normal vector, ``(dim,)``, the same on every device."""
-    generator = torch.Generator().manual_seed(integer(seed, "seed"))
+    generator = torch.Generator().manual_seed(seed_of(seed))
     return torch.randn(objective.space.dim, generator=generator, dtype=torch.float64).to(objective.weights)
 
 

@@ -81,8 +81,11 @@ class ParameterSpace:
         """The blocks whose name matches a shell-style pattern, such as ``"head.*"`` or ``"*.bias"``.
 
         Raises:
+            TypeError: if it is no string.
             ValueError: if nothing matches.
         """
+        if not isinstance(pattern, str):
+            raise TypeError(f"weights are selected by a pattern of their names, such as 'head.*'; got {pattern!r}")
         chosen = [i for i, name in enumerate(self.names) if fnmatch.fnmatchcase(name, pattern)]
         if not chosen:
             near = difflib.get_close_matches(pattern, self.names, n=3, cutoff=0.3) or self.names[:3]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.answers import Eigenpairs, TraceEstimate
-from landscape.arguments import integer, real
+from landscape.arguments import integer, real, seed_of
 from landscape.objective import Objective
 from landscape.operators import CurvatureOperator, HessianOperator
 
@@ -64,7 +64,7 @@ def pyhessian_eigenvalues(
         ValueError: if the objective is not on the CPU.
     """
     k, max_iterations = integer(k, "k"), integer(max_iterations, "max_iterations")
-    tol, seed = real(tol, "tol"), integer(seed, "seed")
+    tol, seed = real(tol, "tol"), seed_of(seed)
     with _their_hessian(objective, seed) as (theirs, model):
         started = time.perf_counter()
         values, vectors = theirs.eigenvalues(max_iterations, tol, top_n=k)
@@ -103,7 +103,7 @@ def pyhessian_trace(
     Raises:
         ValueError: if the objective is not on the CPU, or there are fewer than two probes.
     """
-    max_iterations, tol, seed = integer(max_iterations, "max_iterations"), real(tol, "tol"), integer(seed, "seed")
+    max_iterations, tol, seed = integer(max_iterations, "max_iterations"), real(tol, "tol"), seed_of(seed)
     if max_iterations < 2:
         raise ValueError(f"max_iterations must be at least 2, to give a standard error; got {max_iterations}")
     with _their_hessian(objective, seed) as (theirs, _):

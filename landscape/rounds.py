@@ -12,7 +12,7 @@ import torch
 from scipy.special import chdtri
 from torch import Tensor
 
-from landscape.arguments import integer, real
+from landscape.arguments import integer, real, seed_of
 from landscape.estimators import Coordinates, Estimation, Estimator, Samples, Source
 from landscape.measures import Measure
 from landscape.operators import CurvatureOperator, require_one_clock, require_operator
@@ -101,7 +101,7 @@ def estimated(
     """
     require_operator(operator)
     require_one_clock(operator, max_seconds)
-    num_probes, seed = require_budget(estimator, num_probes), integer(seed, "seed")
+    num_probes, seed = require_budget(estimator, num_probes), seed_of(seed)
     rtol, max_seconds = _limit(rtol, "rtol"), _limit(max_seconds, "max_seconds")
     settings = {"estimator": type(estimator).__name__, "num_probes": num_probes, "seed": seed}
     settings |= {name: limit for name, limit in (("rtol", rtol), ("max_seconds", max_seconds)) if limit is not None}

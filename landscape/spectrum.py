@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape.answers import Eigenpairs
-from landscape.arguments import integer, real
+from landscape.arguments import integer, pairs_of, real, seed_of
 from landscape.ends import WORDS, Ends, Which
 from landscape.manifest import hash_of_tensor
 from landscape.operators import CurvatureOperator, require_one_clock, require_operator
@@ -84,10 +84,8 @@ def top_eigenvalues(
     begun = time.monotonic()
     require_operator(operator)
     require_one_clock(operator, max_seconds)
-    k, tol, seed = integer(k, "k"), real(tol, "tol"), integer(seed, "seed")
     dim = operator.dim
-    if not 1 <= k <= dim:
-        raise ValueError(f"k must be between 1 and {dim}, the number of weights; got {k}")
+    k, tol, seed = pairs_of(k, dim), real(tol, "tol"), seed_of(seed)
     if which not in ("LA", "SA", "LM", "BE"):
         raise ValueError(f"which must be {WORDS}; got {which!r}")
     if not tol > 0:

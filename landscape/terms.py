@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.batches import Batch, map_tensors
-from landscape.checks import require_scalar
+from landscape.checks import require_functions, require_scalar
 from landscape.denominators import Denominator, denominator_of
 from landscape.forward import Forward, Seam, call_with
 from landscape.identity import name_of
@@ -42,9 +42,10 @@ class Definition:
         The weights of the model are no part of it: where the loss or ``forward`` holds them, it goes on doing so.
 
         Raises:
-            TypeError: if something cannot be copied.
+            TypeError: if something is no function, or cannot be copied.
             ValueError: if the loss is set to a sum, or to no reduction at all.
         """
+        require_functions({"loss": loss, "forward": forward, "denominator": denominator or denominator_of(loss)})
         named = dict(model.named_parameters())
         held = {id(named[name]): named[name] for name in space.names}
         loss, forward, denominator = (

@@ -68,6 +68,8 @@ def vectors(given: Any, like: Tensor) -> Tensor:
     if not isinstance(given, Tensor | np.ndarray):
         kind = type(given).__name__
         raise TypeError(f"initial must be a tensor or an array of vectors, or FromSubset(); got {kind}")
+    if isinstance(given, np.ndarray) and given.dtype.kind not in "biufc":
+        raise TypeError(f"initial must hold numbers; got an array of {given.dtype.name}. Use initial.astype(float)")
     block = (
         given.detach() if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
     )  # a copy: results are frozen

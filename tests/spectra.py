@@ -48,3 +48,10 @@ class Diagonal(HessianOperator):
 
     def manifest(self):
         return {}
+
+
+def like_one_that_was_trained():
+    """Outliers of a network, a bulk that falls off, and thousands of eigenvalues around zero."""
+    outliers = [3.638, 3.304, 2.4765, 2.292, 1.935, 1.660, 1.198, 0.8996, 0.7589, 0.613, 0.479]
+    bulk = np.concatenate([0.45 * np.exp(-0.06 * np.arange(150)), 1e-4 * np.random.default_rng(0).normal(size=5000)])
+    return np.concatenate([outliers, bulk])

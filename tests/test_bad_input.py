@@ -120,7 +120,8 @@ def test_measurements_that_make_no_sense_are_wrong_usage(options, words, trained
 
 
 def test_more_eigenvalues_than_weights_are_refused(trained):
-    assert "k must be between 1 and 610" in refused(f"spectrum {trained} -k 5000", status=1)
+    for dry in ("", " --dry-run"):
+        assert "k must be between 1 and 610" in refused(f"spectrum {trained} -k 5000{dry}", status=2)
 
 
 @pytest.mark.parametrize("command", ["spectrum", "sharpness", "slice", "analyze", "compare", "train", "sweep"])

@@ -10,6 +10,8 @@ import pandas as pd
 
 from landscape.results import Array, Line, Result
 
+ZERO = "exactly zero: is the loss flat in the weights, as behind round(), sign() or argmax()?"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Eigenpairs(Result):
@@ -78,6 +80,8 @@ class Eigenpairs(Result):
 
     def lines(self) -> list[Line]:
         """Each eigenvalue with its residual."""
+        if not self.eigenvalues.any() and not self.residuals.any():
+            return [Line(f"eigenvalue {i}", 0.0, 0.0, ZERO) for i in range(1, 1 + len(self.eigenvalues))]
         triples = zip(self.eigenvalues, self.residuals, self.converged, strict=True)
         why = f" ({self.stopped})" if self.stopped not in ("", "converged") else ""
         return [

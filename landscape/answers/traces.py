@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from landscape.answers.curvature import ZERO
 from landscape.results import Array, Line, Result
 
 _STOPPED = {
@@ -101,7 +102,8 @@ class TraceEstimate(Result):
     def lines(self) -> list[Line]:
         """The estimate with its standard error."""
         how = f"standard error; {self.estimator}, {self._products} products{_STOPPED.get(self.stopped, '')}"
-        return [Line("trace", self.estimate, self.stderr, how)]
+        flat = f"; {ZERO}" if not self.samples.any() and self.estimate == 0 else ""
+        return [Line("trace", self.estimate, self.stderr, how + flat)]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per sample."""

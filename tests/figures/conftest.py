@@ -12,8 +12,8 @@ from matplotlib.text import Text
 from analyses.results import MEASURES, CurvatureInTraining, RunTable
 from figures.style import render
 from landscape.answers import (
-    AverageCaseSharpness,
     Audit,
+    AverageCaseSharpness,
     DiagonalEstimate,
     Eigenpairs,
     FisherRaoNorm,
@@ -167,6 +167,9 @@ def pac_bayes(i: int) -> PacBayesSigma:
         rises=rises,
         stderrs=0.1 * rises,
         num_draws=20,
+    )
+
+
 def audit(i: int) -> Audit:
     """One measure that stays and three that move; of the last, the second has no factor and the third is not known."""
     before = np.array([12.0, 140.0, 0.05, 0.02]) * (1 + i)

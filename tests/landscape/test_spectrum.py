@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from problems import ZOO, dense_hessian, linear_regression, problem, quadratic, symmetric
+from problems import ZOO, dense_hessian, linear_regression, problem, symmetric
 from scipy.sparse.linalg import eigsh
-from spectra import SPECTRA, Diagonal, operator_of
+from spectra import SPECTRA, Diagonal, like_one_that_was_trained, operator_of
 
-from landscape import FromSubset, HessianOperator, top_eigenvalues
+from landscape import HessianOperator, top_eigenvalues
 
 
 def wanted(values, k, which):
@@ -127,23 +127,9 @@ def test_a_start_in_an_invariant_subspace_does_not_hide_the_largest(k):
     assert np.allclose(found.eigenvalues, values[:k], rtol=1e-5)
 
 
-def of_a_trained_network():
-    outliers = [3.638, 3.304, 2.4765, 2.292, 1.935, 1.660, 1.198, 0.8996, 0.7589, 0.613, 0.479]
-    bulk = np.concatenate([0.45 * np.exp(-0.06 * np.arange(150)), 1e-4 * np.random.default_rng(0).normal(size=5000)])
-    return np.concatenate([outliers, bulk])
-
-
-def test_a_start_near_the_wanted_vectors_saves_products():
-    values = of_a_trained_network()
-    near = np.eye(len(values), 11) + 1e-3 * np.random.default_rng(0).normal(size=(len(values), 11))
-    cold, warm = (top_eigenvalues(Diagonal(values), 10, tol=0.03, chance=1, initial=start) for start in (None, near))
-    assert warm.converged.all()
-    assert warm.num_products < 0.8 * cold.num_products
-
-
 @pytest.mark.parametrize(("k", "most"), [(5, 17), (10, 26)])
 def test_the_chain_that_looks_for_copies_shares_its_products_with_the_search(k, most):
-    values = of_a_trained_network()
+    values = like_one_that_was_trained()
     found = top_eigenvalues(Diagonal(values), k, tol=0.03)
     assert np.allclose(found.eigenvalues, values[:k], rtol=1e-3)
     assert found.num_products <= most  # 20 and 30 where one begins when the other has ended
@@ -171,45 +157,6 @@ def test_a_search_out_of_time_says_so_and_gives_what_it_has(monkeypatch):
     assert 3 <= found.num_products <= 10  # the first k are taken without a look at the clock
     assert not found.converged.any()
     assert "NOT CONVERGED (out of time)" in found.lines()[0].remark
-
-
-def test_the_eigenvectors_of_a_part_of_the_data_are_a_start():
-    objective = problem("tanh_mlp").objective()
-    found = top_eigenvalues(HessianOperator(objective), 2, tol=1e-8, initial=FromSubset(6))
-    plain = top_eigenvalues(HessianOperator(objective), 2, tol=1e-8)
-    assert np.allclose(found.eigenvalues, plain.eigenvalues, rtol=1e-8)
-    assert found.num_subset_products > 0 == plain.num_subset_products
-    assert found.manifest["measurement"]["initial"] == {"name": "FromSubset", "num_examples": 6}
-
-
-def test_a_part_is_drawn_from_all_batches_without_replacement():
-    objective = quadratic(torch.eye(2).double(), slopes=torch.arange(26.0).double().reshape(13, 2))
-    part = FromSubset(9).part_of(objective, seed=0)
-    rows = torch.cat([batch[0] for batch in part.batches])[:, 0].tolist()
-    assert len(set(rows)) == 9 == part.num_examples
-    assert rows != list(range(0, 18, 2))
-
-
-@pytest.mark.parametrize(
-    ("initial", "message"),
-    [
-        (np.zeros(12), "finite vectors that are not zero; vector 0 has length 0"),
-        (np.full(12, np.nan), "finite vectors that are not zero; vector 0 has length nan"),
-        (np.ones(11), r"shape \(12,\) or \(12, j\), .*got \(11,\) of float64"),
-        (np.ones((12, 0)), r"got \(12, 0\)"),
-        (FromSubset(13), "a part of 13 examples is no part of 13"),
-    ],
-)
-def test_vectors_that_are_no_start_are_refused(initial, message):
-    with pytest.raises(ValueError, match=message):
-        top_eigenvalues(operator_of(SPECTRA["zero"]), initial=initial)
-
-
-def test_a_start_of_another_kind_and_an_empty_part_are_refused():
-    with pytest.raises(TypeError, match="initial must be a tensor or an array of vectors, or FromSubset"):
-        top_eigenvalues(operator_of(SPECTRA["zero"]), initial="random")
-    with pytest.raises(ValueError, match="num_examples must be at least 1; got 0"):
-        FromSubset(0)
 
 
 def test_a_small_basis_and_no_time_are_refused():
