@@ -8,7 +8,16 @@ from typing import Any
 from analyses.answer import Answer
 from analyses.subject import Subject
 from analyses.views import View
-from landscape.answers import AverageCaseSharpness, LineSlice, PlaneSlice, Sharpness, SharpnessCurve, WorstCaseSharpness
+from landscape.answers import (
+    Audit,
+    AverageCaseSharpness,
+    LineSlice,
+    PlaneSlice,
+    Sharpness,
+    SharpnessCurve,
+    WorstCaseSharpness,
+)
+from landscape.auditing import audit as audit_of, usual_measures
 from landscape.average_case import average_case_curve, average_case_sharpness
 from landscape.perturbations import GradientAscent
 from landscape.progress import Progress
@@ -77,6 +86,22 @@ def average_case_over(subject: Subject, rhos: Sequence[float]) -> Answer[Sharpne
 
     question = {"rhos": list(rhos), "draws": p.draws, "seed": p.seed}
     return subject.remembered(SharpnessCurve, "average-case-over-radii", question, ask)
+
+
+def audit(subject: Subject) -> Answer[Audit]:
+    """How far the measures move when the model is rescaled into others that compute the same function."""
+    p, objective, size = subject.protocol, subject.objective, _size(subject)
+    ball, noise = GradientAscent(p.rho), GradientAscent(p.noise)
+    measures = usual_measures(objective, rho=p.rho, microbatch_size=size, seed=p.seed) | {
+        "worst-case sharpness": lambda o: worst_case_sharpness(o, ball, microbatch_size=size, seed=p.seed),
+        "average-case sharpness": lambda o: average_case_sharpness(o, noise, num_draws=p.draws, seed=p.seed),
+    }
+    question = {"rho": p.rho, "microbatch_size": size, "noise": p.noise, "draws": p.draws, "seed": p.seed}
+
+    def ask(progress: Progress) -> Audit:
+        return audit_of(objective, measures, seed=p.seed, progress=progress)
+
+    return subject.remembered(Audit, "audit", question | {"order": objective.order}, ask)
 
 
 def line(subject: Subject, view: View | None = None) -> Answer[LineSlice]:

@@ -42,7 +42,8 @@ class Accuracy:
         right = (outputs.argmax(axis) == targets) & (targets != self.ignore_index)
         number = right.sum()
         number = number.double() if number.device.type != "mps" else number.float()
-        return number / self.denominator(outputs, targets)
+        share: Tensor = number / self.denominator(outputs, targets)
+        return share
 
     def denominator(self, outputs: Any, targets: Any) -> Tensor:
         """How many targets count."""
