@@ -13,7 +13,6 @@ from matplotlib.ticker import NullLocator
 
 from figures.style import INK, SOFT, line_styles, new_figure, theme, wrapped
 from landscape.answers import Audit
-from landscape.answers.audit import INVARIANT, KINDS, OPEN
 
 _MOST_TICKS = 7
 
@@ -25,9 +24,9 @@ def draw_audit(results: Mapping[str, Audit]) -> Figure:
     Bars are the uncertainty of the change. What has no factor, for it changes its sign or was zero, is named.
     """
     seen = {label for result in results.values() for label in result.labels}
-    others = sorted(seen.difference(KINDS))
-    styles = line_styles(["", *KINDS, *others])  # one for each kind everywhere; the first is the model as it is
-    shown = [label for label in (*KINDS, *others) if label in seen]
+    others = sorted(seen.difference(Audit.known))
+    styles = line_styles(["", *Audit.known, *others])  # one for each kind everywhere; the first is the model as it is
+    shown = [label for label in (*Audit.known, *others) if label in seen]
     most = max(len(result.measures) for result in results.values())
     alone = len(results) == 1
     with theme():
@@ -48,7 +47,7 @@ def draw_audit(results: Mapping[str, Audit]) -> Figure:
             if not len(result.rescalings):
                 words = "no rescaling was found that leaves the function as it is"
                 ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", fontsize=8.5, color=SOFT)
-        unsure = any((result.verdicts == OPEN).any() for result in results.values())
+        unsure = any((result.verdicts == "unknown").any() for result in results.values())
         hollow = "; hollow: within three of them" if unsure else ""
         axes[-1].set_xlabel(
             f"measure after rescaling / before\n(1: invariant; bars: uncertainty of the change{hollow})"
@@ -74,10 +73,10 @@ def _markers(ax: Axes, result: Audit, shown: list[str], styles: dict[str, dict[s
                 ax.text(1.02, place, f"{label}: {words}", va="center", fontsize=7, color=look["color"])
                 continue
             error = float(result.change_stderrs[i, j] / abs(result.before[i]))
-            if verdicts[i, j] != INVARIANT and np.isfinite(error):
+            if verdicts[i, j] != "invariant" and np.isfinite(error):
                 ends = [max(ratio - error, ratio * 1e-3), ratio + error]
                 ax.plot(ends, [place, place], color=look["color"], linewidth=1.0, zorder=3)
-            inside = "white" if verdicts[i, j] == OPEN else look["color"]
+            inside = "white" if verdicts[i, j] == "unknown" else look["color"]
             ax.plot(ratio, place, linestyle="none", markersize=5.5, zorder=4, markerfacecolor=inside, **look)
 
 

@@ -27,7 +27,6 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from landscape.answers import Audit, Certificate, Forecast
-from landscape.answers.audit import factor_in_words
 from landscape.results import Result
 
 _NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "alloc_failed", "overflowed", "overflow when")
@@ -111,17 +110,8 @@ def forecast_table(forecast: Forecast) -> Table:
 
 def audit_table(audit: Audit) -> Table:
     """Each measure with its uncertainty, and its factor under each rescaling where it is not invariant."""
-    ratios, verdicts = audit.ratios, audit.verdicts
     rows = [
-        [
-            name,
-            number(float(audit.before[i])),
-            number(float(audit.before_stderrs[i])),
-            *(
-                factor_in_words(float(ratio), str(verdict))
-                for ratio, verdict in zip(ratios[i], verdicts[i], strict=True)
-            ),
-        ]
+        [name, number(float(audit.before[i])), number(float(audit.before_stderrs[i])), *audit.words[i].tolist()]
         for i, name in enumerate(audit.measures.tolist())
     ]
     return table(["measure", "value", "± uncertainty", *audit.labels], rows)

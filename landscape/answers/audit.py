@@ -58,6 +58,7 @@ class Audit(Result):
     skipped: Array = field(repr=False)
 
     title: ClassVar[str] = "rescaling audit"
+    known: ClassVar[tuple[str, ...]] = KINDS  # all kinds of rescalings, whether a model has them or not
 
     @property
     def labels(self) -> list[str]:
@@ -89,6 +90,16 @@ class Audit(Result):
         finite = np.isfinite(self.after) & np.isfinite(before)
         verdicts: Array = np.where(finite & same, INVARIANT, np.where(finite & moves, MOVES, OPEN))
         return verdicts
+
+    @property
+    def words(self) -> Array:
+        """How far each measure moved, for a person, ``(m, r)``: its factor, with the verdict unless that is clear."""
+        words = np.full(self.after.shape, INVARIANT, dtype=object)
+        for place in np.argwhere(self.verdicts != INVARIANT):
+            ratio, verdict = self.ratios[tuple(place)], self.verdicts[tuple(place)]
+            factor = "no factor" if np.isnan(ratio) else f"× {ratio:.3g}"
+            words[tuple(place)] = factor if verdict == MOVES else f"{factor} ({verdict})"
+        return words.astype(str)
 
     @property
     def remarks(self) -> list[str]:
@@ -147,16 +158,13 @@ class Audit(Result):
 
     def lines(self) -> list[Line]:
         """Each measure as it is, with its factor under each rescaling in words."""
-        ratios, verdicts = self.ratios, self.verdicts
+        words = self.words
         return [
             Line(
                 name,
                 float(self.before[i]),
                 float(self.before_stderrs[i]),
-                "; ".join(
-                    f"{label}: {factor_in_words(ratios[i, j], verdicts[i, j])}" for j, label in enumerate(self.labels)
-                )
-                or self.remarks[0],
+                "; ".join(f"{label}: {words[i, j]}" for j, label in enumerate(self.labels)) or self.remarks[0],
             )
             for i, name in enumerate(self.measures.tolist())
         ]
@@ -177,11 +185,3 @@ class Audit(Result):
             "verdict": self.verdicts.ravel(),
         }
         return pd.DataFrame(columns)
-
-
-def factor_in_words(ratio: float, verdict: str) -> str:
-    """How far a measure moved, for a person: its factor, and the verdict where that is not that it moved."""
-    if verdict == INVARIANT:
-        return verdict
-    factor = "no factor" if np.isnan(ratio) else f"× {ratio:.3g}"
-    return factor if verdict == MOVES else f"{factor} ({verdict})"

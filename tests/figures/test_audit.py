@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from figures import draw, terminal
-from landscape.answers.audit import KINDS
+from landscape.answers import Audit
 
 
 def markers(figure):
@@ -42,7 +42,7 @@ def test_a_kind_has_one_look_whatever_else_is_shown(make):
         **{name: getattr(result, name)[3:] for name in ("rescalings", "layers", "differences", "tolerances")},
     )
     whole, part = (draw({"a": one}).legends[0].legend_handles for one in (result, last))
-    assert [handle.get_label() for handle in whole] == list(KINDS)
+    assert [handle.get_label() for handle in whole] == list(Audit.known)
     assert [handle.get_label() for handle in part] == ["logits"]
     assert (whole[3].get_marker(), whole[3].get_color()) == (part[0].get_marker(), part[0].get_color())
 
@@ -61,7 +61,7 @@ def test_a_model_without_a_rescaling_is_drawn_with_a_sentence(make, texts):
 def test_the_table_has_the_factor_of_each_measure_under_each_rescaling(make, capsys):
     (result,) = make("audit", ["a"]).values()
     made = terminal.audit_table(result)
-    assert [column.header for column in made.columns][3:] == list(KINDS)
+    assert [column.header for column in made.columns][3:] == list(Audit.known)
     cells = np.array([[*column.cells] for column in made.columns]).T
     assert cells[0].tolist() == ["largest Hessian eigenvalue", "12", "0.6", "× 2.6", "× 2", "× 0.44", "× 1.7"]
     assert cells[2, 3:].tolist() == ["× 1.3", "× -1.5", "× 1.4 (unknown)", "× 1e+04"]
