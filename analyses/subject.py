@@ -72,9 +72,7 @@ class Subject:
 
     def over(self, split: Literal["train", "test"]) -> Objective:
         """The loss of the checkpoint over one split, that of the protocol or the other."""
-        if split == self.protocol.split:
-            return self.objective
-        return self._task.objective(self._model, split=split, sharing=self._sharing)
+        return self.objective if split == self.protocol.split else self.held_out
 
     @property
     def tells_classes(self) -> bool:

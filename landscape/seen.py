@@ -15,7 +15,7 @@ from landscape.pairs import Pair, require_same_model
 from landscape.scores import Score, denominator_of_score, value_of_score
 from landscape.terms import Term
 
-_SAME = 1e-4  # relative difference of means that is put down to rounding: scores are often in single precision
+_SAME = 1e-4  # relative difference of means that is put down to rounding, in single precision
 
 
 @dataclass(frozen=True)
