@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +16,9 @@ from landscape.identity import name_of
 from landscape.noise import Measure, Noise, mean_of
 from landscape.objective import Objective
 from landscape.progress import Progress, silent
+from landscape.scores import Score, denominator_of_score, name_of_score, value_of_score
 from landscape.terms import Term
 
-Score = Callable[[Any, Any], Tensor]
 FIRST = 0.01  # the first σ that is looked at
 FARTHEST, NEXT = math.log(100), math.log(1.1)  # of the steps in log σ towards a bracket, the longest and the first
 WIDEST = math.log(1e8)  # how far log σ may go from that of the first σ
@@ -50,9 +48,9 @@ def pac_bayes_sigma(
     Args:
         objective: the loss and the data.
         target: of the mean rise, positive; in units of the loss or of the score.
-        score: ``score(outputs, targets)``, the mean over a batch of what is better the higher it is, such as the
-            accuracy; batches are weighed by its ``denominator(outputs, targets)``, and as the loss is where it has
-            none. The loss rises when left out.
+        score: ``score(outputs, targets)``, the mean over a batch of what is better the higher it is, such as
+            :data:`landscape.accuracy`; batches are weighed by its ``denominator(outputs, targets)``, and as the loss is
+            where it has none. The loss rises when left out.
         num_draws: pairs; each σ that is looked at costs two evaluations for each.
         rtol: to which σ and the ends of its interval are found, relative to them.
         level: confidence of the interval.
@@ -81,7 +79,7 @@ def pac_bayes_sigma(
     low, high = search.crossing(1, near=sigma), search.crossing(-1, near=sigma)
     sigmas = np.array(sorted(search.seen))
     means = np.array([search.seen[each] for each in sigmas]).reshape(-1, 2)
-    quantity = "loss" if score is None else str(getattr(score, "__name__", type(score).__name__))
+    quantity = name_of_score(score) or "loss"
     settings = {"name": "pac_bayes_sigma", "target": target, "num_draws": noise.num_draws}
     settings |= {"quantity": quantity if score is None else f"one minus {name_of(score)}"}
     settings |= {"rtol": rtol, "level": level, "seed": noise.seed, "noise": "sigma is its standard deviation"}
@@ -143,8 +141,8 @@ def _shortfall(objective: Objective, score: Score) -> Measure:
 
     def value(term: Term, w: Tensor) -> tuple[Tensor]:
         outputs = term.outputs(w)
-        term.count = getattr(score, "denominator", term.definition.denominator)(outputs, term.targets)
-        return (score(outputs, term.targets).to(w.dtype),)
+        term.count = denominator_of_score(score, term.definition.denominator)(outputs, term.targets)
+        return (value_of_score(score, outputs, term.targets).to(w.dtype),)
 
     def measure(w: Tensor) -> float:
         like = (w.new_zeros(()),)

@@ -12,6 +12,7 @@ from landscape import (
     GradientAscent,
     HessianOperator,
     Objective,
+    accuracy,
     average_case_sharpness,
     fisher_rao_norm,
     keskar_sharpness,
@@ -21,11 +22,6 @@ from landscape import (
     worst_case_sharpness,
 )
 from landscape.processes import Together
-
-
-def accuracy(outputs, targets):
-    """The share of targets that are hit."""
-    return (outputs.argmax(dim=1) == targets).double().mean()
 
 
 def measured(sharing):
