@@ -113,7 +113,7 @@ class _Steps:
         """Σᵢ cᵢ (wᵢ − w̄) for each row c of the shares, ``(k, dim)``."""
         found = self.origin.new_empty(len(shares), len(self.origin), dtype=torch.float64)
         for piece, rows in self._pieces():
-            found[:, piece] = shares @ (rows - rows.mean(dim=0))
+            found[:, piece] = shares @ (rows - rows.mean(dim=0))  # the mean adds nothing but rounding
         return found
 
     def coordinates(self, directions: Tensor) -> Tensor:

@@ -94,6 +94,7 @@ def test_labels_and_names_cannot_break_the_page():
     assert tags.opened == ["div", "script"]
     assert parts(fragment)[1]["annotations"][0]["text"] == "&lt;/script&gt;&lt;b&gt;&amp;"
     assert fragment.count("</script>") == 1
+    assert "<br>" not in fragment  # written as \\u003c, like every other one in the script
 
 
 def test_nothing_is_loaded_from_anywhere():

@@ -131,3 +131,14 @@ def test_points_of_held_out_data_that_are_not_finite_have_crosses_in_its_colour(
     (crosses,) = [drawn for drawn in ax.lines if drawn.get_marker() == "x"]
     assert crosses.get_xdata().tolist() == [1.25, 1.5]
     assert crosses.get_color() == curves(ax)[1].get_color()
+
+
+def test_a_figure_grows_with_the_names_above_it_and_the_panels_stay():
+    plain = draw_lines({"a": line()})
+    marks = {"marks": np.array([0.0, 0.01, 0.02]), "mark_names": np.array([LONG, LONG + "2", LONG + "3"])}
+    marked = draw_lines({"a": line(**marks)})
+    assert marked.get_figheight() >= plain.get_figheight() + 3 * 0.15
+    for figure in (plain, marked):
+        figure.draw_without_rendering()
+    high = [figure.axes[0].get_position().height * figure.get_figheight() for figure in (plain, marked)]
+    assert high[1] == pytest.approx(high[0], rel=0.08)

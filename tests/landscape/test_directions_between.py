@@ -160,3 +160,14 @@ def test_nearly_parallel_is_not_parallel():
     plane = plane_through(objective(), W + step, W + 2 * step + 1e-4 * normal(6, seed=5))
     assert abs(plane.directions[0] @ plane.directions[1]).item() < 1e-14
     assert plane.marks[2, 1] == pytest.approx(1e-4, rel=5)
+
+
+def test_what_only_rounding_keeps_apart_is_the_same_and_lies_on_one_line():
+    w = W.float() + 100
+    given = quadratic(A.float(), w=w, slopes=torch.zeros(N, 6))
+    with pytest.raises(ValueError, match="b has the weights of the model"):
+        towards(given, w.nextafter(torch.full((6,), torch.inf)), name="b")
+    step = 0.1 * normal(6, seed=3).float()  # a few thousand times the rounding of w
+    with pytest.raises(ValueError, match="lie on one line"):
+        plane_through(given, w + step, w + 0.37 * step)
+    plane_through(given, w + step, w + 0.1 * normal(6, seed=5).float())
