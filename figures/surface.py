@@ -178,8 +178,9 @@ def _dress(ax: Axes3D, scale: Vertical, *, wide: bool, small: bool) -> None:
     settings: dict[str, Any] = {"labelsize": size - 0.5, "pad": -3 if small else -2}
     ax.tick_params(**settings)
     ax.zaxis.set_tick_params(pad=0 if small else 2)
-    for across in (ax.xaxis, ax.yaxis):
-        across.set_major_locator(MaxNLocator(4, prune="both"))  # none at the corner, where two axes meet
+    for set_ticks, (low, high) in ((ax.set_xticks, ax.get_xlim()), (ax.set_yticks, ax.get_ylim())):
+        edge = 0.08 * (high - low)  # none at the corner, where two axes meet
+        set_ticks([tick for tick in MaxNLocator(4).tick_values(low, high) if low + edge <= tick <= high - edge])
     ax.set_zticks(scale.ticks, scale.labels)
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.set_pane_color((1.0, 1.0, 1.0, 0.0))
