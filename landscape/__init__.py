@@ -115,7 +115,7 @@ if TYPE_CHECKING:
     from landscape.sampling import Adaptive as Adaptive
     from landscape.scores import Accuracy as Accuracy, accuracy as accuracy
     from landscape.several_steps import SeveralSteps as SeveralSteps
-    from landscape.sharpness import m_sharpness as m_sharpness
+    from landscape.sharpness import m_sharpness as m_sharpness, m_sharpness_grid as m_sharpness_grid
     from landscape.slices import line_slice as line_slice, plane_slice as plane_slice
     from landscape.spectrum import top_eigenvalues as top_eigenvalues
     from landscape.traces import trace as trace
@@ -184,6 +184,7 @@ _HOME = {
     "Rescalings": "rescalings",
     "audit": "auditing",
     "usual_measures": "auditing",
+    "m_sharpness_grid": "sharpness",
     "random_direction": "directions",
     "filter_normalized": "directions",
     "eigenvector_axis": "directions",

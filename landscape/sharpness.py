@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import copy
+from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from landscape.answers import Sharpness
 from landscape.arguments import integer
@@ -13,6 +13,7 @@ from landscape.objective import Objective
 from landscape.parts import NOTHING_TO_COUNT, weighted_mean
 from landscape.perturbations import Perturbation
 from landscape.progress import Progress, silent
+from landscape.rises import Measurement
 
 
 def m_sharpness(
@@ -52,53 +53,105 @@ def m_sharpness(
     (1.25, [1.25, 1.25])
     """
     microbatch_size = integer(microbatch_size, "the size of a shard")
-    w, space = objective.weights, objective.space
-    shards = objective.shards(microbatch_size)
-    number = math.ceil(objective.num_examples / microbatch_size)
-    rises, sizes, weights = [], [], []
-    for done, shard in enumerate(shards, start=1):
-        probed = _Probed(shard, w, with_gradient=perturbation.needs_gradient)
-        if shard.weight != 0:
-            epsilon = perturbation.search(space.split(w), probed.slopes, key=(done - 1,))
-            rises.append(shard.loss(probed.at(epsilon)).item() - probed.loss.item())
-            sizes.append(shard.num_examples)
-            weights.append(shard.weight)
-        progress(done, number)
-    if not rises:
-        raise ValueError(NOTHING_TO_COUNT)
-    per_shard, shard_sizes, denominators = np.array(rises), np.array(sizes), np.array(weights)
-    value, stderr = weighted_mean(per_shard, denominators)
-    settings = {"name": "m_sharpness", "microbatch_size": microbatch_size, **perturbation.settings()}
-    return Sharpness(
-        value=value,
-        stderr=stderr,
-        per_shard=per_shard,
-        shard_sizes=shard_sizes,
-        denominators=denominators,
-        microbatch_size=microbatch_size,
-        manifest=objective.manifest() | {"measurement": settings, "shards": {"order": objective.order}},
-    )
+    ((result,),) = _measured(objective, [perturbation], [microbatch_size], progress)
+    return result
 
 
-class _Probed:
-    """A shard's loss at w, and its gradients there and near it, in blocks."""
+def m_sharpness_grid(
+    objective: Objective,
+    perturbation: Perturbation,
+    *,
+    microbatch_sizes: Sequence[int],
+    radii: Sequence[float] | None = None,
+    progress: Progress = silent,
+) -> tuple[tuple[Sharpness, ...], ...]:
+    """:func:`m_sharpness` for several sizes of shards and radii in one call, which shares what they have in common.
 
-    def __init__(self, shard: Objective, w: Tensor, *, with_gradient: bool) -> None:
-        self.shard = shard
-        self.w = w
-        self.gradient: Tensor | None = None
-        if with_gradient:
-            self.loss, self.gradient = shard.loss_and_gradient(w)
-        else:
-            self.loss = shard.loss(w)
+    Where shards go layer by layer, one gradient of all the data serves all sizes and radii, and each of them costs
+    another evaluation of the loss; elsewhere the gradient of a shard serves all radii.
 
-    def slopes(self, epsilon: list[Tensor] | None) -> list[Tensor]:
-        """The gradient at w + ε."""
-        if epsilon is None and self.gradient is not None:
-            return self.shard.space.split(self.gradient)
-        return self.shard.space.split(self.shard.gradient(self.w if epsilon is None else self.at(epsilon)))
+    Args:
+        objective: the loss and the data; shards are consecutive examples.
+        perturbation: finds ε, as in training; a copy of it is given each radius.
+        microbatch_sizes: examples per shard.
+        radii: values of ``perturbation.rho``; its own alone when left out.
+        progress: called with the shards done and their number, over all sizes; under several processes its own.
 
-    def at(self, epsilon: list[Tensor]) -> Tensor:
-        """w + ε, ``(dim,)``."""
-        space = self.shard.space
-        return space.flatten(dict(zip(space.names, epsilon, strict=True))).add_(self.w)
+    Returns:
+        For each size, in the order given, the results for each radius.
+
+    Raises:
+        TypeError: if a size is not an integer, or radii are given to a perturbation without one.
+        ValueError: if a size is not between 1 and the number of examples, a radius is negative or not finite, a size or
+            radius is given twice, there is none, or no shard has anything to count.
+
+    >>> import torch
+    >>> from landscape.perturbations import GradientAscent
+    >>> model = torch.nn.Linear(1, 1, bias=False).double()
+    >>> _ = torch.nn.init.ones_(model.weight)
+    >>> data = [(torch.ones(3, 1).double(), torch.zeros(3, 1).double())]
+    >>> objective = Objective(model, torch.nn.functional.mse_loss, data)  # w², at w = 1
+    >>> found = m_sharpness_grid(objective, GradientAscent(rho=0.5), microbatch_sizes=[1, 3], radii=[0.0, 0.5, 1.0])
+    >>> [[result.value for result in of_size] for of_size in found]
+    [[0.0, 1.25, 3.0], [0.0, 1.25, 3.0]]
+    """
+    sizes = [integer(size, "the size of a shard") for size in microbatch_sizes]
+    _require_different(sizes, "microbatch_sizes")
+    perturbations = [perturbation]
+    if radii is not None:
+        _require_different(list(radii), "radii")
+        perturbations = [_with_radius(perturbation, rho) for rho in radii]
+    return _measured(objective, perturbations, sizes, progress)
+
+
+def _measured(
+    objective: Objective, perturbations: Sequence[Perturbation], sizes: Sequence[int], progress: Progress
+) -> tuple[tuple[Sharpness, ...], ...]:
+    for size in sizes:
+        objective.shards(size)  # refuses what is no size
+    measurement = Measurement(objective, perturbations, sizes, progress)
+    measurement.run()
+    manifest = objective.manifest() | {"shards": {"order": objective.order}}
+    manifest["machine"] = manifest["machine"] | {"shards": measurement.account()}
+    found = []
+    for size in sizes:
+        weights = measurement.weights[size]
+        counted = weights != 0
+        if not counted.any():
+            raise ValueError(NOTHING_TO_COUNT)
+        shard_sizes = np.full(len(weights), size)
+        shard_sizes[-1] = objective.num_examples - (len(weights) - 1) * size
+        of_size = []
+        for index, perturbation in enumerate(perturbations):
+            per_shard = measurement.rises[size][counted, index]
+            value, stderr = weighted_mean(per_shard, weights[counted])
+            settings = {"name": "m_sharpness", "microbatch_size": size, **perturbation.settings()}
+            of_size.append(
+                Sharpness(
+                    value=value,
+                    stderr=stderr,
+                    per_shard=per_shard,
+                    shard_sizes=shard_sizes[counted],
+                    denominators=weights[counted],
+                    microbatch_size=size,
+                    manifest=manifest | {"measurement": settings},
+                )
+            )
+        found.append(tuple(of_size))
+    return tuple(found)
+
+
+def _with_radius(perturbation: Perturbation, rho: float) -> Perturbation:
+    """A copy of another radius."""
+    if not hasattr(perturbation, "rho"):
+        raise TypeError(f"radii are for perturbations that have one, as GradientAscent; got {perturbation!r}")
+    other = copy.deepcopy(perturbation)
+    other.rho = rho
+    return other
+
+
+def _require_different(values: Sequence[float], name: str) -> None:
+    if not values:
+        raise ValueError(f"{name} is empty; give one value at least")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name} has a value twice; got {list(values)}")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.balls import L2, over
+from landscape.balls import L2, Ball, Linf, over
 from landscape.perturbations import AdaptiveAscent, GradientAscent
 
 SMALL = 4096  # entries per micro-batch below which an operation costs more than its arithmetic
@@ -16,7 +16,8 @@ SMALL = 4096  # entries per micro-batch below which an operation costs more than
 class Ascent:
     """ε_i = c_i T² g_i with c_i = ρ / ‖T g_i‖: gradient ascent, where T = 1, or the adaptive one.
 
-    ε_i does not depend on the length of g_i, so that the gradient may be that of any multiple of the loss.
+    In the ball ``Linf()`` it is ρ T sign(g_i). ε_i does not depend on the length of g_i, so that the gradient may be
+    that of any multiple of the loss.
 
     Args:
         perturbation: either of the two.
@@ -25,23 +26,24 @@ class Ascent:
     def __init__(self, perturbation: GradientAscent | AdaptiveAscent) -> None:
         self.rho = perturbation.rho
         self.adaptive = perturbation if isinstance(perturbation, AdaptiveAscent) else None
+        self.signs = type(perturbation.ball) is Linf
 
     @classmethod
-    def of(cls, perturbation: object) -> Ascent | None:
+    def of(cls, perturbation: object, *, balls: tuple[type[Ball], ...] = (L2,)) -> Ascent | None:
         """That of a perturbation; None for any other, subclasses of the two and other balls included."""
         if isinstance(perturbation, GradientAscent | AdaptiveAscent):
-            plain = type(perturbation) in (GradientAscent, AdaptiveAscent) and type(perturbation.ball) is L2
+            plain = type(perturbation) in (GradientAscent, AdaptiveAscent) and type(perturbation.ball) in balls
             return cls(perturbation) if plain else None
         return None
 
     @property
     def is_plain(self) -> bool:
-        """Whether T = 1."""
-        return self.adaptive is None
+        """Whether ε is a multiple of the gradient."""
+        return self.adaptive is None and not self.signs
 
     def factors(self, squares: Tensor) -> Tensor:
-        """c_i for ‖T g_i‖²."""
-        return over(self.rho, squares.sqrt())
+        """c_i for ‖T g_i‖²; ρ for signs."""
+        return torch.full_like(squares, self.rho) if self.signs else over(self.rho, squares.sqrt())
 
     def scale(self, weight: Tensor) -> Tensor | None:
         """T of a weight, None where it is one."""
@@ -91,10 +93,23 @@ class Stacks:
         """Turn T g_i into w + c_i T² g_i, in place."""
         for key, stack in self._stacks.items():
             weight = self._weights[key].detach()
+            if self.ascent.signs:
+                stack.sign_()
             scale = self.ascent.scale(weight)
             if scale is not None:
                 stack.mul_(scale)
             torch.addcmul(weight, stack, factors.view(-1, *[1] * weight.ndim), out=stack)
+
+    def twin(self) -> Stacks:
+        """The same with memory of its own."""
+        twin = Stacks(self.ascent)
+        twin._weights, twin._stacks = self._weights, {key: stack.clone() for key, stack in self._stacks.items()}
+        return twin
+
+    @property
+    def num_bytes(self) -> int:
+        """What they take."""
+        return sum(stack.nbytes for stack in self._stacks.values())
 
     def copies(self, weight: Tensor) -> Tensor | None:
         """The perturbed copies of a weight, or None where it has none."""

@@ -74,6 +74,13 @@ class LinearSite(Site):
         self.grams.append(gram)
         return _gram(d, d).mul_(gram).flatten(1)
 
+    def squares_of_rows(self) -> Tensor | int:
+        """See :class:`Site`."""
+        if self.factored is None or self.factored[0][0].shape[1] == 1:
+            return 0
+        x, d = (part.square().sum(2) for part in self.factored[0])
+        return ((x + 1 if "bias" in self.perturbed else x) * d).sum(1)
+
     def second(self, inputs: Tensor) -> Tensor:
         """See :class:`Site`."""
         shards = self.passes.shards

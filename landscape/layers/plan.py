@@ -103,20 +103,36 @@ class Plan:
             if site.hooked and site.answers < site.calls:
                 raise UnsupportedError(f"the loss does not depend on {site.name}")
 
+    def begin_again(self, passes: Passes) -> None:
+        """Start on other shards of the examples of a first pass that was recorded; sites learn of these next."""
+        for site in self.sites:
+            site.passes, site.repeats = passes, 0
+            site.clear()
+
     def perturb(self, passes: Passes) -> Tensor:
         """Find ε_i; returns the squares of the gradients' norms, ``(shards,)``."""
-        squares = []
+        squares = self.squares(passes)
+        self.move(passes, squares)
+        return squares[0] if len(squares) == 1 else torch.cat(squares)
+
+    def squares(self, passes: Passes) -> list[Tensor]:
+        """The squares of the gradients' norms, ``(number,)`` for each run; to be asked for once."""
+        found = []
         for run, (stacks, (number, _)) in enumerate(zip(passes.stacks, passes.shards.runs, strict=True)):
-            found = [rows for rows in [site.squares(run) for site in self.sites] if rows is not None]
+            known = [rows for rows in [site.squares(run) for site in self.sites] if rows is not None]
             of_stacks = stacks.squares(number)
             if of_stacks is not None:
-                found.append(of_stacks[:, None])
-            total = torch.cat(found, 1).sum(1) if found else passes.anchor.new_zeros(number)
+                known.append(of_stacks[:, None])
+            found.append(torch.cat(known, 1).sum(1) if known else passes.anchor.new_zeros(number))
+        return found
+
+    def move(self, passes: Passes, squares: Sequence[Tensor]) -> None:
+        """Go to w + ε_i, given the squares."""
+        passes.factors = []
+        for stacks, total in zip(passes.stacks, squares, strict=True):
             factors = passes.ascent.factors(total)
             passes.factors.append(factors.view(-1, 1, 1))
             stacks.perturb(factors)
-            squares.append(total)
-        return squares[0] if len(squares) == 1 else torch.cat(squares)
 
     def require_repeats(self) -> None:
         """After the second pass.

@@ -31,6 +31,7 @@ class Passes:
         factors: c_i, ``(number, 1, 1)``, for each run, after the first pass.
         anchor: what the first pass is differentiated in, so that it reaches all sites and no weight.
         hooks: whether all weights are perturbed, so that behind an input that has a graph there is another site.
+        record: where the inputs and output gradients of the first pass go, if sites are to learn them later.
     """
 
     shards: Shards
@@ -39,6 +40,7 @@ class Passes:
     hooks: bool = False
     ends: list[tuple[GradientEdge, Site, Tensor]] = field(default_factory=list)
     factors: list[Tensor] = field(default_factory=list)
+    record: list[tuple[Site, Tensor, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         self.num_examples = self.shards.num_examples
@@ -102,7 +104,10 @@ class Site(ABC):
     def told(self, inputs: Tensor, slope: Tensor) -> None:
         """Take in the gradient at an output."""
         self.answers += 1
-        self.learn(inputs, slope)
+        if self.passes.record is None:
+            self.learn(inputs, slope)
+        else:
+            self.passes.record.append((self, inputs, slope))
 
     @property
     def alone(self) -> bool:
@@ -117,6 +122,10 @@ class Site(ABC):
         """‖g_i‖² of what is kept outside the stacks, as sums over rows, ``(number, any)``, for each micro-batch."""
         del run
         return None
+
+    def squares_of_rows(self) -> Tensor | int:
+        """Σ_t ‖g_t‖² over the rows of each micro-batch where ‖Σ_t g_t‖² is taken from products of rows; else zero."""
+        return 0
 
     def again(self, inputs: Tensor) -> Tensor:
         """The operation in the second pass."""

@@ -56,6 +56,10 @@ class EmbeddingSite(Site):
         same, d = self.factored[run]
         return (same * torch.bmm(d, d.mT)).flatten(1)
 
+    def squares_of_rows(self) -> Tensor | int:
+        """See :class:`Site`."""
+        return 0 if self.factored is None else self.factored[0][1].square().sum((1, 2))
+
     def second(self, inputs: Tensor) -> Tensor:
         """See :class:`Site`."""
         shards, weight = self.passes.shards, self.layer.weight
