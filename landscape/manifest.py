@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -34,12 +35,15 @@ def hash_of_settings(settings: Mapping[str, Any]) -> str:
 def versions() -> dict[str, str]:
     """The versions that decide a number's last digits."""
     found = {"python": platform.python_version()}
-    for package in ("msam-landscape", "torch", "numpy", "scipy"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found
+    return found | {package: _version(package) for package in ("msam-landscape", "torch", "numpy", "scipy")}
+
+
+@functools.cache  # it takes 10 ms to look up
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed as a package"
 
 
 def protocol(manifest: Manifest) -> dict[str, Any]:

@@ -72,6 +72,11 @@ class Work:
         return self._graph
 
     @property
+    def limit(self) -> int | None:
+        """The most examples to a chunk that was asked for; None where it is left to the size of graphs."""
+        return self._chunk_size
+
+    @property
     def chunk_size(self) -> int:
         """The most examples to a chunk."""
         return self.graph.quick_chunk if self._chunk_size is None else self._chunk_size

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from landscape.batches import Batch, map_tensors, num_examples, take
 from landscape.forward import Seam
 from landscape.layers import Passes, Plan, Site, UnsupportedError
+from landscape.layers.linear import LinearSite
 from landscape.objective import Objective
 from landscape.rises.losses import ShardLosses
 from landscape.rises.rows import Run
@@ -21,6 +22,8 @@ from landscape.shards import Shards
 from landscape.stacks import Ascent
 
 Record = list[tuple[Site, Tensor, Tensor]]
+# Examples to a shard up to which it pays, measured on small nets: with convolutions, and where layers have copies.
+MOST_CONVOLVED, MOST_COPIED = 2, 8
 
 
 class LayerByLayer(Way):
@@ -48,6 +51,22 @@ class LayerByLayer(Way):
         self.plan = Plan(self.seam.model, weights)
         self.losses = ShardLosses(definition)
         self.like = objective.weights
+        first = take(objective.work.batches[0], 0, 1)
+        self._seen = _Ascended(self, first, 0).record  # to know how many tokens an example has
+        self._alone = {site for site, _, _ in self._seen if site.alone}
+
+    def pays(self, size: int) -> bool:
+        """See :class:`Way`."""
+        if self.plan.wants_interleaved:
+            return size <= MOST_CONVOLVED
+        work = copied = 0
+        for site, _, slope in self._seen:
+            if isinstance(site, LinearSite):
+                tokens = slope.numel() // site.outputs
+                own = tokens * site.inputs * site.outputs
+                work += own
+                copied += 0 if site in self._alone and site.are_few(tokens * size) else own
+        return size <= MOST_COPIED or 2 * copied < work
 
     def over(self, batch: Batch, start: int) -> Pass:
         """See :class:`Way`."""

@@ -29,7 +29,11 @@ class OneAfterAnother:
 
     def rise(self, batch: Batch, number: int) -> Rises:
         """Of one shard, given its examples and its number."""
-        shard, w = self.objective.part([batch]), self.objective.weights
+        return self.rise_of(self.objective.part([batch]), number)
+
+    def rise_of(self, shard: Objective, number: int) -> Rises:
+        """Of one shard, given as an objective, whose chunks processes may share."""
+        w = self.objective.weights
         probed = _Probed(shard, w, with_gradient=self.perturbations[0].needs_gradient)
         found = []
         if shard.weight != 0:

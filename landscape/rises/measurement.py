@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from landscape.work import ALWAYS_QUICK
 
 BUDGET = 64 * 2**20  # bytes that perturbed copies of weights may take
 WIDER = 4  # a pass without second derivatives keeps that much less than the graphs that chunks are measured by
+FEWEST = 4  # shards for which the comparison with the definition is worth its time
 FEW = 8  # examples to a shard up to which two shards are checked, and not one
 BUILDERS: tuple[Callable[[Objective, Sequence[Ascent]], Way], ...] = (LayerByLayer, WithCopies)
 
@@ -79,9 +81,14 @@ class Measurement:
             ProcessLostError: if another process has died or failed.
         """
         sharing = self.objective.work.sharing
+        whole = self.rows.number
+        if sharing.number > 1 and whole in self.sizes:  # the chunks of the one shard are shared, and no shards
+            found = self.loop.rise_of(self.objective, 0)
+            if sharing.is_first:
+                self._keep(Run(whole, whole, 0, 1), found, self.loop.words)
         failure: Exception | None = None
         try:
-            self._own()
+            self._own([size for size in self.sizes if sharing.number == 1 or size < whole])
         except Exception as error:
             if sharing.number == 1:
                 raise
@@ -122,11 +129,12 @@ class Measurement:
                 self.reasons[build.words] = str(error)  # type: ignore[attr-defined]
         return ways
 
-    def _own(self) -> None:
+    def _own(self, sizes: Sequence[int]) -> None:
         sharing = self.objective.work.sharing
         most = self._most_examples() if self._ways else 0
-        together = [size for size in self.sizes if size <= most and self.shards[size] > 1]
-        alone = [(size, j) for size in self.sizes if size not in together for j in range(self.shards[size])]
+        together = [size for size in sizes if size <= most and self.shards[size] >= FEWEST]
+        together = [size for size in together if any(way.pays(size) for way in self._ways)]
+        alone = [(size, j) for size in sizes if size not in together for j in range(self.shards[size])]
         found: list[Portion] = []
         if together:
             found = portions(self.rows, together, most=most, number=sharing.number)
@@ -147,23 +155,24 @@ class Measurement:
     def _portion(self, portion: Portion) -> None:
         """All shards of a portion, and of its halves where memory runs out."""
         for way in list(self._ways):
+            sizes = tuple(size for size in portion.sizes if way.pays(size))
             try:
-                return self._by(way, portion)
+                self._by(way, replace(portion, sizes=sizes))
             except Exception as error:  # whatever a model raises; what is wrong with it shows one after another
                 if not is_out_of_memory(error):
                     self._ways.remove(way)
                     self.reasons[way.words] = str(error) or type(error).__name__
                     continue
-            self._budget //= 2
-            halves = portion.halves()
-            for half in halves:
-                self._portion(half)
-            if halves:
-                return None
-            break
+                self._budget //= 2
+                halves = portion.halves()
+                for half in halves:
+                    self._portion(half)
+                if halves:
+                    return
+                break
+            portion = replace(portion, sizes=tuple(size for size in portion.sizes if size not in sizes))
         for size, number in portion.shards:
             self._one(size, number)
-        return None
 
     def _by(self, way: Way, portion: Portion) -> None:
         runs = portion.runs

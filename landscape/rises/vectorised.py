@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.modules.conv import _ConvNd
 
 from landscape.batches import Batch, map_tensors, take, tensors
 from landscape.forward import Seam
@@ -20,6 +21,7 @@ from landscape.rises.ways import Pass, Rises, Way
 from landscape.stacks import Ascent, Stacks
 
 Weights = list[Tensor]
+MOST, MOST_CONVOLVED = 4, 2  # examples to a shard; beyond, one after another is as quick
 
 
 class WithCopies(Way):
@@ -41,6 +43,11 @@ class WithCopies(Way):
         self.names = [f"model.{name}" for name in objective.space.names]
         self.weights = objective.space.split(objective.weights)
         self.like = objective.weights
+
+    def pays(self, size: int) -> bool:
+        """See :class:`Way`."""
+        convolves = any(isinstance(layer, _ConvNd) for layer in self.definition.seam.modules())
+        return size <= (MOST_CONVOLVED if convolves else MOST)
 
     def over(self, batch: Batch, start: int) -> Pass:
         """See :class:`Way`."""

@@ -50,6 +50,10 @@ class Way(ABC):
     words: str
 
     @abstractmethod
+    def pays(self, size: int) -> bool:
+        """Whether shards of a size are found more quickly than one after another, by a rule and not by the clock."""
+
+    @abstractmethod
     def over(self, batch: Batch, start: int) -> Pass:
         """Look at the examples of a portion, the first of which is number ``start`` of the data."""
 
