@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from landscape.batches import Batch, map_tensors, num_examples, take
-from landscape.forward import Seam
+from landscape.forward import Seam, call_with
 from landscape.layers import Passes, Plan, Site, UnsupportedError
 from landscape.layers.linear import LinearSite
 from landscape.objective import Objective
@@ -75,8 +75,8 @@ class LayerByLayer(Way):
     def forward(self, batch: Batch, *, second: bool) -> tuple[Any, Any]:
         """Outputs and targets in either pass; buffers are those of the model each time."""
         buffers = {name: buffer.clone() for name, buffer in self.seam.named_buffers()}
-        with self.plan.in_place(second=second):
-            pair: tuple[Any, Any] = functional_call(self.seam, buffers, (batch,))
+        with self.plan.in_place(second=second), _layers_called():
+            pair: tuple[Any, Any] = call_with(self.seam, buffers, batch)
         return pair
 
     def __repr__(self) -> str:
@@ -129,6 +129,17 @@ class _Ascended(Pass):
 
     def _losses(self, run: Run, pair: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
         return self.way.losses.of(*pair, run.number, self.way.like)
+
+
+@contextlib.contextmanager
+def _layers_called() -> Iterator[None]:
+    """Within it, torch's layers of transformers call their parts, as they do where gradients are taken."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def take_rows(pair: Any, rows: slice, number: int) -> Any:

@@ -12,7 +12,6 @@ import torch
 
 from landscape.balls import L2, Linf
 from landscape.batches import num_examples
-from landscape.layers import UnsupportedError
 from landscape.memory import is_out_of_memory
 from landscape.objective import Objective
 from landscape.perturbations import Perturbation
@@ -125,8 +124,8 @@ class Measurement:
         for build in BUILDERS:
             try:
                 ways.append(build(self.objective, known))
-            except UnsupportedError as error:
-                self.reasons[build.words] = str(error)  # type: ignore[attr-defined]
+            except Exception as error:  # whatever a model raises; what is wrong with it shows one after another
+                self.reasons[build.words] = str(error) or type(error).__name__  # type: ignore[attr-defined]
         return ways
 
     def _own(self, sizes: Sequence[int]) -> None:
@@ -200,7 +199,8 @@ class Measurement:
         Raises:
             UnsupportedError: if they differ.
         """
-        counted = found.weights.nonzero().flatten().tolist()
+        sure = found.weights != 0 if found.doubtful is None else (found.weights != 0) & ~found.doubtful
+        counted = sure.nonzero().flatten().tolist()
         if not counted or (way.words, run.asked) in self._checked:
             return
         for i in {counted[0], counted[-1 if run.size <= FEW else 0]}:

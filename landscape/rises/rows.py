@@ -155,7 +155,8 @@ def portions(rows: Rows, sizes: Sequence[int], *, most: int, number: int) -> lis
     """
     largest, nested = max(sizes), math.lcm(*sizes)
     unit, room = (nested, most) if nested <= most else (largest, most - largest)
-    length = max(unit, min(room, -(-rows.number // number)) // unit * unit)
+    share = -(-rows.number // number)
+    length = max(unit, (-(-share // unit) if share <= room else room // unit) * unit)
     found = []
     for start, border in itertools.pairwise(rows.borders):
         places = [start, *range((start // length + 1) * length, border, length), border]

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 from torch.nn.modules.conv import _ConvNd
 
 from landscape.batches import Batch, map_tensors, take, tensors
-from landscape.forward import Seam
+from landscape.forward import Seam, call_with
 from landscape.objective import Objective
 from landscape.rises.losses import ShardLosses, stacked
 from landscape.rises.rows import Run
@@ -58,7 +58,7 @@ class WithCopies(Way):
         seam: Seam = self.definition.seam
         buffers = {name: buffer.clone() for name, buffer in seam.named_buffers()}
         with self.definition.kernels():
-            pair = functional_call(seam, buffers | dict(zip(self.names, weights, strict=True)), (batch,))
+            pair = call_with(seam, buffers | dict(zip(self.names, weights, strict=True)), batch)
         return self.losses.one(pair, self.like)
 
     def __repr__(self) -> str:

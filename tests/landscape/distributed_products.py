@@ -5,7 +5,17 @@ import sys
 import torch
 from torch import nn
 
-from landscape import EmpiricalFisherOperator, GGNOperator, HessianOperator, KeptGraphs, Objective, RebuiltGraphs
+from landscape import (
+    EmpiricalFisherOperator,
+    GGNOperator,
+    GradientAscent,
+    HessianOperator,
+    KeptGraphs,
+    Objective,
+    RebuiltGraphs,
+    m_sharpness,
+    m_sharpness_grid,
+)
 from landscape.processes import Together
 
 
@@ -25,6 +35,29 @@ def measured(sharing, way):
     for kind in (HessianOperator, GGNOperator, EmpiricalFisherOperator):
         operator = kind(objective, weights=w)
         found[kind.__name__] = torch.stack([operator.apply(V), operator.apply(V)])
+    return found
+
+
+def sharpness(sharing):
+    """Rises of shards of several sizes and radii, of a few that are empty, and of all the data; and the exchanges."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(17, 6, generator=generator).double()
+    targets = torch.randint(0, 3, (17,), generator=generator)
+    targets[:3] = -100
+    objective = Objective(
+        model, nn.CrossEntropyLoss(), [(inputs[:9], targets[:9]), (inputs[9:], targets[9:])], sharing=sharing
+    )
+    before = getattr(sharing, "exchanges", 0)
+    grid = m_sharpness_grid(objective, GradientAscent(0.1), microbatch_sizes=[1, 3, 7], radii=[0.1, 0.3])
+    exchanges = getattr(sharing, "exchanges", 0) - before
+    whole = m_sharpness(objective, GradientAscent(0.1), microbatch_size=17)
+    results = [*(result for of_size in grid for result in of_size), whole]
+    found = {"exchanges": exchanges, "ways": sum(grid[0][0].manifest["machine"]["shards"]["ways"].values())}
+    for index, result in enumerate(results):
+        found[f"shards {index}"] = torch.tensor(result.per_shard.tolist(), dtype=torch.float64)
+        found[f"numbers {index}"] = torch.tensor([result.value, *result.denominators])
     return found
 
 
@@ -67,6 +100,7 @@ if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     sharing = Counting()
     found = {"kept": measured(sharing, KeptGraphs()), "rebuilt": measured(sharing, RebuiltGraphs())}
+    found["sharpness"] = sharpness(sharing)
     found["exchanges"] = exchanges_of_a_product(sharing)
     found["error"] = failing(sharing)
     torch.save(found, f"{sys.argv[1]}/rank{sharing.rank}.pt")

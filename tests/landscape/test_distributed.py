@@ -12,7 +12,7 @@ import torch
 
 from landscape import KeptGraphs
 from landscape.processes import Alone
-from tests.landscape.distributed_products import measured
+from tests.landscape.distributed_products import measured, sharpness
 
 PROGRAM = Path(__file__).with_name("distributed_products.py")
 
@@ -24,14 +24,19 @@ def test_any_number_of_processes_finds_the_same_numbers_with_one_exchange_per_pr
     words = [*command, str(PROGRAM), str(tmp_path)]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment)
     assert ended.returncode == 0, ended.stderr
-    alone = measured(Alone(), KeptGraphs())
+    alone, rises = measured(Alone(), KeptGraphs()), sharpness(Alone())
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(number)]
     for rank in ranks:
         for way in ("kept", "rebuilt"):
             for key, value in alone.items():
                 assert torch.allclose(rank[way][key], value, rtol=1e-12, atol=1e-14), (way, key)
                 assert torch.equal(rank[way][key], ranks[0][way][key]), (way, key)
-        assert rank["exchanges"] == 1
+        assert rank["exchanges"] == rank["sharpness"]["exchanges"] == 1
+        for key, value in rises.items():
+            if key not in ("exchanges", "ways"):
+                assert torch.allclose(rank["sharpness"][key], value, rtol=1e-12, atol=1e-14), key
+                assert torch.equal(rank["sharpness"][key], ranks[0]["sharpness"][key]), key
+        assert rank["sharpness"]["ways"] == rises["ways"] == 26
     for rank in ranks[:-1]:
         assert rank["error"].startswith("ProcessLostError: another process has failed")
     assert ranks[-1]["error"].startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")

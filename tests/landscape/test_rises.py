@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from networks import NETS, net
-from problems import N, classes, normal, problem, ragged
+from problems import N, classes, problem, ragged
 from torch import nn
 from torch.nn import functional
 
@@ -77,8 +77,10 @@ def in_batches(name):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", NETS)
 def test_every_layer_gives_the_rises_of_the_definition(name, way, only):
-    objective, sizes = in_batches(name), [1, 3, 4, 11]
-    for ascent in ASCENTS.values():
+    objective, sizes = in_batches(name), [1, 4, 11]
+    for ascent in (
+        ASCENTS.values() if name in ("mlp", "attention") else (GradientAscent(0.3), ASCENTS["adaptive signs"])
+    ):
         only()
         expected = grid(objective, ascent, sizes)
         only(WAYS[way])
@@ -87,9 +89,9 @@ def test_every_layer_gives_the_rises_of_the_definition(name, way, only):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_only_some_weights_are_perturbed(way, only):
-    for name in ("attention", "tied words", "residual"):
+    for name in ("attention", "residual"):
         objective = in_batches(name)
-        for pattern in sorted(set(objective.space.names))[::2]:
+        for pattern in sorted(set(objective.space.names))[::3]:
             part = objective.select(pattern)
             only()
             expected = grid(part, GradientAscent(0.3), [1, 4])
