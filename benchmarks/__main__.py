@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curvature, products, traces, training
+from benchmarks import curvature, products, sharpness, traces, training
 
 BENCHMARKS = {
     "training": training.main,
     "products": products.main,
     "curvature": curvature.main,
     "traces": traces.main,
+    "sharpness": sharpness.main,
 }
 
 if len(sys.argv) > 1 and sys.argv[1] not in BENCHMARKS:
