@@ -71,6 +71,7 @@ def protocol() -> Protocol:
         microbatch_size=16,
         line_points=5,
         plane_points=4,
+        draws=3,
     )
 
 
