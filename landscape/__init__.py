@@ -198,6 +198,7 @@ _HOME = {
     "Plane": "planes",
     "Adaptive": "sampling",
     "Accuracy": "scores",
+    "accuracy": "scores",
     "line_slice": "slices",
     "plane_slice": "slices",
     "accuracy": "scores",
