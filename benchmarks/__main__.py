@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curvature, products, sharpness, traces, training
+from benchmarks import curvature, products, sharpness, slices, traces, training
 
 BENCHMARKS = {
     "training": training.main,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "curvature": curvature.main,
     "traces": traces.main,
     "sharpness": sharpness.main,
+    "slices": slices.main,
 }
 
 if len(sys.argv) > 1 and sys.argv[1] not in BENCHMARKS:

@@ -1,4 +1,4 @@
-"""Batch norm in evaluation mode, folded into the layer before it: one multiplication of weights for each point."""
+"""What a copy of a network need not compute or store again at each point: batch norms folded, ReLU in place."""
 
 from __future__ import annotations
 
@@ -55,32 +55,53 @@ def folds(seam: nn.Module, batch: Batch, *, channels_last: bool) -> list[Fold]:
 
     They are found in one pass over a few examples; whether the network is still the same is for the caller to check.
     """
-    layers: list[tuple[nn.Module, Tensor]] = []
-    norms: list[tuple[nn.Module, Tensor]] = []
-    hooks = []
     if not any(isinstance(module, _NORMS) for module in seam.modules()):
         return []
+    found = []
+    for layer, norm, out in _pairs(seam, batch, _LAYERS, _NORMS):
+        by_output = not isinstance(layer, nn.Linear) or out.ndim == 2  # else the channels are not the outputs
+        if by_output and not norm.training and getattr(norm, "running_mean", None) is not None:
+            found.append(Fold(layer, norm, channels_last=channels_last))
+    return found
+
+
+def rectify_in_place(seam: nn.Module, batch: Batch) -> None:
+    """Let each ReLU write over the output of a layer or a norm that nothing else reads.
+
+    As for :func:`folds`, the caller has to check; data and weights are never written over.
+    """
+    if any(isinstance(module, nn.ReLU) and not module.inplace for module in seam.modules()):
+        for _, activation, _ in _pairs(seam, batch, (*_LAYERS, *_NORMS), (nn.ReLU,)):
+            activation.inplace = True
+
+
+def _pairs(
+    seam: nn.Module, batch: Batch, before: tuple[type[nn.Module], ...], after: tuple[type[nn.Module], ...]
+) -> list[tuple[Any, Any, Tensor]]:
+    """Modules of some classes that are called once each, the second the only reader of what the first gives."""
+    makers: list[tuple[nn.Module, Tensor]] = []
+    takers: list[tuple[nn.Module, Tensor]] = []
+    hooks = []
     for module in seam.modules():
-        if type(module) in _LAYERS:
-            hooks.append(module.register_forward_hook(lambda layer, _, out: layers.append((layer, out))))
-        elif type(module) in _NORMS and not module.training and getattr(module, "running_mean", None) is not None:
-            hooks.append(module.register_forward_hook(lambda norm, given, _: norms.append((norm, given[0]))))
+        if type(module) in before:
+            hooks.append(module.register_forward_hook(lambda layer, _, out: makers.append((layer, out))))
+        elif type(module) in after:
+            hooks.append(module.register_forward_pre_hook(lambda layer, given: takers.append((layer, given[0]))))
     try:
         with torch.no_grad(), _Readers() as readers:
             seam(take(batch, 0, HEAD))
     finally:
         for hook in hooks:
             hook.remove()
-    calls = Counter(id(module) for module, _ in (*layers, *norms))
-    made = {id(out): (layer, out) for layer, out in layers}
+    calls = Counter(id(module) for module, _ in (*makers, *takers))
+    made = {id(out): (layer, out) for layer, out in makers}
     found = []
-    for norm, given in norms:
-        layer, out = made.get(id(given), (None, None))
-        if layer is None or out is None or calls[id(layer)] > 1 or calls[id(norm)] > 1:
+    for second, given in takers:
+        first, out = made.get(id(given), (None, None))
+        if first is None or out is None or calls[id(first)] > 1 or calls[id(second)] > 1:
             continue
-        by_output = not isinstance(layer, nn.Linear) or out.ndim == 2  # else the channels are not the outputs
-        if readers.number[id(out)] == 1 and by_output:
-            found.append(Fold(layer, norm, channels_last=channels_last))
+        if readers.number[id(out)] == 1:
+            found.append((first, second, out))
     return found
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.batches import Batch, map_tensors, shape_of_examples, tensors
-from landscape.folding import Fold, folds
+from landscape.batches import Batch, map_tensors, shape_of_examples, take, tensors
+from landscape.folding import Fold, folds, rectify_in_place
 from landscape.memory import is_out_of_memory
 from landscape.readings import Reading
 from landscape.terms import Definition, Term
 
+_FEW = 32  # examples that they are tried on
 _TRIES = 5  # points at which a way of computing is tried until the model is finite there
 
 
@@ -57,14 +58,15 @@ class Plain(Way):
 
 
 class InPlace(Way):
-    """A copy of the model whose weights are views of the buffer, with batch norm folded into the layers before it.
+    """A copy of the model whose weights are views of the buffer, with batch norm folded into the layers before it,
+    and with ReLU in place.
 
     Args:
         definition: of the terms.
         buffer: weights, ``(dim,)``.
         batches: the data.
         channels_last: how images lie in memory.
-        folded: whether batch norms are folded.
+        folded: whether batch norms are folded, and ReLU is in place.
     """
 
     def __init__(
@@ -77,10 +79,14 @@ class InPlace(Way):
             named[name].data = view
         data = [map_tensors(_channels_last, batch) for batch in batches] if channels_last else list(batches)
         self.terms = [Term(definition, batch) for batch in data]
+        if folded:
+            rectify_in_place(self._seam, data[0])
         self._folds: list[Fold] = folds(self._seam, data[0], channels_last=channels_last) if folded else []
         words = ["in place"]
         if channels_last:
             words.append("channels last")
+        if not folded:
+            words.append("layer by layer")
         if self._folds:
             words.append(f"{len(self._folds)} batch norms folded" if len(self._folds) > 1 else "1 batch norm folded")
         self.name = ", ".join(words)
@@ -106,7 +112,7 @@ class Points:
     """What is read off objectives of one model at points w + Σ c_i d_i.
 
     A quick way of computing is taken where it gives the outputs of the plain one, within rounding, at w and at another
-    point of the grid: for a chunk of every shape, and the last one. At w itself, and where the quick way finds no
+    point of the grid: for a few examples of every shape. At w itself, and where the quick way finds no
     finite number, the plain way is taken, so that the point c = 0 is the objective's own number.
 
     Args:
@@ -180,10 +186,10 @@ class Points:
     def _agree(self, way: InPlace, plain: Plain) -> bool:
         """Whether a way gives the plain one's outputs at w and away from it, and leaves the model's buffers alone."""
         chosen = {shape_of_examples(term.batch): i for i, term in enumerate(plain.terms)}
-        chosen = {**chosen, "last": len(plain.terms) - 1}
+        heads = [[_head(each.terms[i]) for i in chosen.values()] for each in (plain, way)]
+        pairs = list(zip(*heads, strict=True))
         before = way.buffers()
         self._go([0.0] * len(self._directions))
-        pairs = [(plain.terms[i], way.terms[i]) for i in sorted(set(chosen.values()))]
         if self._same(pairs, way, plain) is not True:
             return False
         for coordinates in self._far():
@@ -219,6 +225,10 @@ class Points:
             if not all(bool((a - b).norm() <= tolerance * a.norm()) for a, b in floating):
                 return False
         return True
+
+
+def _head(term: Term) -> Term:
+    return Term(term.definition, take(term.batch, 0, _FEW))
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

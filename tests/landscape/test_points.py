@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from landscape import Objective, accuracy, filter_normalized, line_slice, plane_slice
-from landscape.folding import Fold, folds
+from landscape.folding import Fold, folds, rectify_in_place
 from landscape.forward import Seam, supervised
 from landscape.points import Points
 from landscape.readings import Reading
@@ -184,13 +184,13 @@ def test_a_fold_that_is_wrong_is_not_taken(monkeypatch):
         self.weight[0] *= 1 + 1e-9
 
     monkeypatch.setattr(Fold, "refresh", wrong)
-    assert way_of(require_own_losses(over(Block(), 2, 5, 5), rtol=1e-13)) == "in place, channels last"
+    assert way_of(require_own_losses(over(Block(), 2, 5, 5), rtol=1e-13)) == "in place, channels last, layer by layer"
 
 
 def test_a_fold_that_is_right_at_the_weights_only_is_not_taken(monkeypatch):
     right = Fold.refresh
     monkeypatch.setattr(Fold, "refresh", lambda fold: right(fold) if fold.bias is None else None)
-    assert way_of(require_own_losses(over(Block(), 2, 5, 5))) == "in place, channels last"
+    assert way_of(require_own_losses(over(Block(), 2, 5, 5))) == "in place, channels last, layer by layer"
 
 
 def test_points_that_overflow_are_the_plain_ones_and_the_way_is_tried_where_the_model_is_finite():
@@ -255,3 +255,24 @@ def test_an_error_of_the_score_far_from_the_weights_is_raised():
     objective = problem("tanh_mlp").objective()
     with pytest.raises(FloatingPointError, match="too far"):
         line_slice(objective, torch.ones(31), coordinates=[0.0, 1e4], score=score)
+
+
+def test_relu_is_in_place_where_nothing_else_reads_what_it_reads_and_never_on_the_data():
+    class Rectified(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+            self.one, self.two, self.of_data = nn.ReLU(), nn.ReLU(), nn.ReLU()
+
+        def forward(self, x):
+            one = self.first(self.of_data(x))
+            two = self.second(self.one(one))
+            return self.head(self.two(two) + two)
+
+    objective = over(Rectified(), 4)
+    before = objective.batches[0][0].clone()
+    assert way_of(require_own_losses(objective)) == "in place"
+    assert torch.equal(objective.batches[0][0], before)
+    seam = Seam(copy.deepcopy(objective.model), supervised)
+    rectify_in_place(seam, objective.batches[0])
+    assert [seam.model.one.inplace, seam.model.two.inplace, seam.model.of_data.inplace] == [True, False, False]
