@@ -198,7 +198,6 @@ _HOME = {
     "Plane": "planes",
     "Adaptive": "sampling",
     "Accuracy": "scores",
-    "accuracy": "scores",
     "line_slice": "slices",
     "plane_slice": "slices",
     "accuracy": "scores",
