@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -77,6 +78,7 @@ class InPlace(Way):
         named = dict(self._seam.model.named_parameters())
         for name, view in definition.space.unflatten(buffer).items():
             named[name].data = view
+        self._recurrent = any(isinstance(part, nn.RNNBase) for part in self._seam.modules())  # looked up once
         data = [map_tensors(_channels_last, batch) for batch in batches] if channels_last else list(batches)
         self.terms = [Term(definition, batch) for batch in data]
         if folded:
@@ -98,7 +100,7 @@ class InPlace(Way):
 
     def outputs(self, term: Term) -> Any:
         """The outputs for a term."""
-        with self._definition.kernels():
+        with self._definition.kernels() if self._recurrent else nullcontext():
             outputs, term.targets = self._seam(term.batch)
         term.count = self._definition.denominator(outputs, term.targets)
         return outputs

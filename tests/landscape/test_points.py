@@ -53,7 +53,7 @@ def test_networks_of_all_kinds_are_computed_in_place_and_have_their_own_losses(n
     assert way_of(require_own_losses(problem(name).objective())).startswith(QUICK)
 
 
-@pytest.mark.parametrize("name", [name for name in NETS if name != "called twice"])
+@pytest.mark.parametrize("name", NETS)
 def test_more_networks(name):
     model, batch = net(name)
     assert way_of(require_own_losses(Objective(model.eval(), functional.cross_entropy, [batch]))).startswith(QUICK)
