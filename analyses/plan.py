@@ -47,8 +47,8 @@ class Plan:
 
     @property
     def is_plain(self) -> bool:
-        """Whether every question is asked once, in full, and no more."""
-        return not (self.certify or self.dry_run or self.all_checkpoints or self.budget)
+        """Whether every question is asked once, within a budget or in full, and no more."""
+        return not (self.certify or self.dry_run or self.all_checkpoints)
 
     @property
     def seconds(self) -> float | None:

@@ -143,11 +143,8 @@ class Subject:
     ) -> Answer[Kind]:
         """The answer that was given before, or a new one, which the first process keeps; see :meth:`within_budget`."""
         path = self.path_of(name, question)
-        known = None
-        with contextlib.suppress(FileNotFoundError, ValueError):  # not asked before, or the file is damaged
-            known = kind.load(path)
-        (number,) = self._sharing.summed([self.objective.weights.new_tensor(known is not None)])
-        if known is not None and int(number) == self._sharing.number:
+        known = self._known(kind, path)
+        if known is not None:
             return Answer(known, path)
         if self._sharing.is_first:
             require_writable(path)  # known before it is measured for minutes
@@ -157,6 +154,14 @@ class Subject:
             result.save(path)
             self.unfinished(name, question).unlink(missing_ok=True)
         return Answer(result, path)
+
+    def _known(self, kind: type[Kind], path: Path) -> Kind | None:
+        """What is kept there, where all processes can read it."""
+        known = None
+        with contextlib.suppress(FileNotFoundError, ValueError):  # not asked before, or the file is damaged
+            known = kind.load(path)
+        (number,) = self._sharing.summed([self.objective.weights.new_tensor(known is not None)])
+        return known if int(number) == self._sharing.number else None
 
     def within_budget(
         self,
@@ -187,18 +192,22 @@ class Subject:
             return self.remembered(kind, name, question, lambda p: ask(progress=p))
         shorter = self.path_of(name, dict(question) | {"budget": budget.seconds})
         for place in (path, shorter):
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                answer = Answer(kind.load(place), place)
+            known = self._known(kind, place)
+            if known is not None:
                 budget.forgo(share or name)
-                return answer
+                return Answer(known, place)
         progress = self.report(f"{self.run.name}: {kind.title}")
         seconds = budget.allot(share or name)
-        require_writable(path)
+        if self._sharing.is_first:
+            require_writable(path)
         result = ask(max_seconds=seconds, progress=progress)
-        self.run.require_present("measured")
+        if self._sharing.is_first:
+            self.run.require_present("measured")
         is_short = is_cut_short(result) or (rests_on is not None and rests_on())
         place = shorter if is_short else path
-        return Answer(result, result.save(place))
+        if self._sharing.is_first:
+            result.save(place)
+        return Answer(result, place)
 
     def _evaluation(self, examples: Examples) -> Evaluation:
         there = examples.to(self.objective.weights.device)

@@ -13,6 +13,7 @@ from landscape.certificate import signs
 from landscape.curvatures import Curvature
 from landscape.forward_mode import ForwardOverReverse
 from landscape.memory import is_out_of_memory
+from landscape.processes import Sharing
 from landscape.products import NoSecondDerivativeError
 from landscape.terms import Term
 from landscape.ways import Bound, Bytes, KeptGraphs, Products
@@ -31,16 +32,21 @@ class FirstThatWorks(Products):
     def __init__(self, *ways: Products) -> None:
         self.ways = _some(ways)
 
-    def bind(self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes) -> Bound:
+    def bind(
+        self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes, sharing: Sharing
+    ) -> Bound:
         """See :class:`Products`."""
-        return _FirstThatWorks([partial(way.bind, curvature, w, terms, graph_bytes=graph_bytes) for way in self.ways])
+        return _FirstThatWorks(
+            [partial(way.bind, curvature, w, terms, graph_bytes=graph_bytes, sharing=sharing) for way in self.ways]
+        )
 
     def __repr__(self) -> str:
         return f"FirstThatWorks({', '.join(map(repr, self.ways))})"
 
 
 class FastestProducts(Products):
-    """The quickest of several ways, measured on the first term. The choice, and so rounding, may differ between runs.
+    """The quickest of several ways, measured on the first term. The choice, and so rounding, may differ between runs;
+    where processes share the work, the first one's choice is that of all.
 
     Args:
         ways: to choose from; kept graphs and forward-over-reverse when left out.
@@ -52,15 +58,30 @@ class FastestProducts(Products):
     def __init__(self, *ways: Products) -> None:
         self.ways = _some(ways or (KeptGraphs(), ForwardOverReverse()))
 
-    def bind(self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes) -> Bound:
+    def bind(
+        self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes, sharing: Sharing
+    ) -> Bound:
         """See :class:`Products`."""
-        binds = [partial(way.bind, curvature, w, terms, graph_bytes=graph_bytes) for way in self.ways]
-        if not terms:
-            return binds[0]()
+        binds = [partial(way.bind, curvature, w, terms, graph_bytes=graph_bytes, sharing=sharing) for way in self.ways]
+        timed, refusals = self._timed(binds, w, terms) if terms else ({}, {})
+        quickest = min(timed, key=lambda place: timed[place][0]) if timed else 0
+        chosen = int(sharing.decided(quickest, like=w))
+        if chosen in refusals:
+            raise refusals[chosen]
+        for place, (_, bound, _) in timed.items():
+            if place != chosen:
+                bound.release()
+        _require_agreement([(bound, image) for _, bound, image in timed.values() if bound.is_exact])
+        return timed[chosen][1] if chosen in timed else binds[chosen]()
+
+    def _timed(
+        self, binds: Sequence[Callable[[], Bound]], w: Tensor, terms: Sequence[Term]
+    ) -> tuple[dict[int, tuple[float, Bound, Tensor]], dict[int, Exception]]:
+        """Seconds of each way that can be taken, and what the others say."""
         vector = signs(w, 1).T  # (dim, 1)
-        timed: list[tuple[float, Bound, Tensor]] = []
-        refusals: list[Exception] = []
-        for bind in binds:
+        timed: dict[int, tuple[float, Bound, Tensor]] = {}
+        refusals: dict[int, Exception] = {}
+        for place, bind in enumerate(binds):
             try:
                 bound = bind()
                 image = bound.product(terms[0], vector)
@@ -69,17 +90,10 @@ class FastestProducts(Products):
             except (RuntimeError, ValueError) as error:  # what cannot be taken this way, whatever it raises
                 if is_out_of_memory(error):
                     raise
-                refusals.append(error)
+                refusals[place] = error
                 continue
-            timed.append((time.perf_counter() - begin, bound, image))
-        if not timed:
-            raise refusals[0]
-        _require_agreement([(bound, image) for _, bound, image in timed if bound.is_exact])
-        chosen = min(timed, key=lambda entry: entry[0])[1]
-        for _, bound, _ in timed:
-            if bound is not chosen:
-                bound.release()
-        return chosen
+            timed[place] = (time.perf_counter() - begin, bound, image)
+        return timed, refusals
 
     def __repr__(self) -> str:
         return f"FastestProducts({', '.join(map(repr, self.ways))})"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from landscape.answers import Eigenpairs, SpectralDensity
 from landscape.arguments import integer, real, seed_of
-from landscape.operators import CurvatureOperator, require_one_clock, require_operator
+from landscape.clock import Clock
+from landscape.operators import CurvatureOperator, require_operator
 from landscape.orthonormal import gaussian, orthonormal
 from landscape.progress import Progress, silent
 from landscape.results import Array
@@ -60,7 +60,6 @@ def spectral_density(
     True
     """
     require_operator(operator)
-    require_one_clock(operator, max_seconds)
     num_steps, num_probes = integer(num_steps, "num_steps"), integer(num_probes, "num_probes")
     seed = seed_of(seed)
     if num_steps < 1 or num_probes < 1:
@@ -76,14 +75,13 @@ def spectral_density(
         raise ValueError(f"outliers hold all {dim} eigenvalues; there is nothing left to estimate")
     seconds = given.get("max_seconds", float("inf"))
     generator = torch.Generator().manual_seed(seed)
-    begun = time.monotonic()
+    clock = Clock(operator.objective.work.sharing, like=operator.weights)
     rows: list[tuple[Array, Array]] = []
     while len(rows) < num_probes:
-        spent = time.monotonic() - begun
-        if rows and spent * (len(rows) + 1) / len(rows) > seconds:
+        if rows and "max_seconds" in given and clock.seconds * (len(rows) + 1) / len(rows) > seconds:
             break
-        until = float("inf") if rows else begun + seconds
-        rows.append(_quadrature(operator, known, min(num_steps, dim - count), generator, until))
+        late = (lambda: clock.seconds > seconds) if "max_seconds" in given and not rows else (lambda: False)
+        rows.append(_quadrature(operator, known, min(num_steps, dim - count), generator, late))
         progress(len(rows), num_probes)
     steps = max(len(nodes) for nodes, _ in rows) if "max_seconds" in given else min(num_steps, dim - count)
     nodes, weights = np.zeros((len(rows), steps)), np.zeros((len(rows), steps))
@@ -104,7 +102,7 @@ def spectral_density(
 
 
 def _quadrature(
-    operator: CurvatureOperator, known: Tensor, steps: int, generator: torch.Generator, until: float
+    operator: CurvatureOperator, known: Tensor, steps: int, generator: torch.Generator, late: Callable[[], bool]
 ) -> tuple[Array, Array]:
     """Nodes, and weights that sum to one, from one probe that is orthogonal to the known vectors."""
     rounding = 10 * torch.finfo(operator.weights.dtype).eps
@@ -125,7 +123,8 @@ def _quadrature(
         projection[: size + 1, size] = projection[size, : size + 1] = (column + correction)[count:].double().cpu()
         size += 1
         length = float(torch.linalg.vector_norm(leftover))
-        if size == steps or length <= max(rounding * scale, torch.finfo(basis.dtype).tiny) or time.monotonic() > until:
+        ended = length <= max(rounding * scale, torch.finfo(basis.dtype).tiny)
+        if size == steps or operator.objective.work.sharing.decided(float(ended), like=basis) or late():
             break
         basis = torch.cat([basis, (leftover / length)[:, None]], dim=1)
     nodes, coordinates = np.linalg.eigh(projection[:size, :size])

@@ -11,6 +11,7 @@ from torch import Tensor
 from landscape.batches import take
 from landscape.certificate import signs
 from landscape.curvatures import Curvature
+from landscape.processes import Sharing
 from landscape.terms import Term
 from landscape.ways import Bound, Bytes, Products
 
@@ -31,9 +32,11 @@ class CentralDifferences(Products):
         ValueError: when bound, where products change with the step by more than a tenth at any.
     """
 
-    def bind(self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes) -> Bound:
+    def bind(
+        self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes, sharing: Sharing
+    ) -> Bound:
         """See :class:`Products`."""
-        del graph_bytes
+        del graph_bytes, sharing
         return _Differences(curvature, w, terms)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from landscape.curvatures import Curvature
 from landscape.memory import is_out_of_memory
+from landscape.processes import Sharing
 from landscape.products import NoSecondDerivativeError
 from landscape.terms import Term
 from landscape.ways import Bound, Bytes, Products
@@ -20,9 +21,11 @@ class ForwardOverReverse(Products):
     Models whose operations have no forward derivative, or that change buffers in place, cannot be taken this way.
     """
 
-    def bind(self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes) -> Bound:
+    def bind(
+        self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes, sharing: Sharing
+    ) -> Bound:
         """See :class:`Products`."""
-        del terms, graph_bytes
+        del terms, graph_bytes, sharing
         return _Forward(curvature, w)
 
 

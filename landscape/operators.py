@@ -274,19 +274,6 @@ def _is_number(value: object) -> bool:
     return True
 
 
-def require_one_clock(operator: CurvatureOperator, max_seconds: float | None) -> None:
-    """Processes that share the work must stop together, and their clocks differ.
-
-    Raises:
-        ValueError: if there are several, and a limit on the time.
-    """
-    number = operator.objective.work.sharing.number
-    if max_seconds is not None and number > 1:
-        raise ValueError(
-            f"max_seconds is for one process, and {number} share this work; limit the number of products or probes"
-        )
-
-
 def require_operator(value: object) -> None:
     """What is measured by its products must be an operator."""
     if not isinstance(value, CurvatureOperator):

@@ -32,6 +32,18 @@ class Sharing(ABC):
         """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
+    def decided(self, value: float, *, like: Tensor) -> float:
+        """The number of the first process, on each of them: what hangs on clocks or on memory is decided by one.
+
+        Args:
+            value: this process's own.
+            like: a tensor on the device that the processes exchange tensors on; the number is rounded to its dtype.
+        """
+        if self.number == 1:
+            return value
+        own = like.new_full((1,), value if self.is_first else 0.0)
+        return float(self.summed([own])[0])
+
     def block(self, count: int, *, rank: int | None = None) -> range:
         """Which of ``count`` consecutive pieces of work a process takes, this one when no other is named.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +12,17 @@ from scipy.special import chdtri
 from torch import Tensor
 
 from landscape.arguments import integer, real, seed_of
+from landscape.clock import Clock
 from landscape.estimators import Coordinates, Estimation, Estimator, Samples, Source
 from landscape.measures import Measure
-from landscape.operators import CurvatureOperator, require_one_clock, require_operator
+from landscape.operators import CurvatureOperator, require_operator
 from landscape.progress import Progress
 from landscape.results import Array
 
 FIRST = 12  # products before the precision is looked at
 FIRST_IN_TIME = 4  # products before the clock is looked at
 ROUNDING = 4  # units in the last place that a sum of products is off by
+TICK = 1e-9  # seconds, where a clock has not moved
 CONFIDENCE = 0.95  # that the standard error is as small as was asked for
 
 
@@ -100,12 +101,15 @@ def estimated(
         ValueError: if one makes no sense.
     """
     require_operator(operator)
-    require_one_clock(operator, max_seconds)
     num_probes, seed = require_budget(estimator, num_probes), seed_of(seed)
     rtol, max_seconds = _limit(rtol, "rtol"), _limit(max_seconds, "max_seconds")
     settings = {"estimator": type(estimator).__name__, "num_probes": num_probes, "seed": seed}
     settings |= {name: limit for name, limit in (("rtol", rtol), ("max_seconds", max_seconds)) if limit is not None}
     done, total = 0, min(num_probes, operator.dim)
+    sharing = operator.objective.work.sharing
+
+    def precise(rtol: float) -> bool:
+        return bool(sharing.decided(float(_precise(estimation.samples(), rtol)), like=operator.weights))
 
     def apply(vectors: Tensor) -> Tensor:
         nonlocal done
@@ -122,7 +126,7 @@ def estimated(
         return _estimates(exact, "exact", settings)
     estimation = estimator.begin(source, measure)
     num_probes = total  # beyond dim products there is no direction left that a basis could take
-    begun, target = time.monotonic(), num_probes
+    clock, target = Clock(sharing, like=operator.weights), num_probes
     if max_seconds is not None:
         target = least
     elif rtol is not None:
@@ -131,12 +135,12 @@ def estimated(
         estimation.spend(min(target, num_probes))
         if target >= num_probes:
             return _estimates(estimation, "budget", settings)
-        if rtol is not None and target >= FIRST and _precise(estimation.samples(), rtol):
+        if rtol is not None and target >= FIRST and precise(rtol):
             return _estimates(estimation, "precision", settings)
         more = target
         if max_seconds is not None:
-            pace = (time.monotonic() - begun) / estimation.products
-            more = min(more, math.floor((max_seconds - (time.monotonic() - begun)) / pace))
+            spent = clock.seconds
+            more = min(more, math.floor((max_seconds - spent) / max(spent, TICK) * estimation.products))
             if more < 2:
                 return _estimates(estimation, "time", settings)
         target += more

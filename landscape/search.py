@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from landscape.clock import Clock
 from landscape.ends import Ends
 from landscape.hidden import Chain
 from landscape.operators import CurvatureOperator
@@ -21,16 +21,17 @@ ROOM = 12  # vectors a chain that looks for copies should have before it
 
 @dataclass(frozen=True)
 class Budget:
-    """How many products may be spent, and until when."""
+    """How many products may be spent, and how many seconds of a clock; the clock is looked at where these are few."""
 
     products: int
-    deadline: float = math.inf  # of time.monotonic()
+    clock: Clock
+    seconds: float = math.inf
 
     def exceeded(self, products: int) -> str:
         """Why no further product may be taken; empty when one may."""
         if products >= self.products:
             return "out of products"
-        return "out of time" if time.monotonic() >= self.deadline else ""
+        return "out of time" if self.seconds < math.inf and self.clock.seconds >= self.seconds else ""
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ class Search:
         seed: int,
         report: Callable[[int], None],
     ) -> None:
+        self._sharing, self._weights = operator.objective.work.sharing, operator.weights
         self.ends, self.tol, self.budget, self.chance = ends, tol, budget, chance
-        self.space = Subspace(operator.apply, like=operator.weights, most=max_basis)
+        self.space = Subspace(operator.apply, like=operator.weights, most=max_basis, agreed=self._agreed)
         self.stopped = ""
         self._started_again = False
         self._dim = operator.dim
@@ -99,12 +101,12 @@ class Search:
         another: Chain | None = None
         looked = False
         while not self.stopped:
-            if self.chance < 1 and (looked or self._borders()):
+            if self.chance < 1 and self._agreed(looked or bool(self._borders())):
                 another, looked = self._another_chain(), True
             self._until(self._one_more_converged)
-            if self.stopped or self._none_hides(another, looked):
+            if self.stopped or self._agreed(self._none_hides(another, looked)):
                 break
-            if not looked and not self._borders():
+            if self._agreed(not looked and not self._borders()):
                 self._add(None)
         if not self.stopped:
             self._until(lambda: bool(self.pairs(self.ends).converged.all()))
@@ -124,9 +126,13 @@ class Search:
         allowed = self.tol * values.abs() + 100 * self._rounding * self.space.scale
         return Pairs(values, coordinates, (norms**2 + floor**2).sqrt(), allowed, directions)
 
+    def _agreed(self, found: bool) -> bool:
+        """What the first process has found: others, with other CPUs, may round what they go by to the other side."""
+        return bool(self._sharing.decided(float(found), like=self._weights))
+
     def _until(self, enough: Callable[[], bool]) -> None:
         while self.space.size < self.ends.k or not self._may_not_go_on():
-            if self.space.size >= min(self.ends.k + 1, self._dim) and enough():
+            if self.space.size >= min(self.ends.k + 1, self._dim) and self._agreed(enough()):
                 return
             # In the space of one chain all residuals are parallel to what the chain would add next.
             self._add(self._behind())
@@ -142,7 +148,8 @@ class Search:
         """The residual of the first pair that has not converged."""
         pairs = self.pairs(self._wanted)
         places = (~pairs.converged).nonzero().flatten().tolist()
-        return pairs.directions[:, places[0]] if places else None
+        place = int(self._sharing.decided(places[0] if places else -1, like=self._weights))
+        return pairs.directions[:, place] if place >= 0 else None
 
     def _borders(self) -> list[tuple[float, float]]:
         pairs = self.pairs(self.ends)
@@ -184,10 +191,10 @@ class Search:
             T = self.space.projection[kept:, kept:]
             chain = Chain((T + T.T) / 2, self.space.following, (self._dim - kept) * longer)
             places = self._places()
-            if all(chain.excludes(*place, chance=self.chance) for place in places):
+            if self._agreed(all(chain.excludes(*place, chance=self.chance) for place in places)):
                 return chain
             floor = 100 * self._rounding * self.space.scale
-            if any(chain.has_found(sign, at, within=self.tol * abs(at) + floor) for sign, at in places):
+            if self._agreed(any(chain.has_found(sign, at, within=self.tol * abs(at) + floor) for sign, at in places)):
                 return None
             if self.space.complete or self.budget.exceeded(self.space.num_products) or self.space.full:
                 return None
@@ -212,7 +219,8 @@ class Search:
 
     def _may_not_go_on(self) -> bool:
         if self.space.complete:
-            self.stopped = "" if bool(self.pairs(self.ends).converged.all()) else "no direction is left"
+            whole = self._agreed(bool(self.pairs(self.ends).converged.all()))
+            self.stopped = "" if whole else "no direction is left"
             return True
         self.stopped = self.budget.exceeded(self.space.num_products)
         return bool(self.stopped)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,10 @@ from torch import Tensor
 
 from landscape.answers import Eigenpairs
 from landscape.arguments import integer, pairs_of, real, seed_of
+from landscape.clock import Clock
 from landscape.ends import WORDS, Ends, Which
 from landscape.manifest import hash_of_tensor
-from landscape.operators import CurvatureOperator, require_one_clock, require_operator
+from landscape.operators import CurvatureOperator, require_operator
 from landscape.progress import Progress, silent
 from landscape.search import ROOM, Budget, Search
 from landscape.warm import FromSubset, vectors
@@ -53,7 +53,8 @@ def top_eigenvalues(
         chance: the probability with which an eigenvalue may be missed, see docs/methods.md; 1 looks for none that could
             be, as other packages do, for a third fewer products.
         max_products: upper bound on products; the default is 200, or 20 for each pair when that is more.
-        max_seconds: after which the search stops with what it has; k products are taken in any case.
+        max_seconds: after which the search stops with what it has; k products are taken in any case. Of processes that
+            share the work the first one's clock counts.
         initial: vectors to start near, ``(dim,)`` or ``(dim, j)``, such as the eigenvectors at a neighbouring
             checkpoint, or ``FromSubset()``. They save products; a random vector is added, so that what they lack is
             found all the same.
@@ -81,9 +82,8 @@ def top_eigenvalues(
     >>> np.round(top_eigenvalues(hessian, k=2).eigenvalues, 9).tolist()
     [9.0, 1.0]
     """
-    begun = time.monotonic()
     require_operator(operator)
-    require_one_clock(operator, max_seconds)
+    clock = Clock(operator.objective.work.sharing, like=operator.weights)
     dim = operator.dim
     k, tol, seed = pairs_of(k, dim), real(tol, "tol"), seed_of(seed)
     if which not in ("LA", "SA", "LM", "BE"):
@@ -109,7 +109,7 @@ def top_eigenvalues(
     ends, total = Ends(which, k), min(dim, limit)
 
     def search(matrix: CurvatureOperator, tol: float, chance: float, report: Progress) -> Search:
-        budget = Budget(limit, begun + seconds)
+        budget = Budget(limit, clock, seconds)
         done = lambda products: report(min(products, total), total)  # noqa: E731
         return Search(matrix, ends, tol=tol, budget=budget, chance=chance, max_basis=basis, seed=seed, report=done)
 

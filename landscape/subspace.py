@@ -20,10 +20,14 @@ class Subspace:
         product: v ↦ A v for one vector ``(dim,)``.
         like: a vector ``(dim,)`` with the device and dtype to work in.
         most: vectors that the basis may hold; :meth:`compress` makes room.
+        agreed: makes of what this process finds that on which all agree which share the products.
     """
 
-    def __init__(self, product: Product, *, like: Tensor, most: int) -> None:
+    def __init__(
+        self, product: Product, *, like: Tensor, most: int, agreed: Callable[[bool], bool] = lambda found: found
+    ) -> None:
         self._product = product
+        self._agreed = agreed
         self._like = like
         self.most = min(most, like.numel())
         self._basis = like.new_empty(0, like.numel())  # Q', (capacity, dim), one row a vector
@@ -57,11 +61,12 @@ class Subspace:
     def extend(self, direction: Tensor) -> bool:
         """Add what is orthogonal to the basis in a direction, ``(dim,)``; False where that is nothing but rounding."""
         length = torch.linalg.vector_norm(direction)
-        if not float(length) > self._rounding:
+        if not self._agreed(float(length) > self._rounding):
             return False
         outside = self._outside(direction / length)
         left = torch.linalg.vector_norm(outside)
-        if not float(left * length) > self._rounding or float(left) < 1e3 * torch.finfo(self._like.dtype).eps:
+        enough = float(left * length) > self._rounding and float(left) >= 1e3 * torch.finfo(self._like.dtype).eps
+        if not self._agreed(enough):
             return False
         self._append(self._outside(outside / left))
         return True

@@ -15,6 +15,7 @@ from torch import Tensor
 from landscape.arguments import integer
 from landscape.curvatures import Curvature
 from landscape.memory import available_bytes, in_words
+from landscape.processes import Sharing
 from landscape.products import Linear
 from landscape.terms import Term
 
@@ -48,7 +49,9 @@ class Products(ABC):
     """A way of computing products with curvature matrices."""
 
     @abstractmethod
-    def bind(self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes) -> Bound:
+    def bind(
+        self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes, sharing: Sharing
+    ) -> Bound:
         """The products with one matrix at w, ``(dim,)``.
 
         Args:
@@ -56,6 +59,7 @@ class Products(ABC):
             w: where; it must not change any more.
             terms: those that the products will be asked for, to try things on.
             graph_bytes: what the graph of a term's gradient takes.
+            sharing: the processes that each take some of the terms, and must all take the same way.
         """
 
     def __repr__(self) -> str:
@@ -65,9 +69,11 @@ class Products(ABC):
 class RebuiltGraphs(Products):
     """By double backward, with the graph of the gradient built anew for each block: nothing is kept in between."""
 
-    def bind(self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes) -> Bound:
+    def bind(
+        self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes, sharing: Sharing
+    ) -> Bound:
         """See :class:`Products`."""
-        del terms, graph_bytes
+        del terms, graph_bytes, sharing
         return _Rebuilt(curvature, w)
 
 
@@ -87,9 +93,11 @@ class KeptGraphs(Products):
             raise ValueError(f"memory must be a number of bytes, zero or more; got {memory}")
         self.memory = memory
 
-    def bind(self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes) -> Bound:
+    def bind(
+        self, curvature: Curvature, w: Tensor, terms: Sequence[Term], *, graph_bytes: Bytes, sharing: Sharing
+    ) -> Bound:
         """See :class:`Products`."""
-        del terms
+        del terms, sharing
         memory = available_bytes(w.device) // SHARE_OF_MEMORY if self.memory is None else self.memory
         return _Kept(curvature, w, memory, graph_bytes)
 

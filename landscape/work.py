@@ -82,6 +82,13 @@ class Work:
         return self.graph.quick_chunk if self._chunk_size is None else self._chunk_size
 
     @property
+    def _agreed_chunk_size(self) -> int:
+        """Graphs may be measured to take more on another machine; chunks must be the same for all."""
+        if self._chunk_size is not None:
+            return self._chunk_size
+        return int(self.sharing.decided(self.chunk_size, like=self._w))
+
+    @property
     def terms(self) -> list[Term]:
         """The chunks of this process."""
         if self._terms is None:
@@ -93,7 +100,7 @@ class Work:
     def pieces(self) -> list[Batch]:
         """The chunks of all processes."""
         few = self._chunk_size is None and all(num_examples(batch) <= ALWAYS_QUICK for batch in self.batches)
-        return list(self.batches) if few else cut(self.batches, self.chunk_size)
+        return list(self.batches) if few else cut(self.batches, self._agreed_chunk_size)
 
     def means(
         self, of_term: Callable[[Term], Values], like: Values, *, release: Callable[[], bool] | None = None

@@ -1,21 +1,36 @@
 """Run by several processes: numbers of an objective whose chunks they share; see test_distributed.py."""
 
 import sys
+import time
+from unittest import mock
 
 import torch
 from torch import nn
 
 from landscape import (
     EmpiricalFisherOperator,
+<<<<<<< HEAD
     GGNOperator,
     GradientAscent,
+=======
+    FastestProducts,
+    GGNOperator,
+>>>>>>> d9c3a72 (Limits on time hold for several processes: what hangs on clocks, memory or rounding is decided by the first)
     HessianOperator,
     KeptGraphs,
     Objective,
     RebuiltGraphs,
+<<<<<<< HEAD
     m_sharpness,
     m_sharpness_grid,
 )
+=======
+    spectral_density,
+    top_eigenvalues,
+    trace,
+)
+from landscape.chunks import GraphSize
+>>>>>>> d9c3a72 (Limits on time hold for several processes: what hangs on clocks, memory or rounding is decided by the first)
 from landscape.processes import Together
 
 
@@ -96,12 +111,77 @@ def failing(sharing):
     return "no error"
 
 
+def in_time(sharing):
+    """What is found within some seconds by processes whose clocks differ: that of the first is slow."""
+    now, pace = [0.0], 1.0 if sharing.is_first else 1000.0
+
+    def later():
+        now[0] += pace
+        return now[0]
+
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    data = [(torch.linspace(-1, 1, 102).reshape(17, 6).double().sin(), torch.arange(17) % 3)]
+    hessian = HessianOperator(Objective(model, nn.functional.cross_entropy, data, chunk_size=4, sharing=sharing))
+    with mock.patch("time.monotonic", later):
+        pairs = top_eigenvalues(hessian, 2, tol=1e-9, max_seconds=8.5)
+        estimate = trace(hessian, 60, max_seconds=3.5)
+        density = spectral_density(hessian, 10, num_probes=9, max_seconds=4.5)
+    return {
+        "pairs": [pairs.stopped, pairs.num_products, *pairs.eigenvalues.tolist()],
+        "trace": [estimate.stopped, estimate.num_products, estimate.estimate],
+        "density": [density.stopped, *density.nodes.shape, float(density.nodes.sum())],
+    }
+
+
+class Slow(RebuiltGraphs):
+    """A way that takes its time on one process."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def bind(self, curvature, w, terms, *, graph_bytes, sharing):
+        bound = super().bind(curvature, w, terms, graph_bytes=graph_bytes, sharing=sharing)
+        product = bound.product
+
+        def slowly(term, V):
+            time.sleep(0.05 * (sharing.rank == self.rank))
+            return product(term, V)
+
+        bound.product = slowly
+        return bound
+
+
+def chosen(sharing):
+    """The way that each takes where the first way is slow on the first process and the second on the others."""
+    way = FastestProducts(Slow(0), *(Slow(rank) for rank in range(1, sharing.number)), KeptGraphs())
+    model = nn.Linear(6, 3).double()
+    data = [(torch.ones(17, 6).double(), torch.arange(17) % 3)]
+    objective = Objective(model, nn.functional.cross_entropy, data, chunk_size=4, products=way, sharing=sharing)
+    hessian = HessianOperator(objective)
+    hessian.apply(hessian.weights)
+    return hessian.words
+
+
+def cut_alike(sharing):
+    """The loss where each process takes graphs to be of another size."""
+    data = [(torch.linspace(0, 1, 600).reshape(100, 6).double(), torch.arange(100) % 3)]
+    torch.manual_seed(4)
+    model = nn.Linear(6, 3).double()
+    with mock.patch.object(GraphSize, "quick_chunk", 16 * 2**sharing.rank):
+        objective = Objective(model, nn.functional.cross_entropy, data, sharing=sharing)
+        return float(objective.loss(objective.weights)), objective.weight
+
+
 if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     sharing = Counting()
     found = {"kept": measured(sharing, KeptGraphs()), "rebuilt": measured(sharing, RebuiltGraphs())}
     found["sharpness"] = sharpness(sharing)
     found["exchanges"] = exchanges_of_a_product(sharing)
+    found["in_time"] = in_time(sharing)
+    found["chosen"] = chosen(sharing)
+    found["cut_alike"] = cut_alike(sharing)
     found["error"] = failing(sharing)
     torch.save(found, f"{sys.argv[1]}/rank{sharing.rank}.pt")
     sharing.wait()

@@ -200,7 +200,7 @@ def test_the_width_of_the_kernel_is_kept_with_the_result(tmp_path):
 
 def test_time_ends_it_between_probes_and_cuts_only_the_first_short(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("landscape.density.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("landscape.clock.time.monotonic", lambda: now[0])
     operator = known_operator()
 
     def apply(v, product=operator.apply):

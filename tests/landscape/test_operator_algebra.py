@@ -65,18 +65,6 @@ def test_an_operator_stays_where_it_was_made_and_says_so():
     )
 
 
-def test_a_limit_on_the_time_is_for_one_process():
-    objective = problem("tanh_mlp").objective()
-    objective.work.sharing.number = 2
-    for ask in (
-        lambda h: top_eigenvalues(h, max_seconds=1),
-        lambda h: trace(h, 12, max_seconds=1),
-        lambda h: spectral_density(h, 5, max_seconds=1),
-    ):
-        with pytest.raises(ValueError, match="max_seconds is for one process, and 2 share this work"):
-            ask(HessianOperator(objective))
-
-
 @pytest.mark.parametrize("part", ["all", "frozen", "loss"])
 def test_numbers_on_several_devices_are_refused(part):
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
