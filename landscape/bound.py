@@ -30,7 +30,9 @@ class CurvatureAt:
         self._w = w.detach().clone()
         self._work = work
         self._certified = certified
-        self._bound = products.bind(kind, self._w, work.terms, graph_bytes=work.graph.of, sharing=work.sharing)
+        self._bound = products.bind(
+            kind, self._w, work.terms, graph_bytes=lambda term: work.graph_for(kind).of(term), sharing=work.sharing
+        )
 
     def is_at(self, w: Tensor) -> bool:
         """Whether w, like the weights of this matrix, holds the same numbers."""

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from landscape.batches import Batch, concatenate, num_examples, shape_of_examples, split, take, tensors
+from landscape.curvatures import HESSIAN, Curvature
 from landscape.memory import graph_measured
-from landscape.products import NoSecondDerivativeError, second_derivatives, slope_of
+from landscape.products import NoSecondDerivativeError, second_derivatives
 from landscape.terms import Definition, Term
 
 MOST_EXAMPLES = 1024  # beyond, small networks gain nothing either
@@ -25,11 +26,14 @@ class GraphSize:
         self.fixed, self.each = fixed, each
 
     @classmethod
-    def measured(cls, definition: Definition, w: Tensor, batch: Batch) -> GraphSize:
-        """From the graphs of a few examples; a guess where these cannot be evaluated, which others will say."""
+    def measured(cls, definition: Definition, w: Tensor, batch: Batch, kind: Curvature = HESSIAN) -> GraphSize:
+        """From the graphs of a few examples, those that products with a kind of matrix keep.
+
+        Where these cannot be evaluated, which others will say, it is a guess.
+        """
         sizes = [min(few, num_examples(batch)) for few in _FEW]
         try:
-            small, large = (_graph_bytes(Term(definition, take(batch, 0, size)), w) for size in sizes)
+            small, large = (_graph_bytes(Term(definition, take(batch, 0, size)), w, kind) for size in sizes)
         except Exception:  # whatever the model raises
             return cls(0, QUICK_BYTES / 128)
         each = (large - small) / (sizes[1] - sizes[0]) if sizes[1] > sizes[0] else float(large)
@@ -82,16 +86,17 @@ def halves(term: Term) -> list[Term]:
     return [Term(term.definition, part) for part in split(term.batch, [size // 2, size - size // 2])]
 
 
-def _graph_bytes(term: Term, w: Tensor) -> int:
+def _graph_bytes(term: Term, w: Tensor, kind: Curvature) -> int:
     """What autograd keeps of a term for products, estimated from its loss where that cannot be differentiated twice."""
-    with graph_measured(without=[w, *tensors(term.batch)]) as graph, torch.enable_grad(), second_derivatives():
-        leaf = w.detach().requires_grad_()
-        loss = term.loss(leaf)
-        if not loss.requires_grad:
-            return graph.num_bytes
-        once = graph.num_bytes
+    there = [w, *tensors(term.batch)]
+    with graph_measured(without=there) as graph, torch.enable_grad(), second_derivatives():
+        loss = term.loss(w.detach().requires_grad_())
+    if not loss.requires_grad:
+        return graph.num_bytes
+    once = graph.num_bytes
+    with graph_measured(without=there) as graph:
         try:
-            slope = slope_of(loss, leaf, create_graph=True)
+            kind.at(term, w)
         except (RuntimeError, NoSecondDerivativeError, ValueError):
             return 4 * once
-    return graph.num_bytes + slope.nbytes  # the gradient is kept with its graph
+    return graph.num_bytes + w.nbytes  # the gradient is kept with its graph

@@ -11,6 +11,7 @@ from torch import Tensor
 from landscape.arguments import integer
 from landscape.batches import Batch, bytes_of_example, num_examples
 from landscape.chunks import GraphSize, cut, halves
+from landscape.curvatures import HESSIAN, Curvature
 from landscape.memory import is_out_of_memory
 from landscape.processes import Alone, ProcessLostError, Sharing
 from landscape.terms import Definition, Mean, Term
@@ -48,7 +49,7 @@ class Work:
         self._chunk_size = None if chunk_size is None else integer(chunk_size, "chunk_size", least=1)
         self.sharing = Alone() if sharing is None else sharing
         self._whole = whole
-        self._graph: GraphSize | None = None
+        self._graphs: dict[str, GraphSize] = {}  # by the kind of matrix
         self._terms: list[Term] | None = None
         self.halvings = 0  # how often a chunk was cut in two because memory ran out
 
@@ -63,13 +64,17 @@ class Work:
     @property
     def graph(self) -> GraphSize:
         """What graphs take, measured when it is first of interest."""
+        return self.graph_for(HESSIAN)
+
+    def graph_for(self, kind: Curvature) -> GraphSize:
+        """What graphs take that products with a kind of matrix keep."""
         if self._whole is not None:
-            return self._whole.graph
-        if self._graph is None:
+            return self._whole.graph_for(kind)
+        if kind.name not in self._graphs:
             # of the longest examples, since graphs must not take more than they are said to
             longest = max(self.batches, key=lambda batch: (bytes_of_example(batch), num_examples(batch)))
-            self._graph = GraphSize.measured(self.definition, self._w, longest)
-        return self._graph
+            self._graphs[kind.name] = GraphSize.measured(self.definition, self._w, longest, kind)
+        return self._graphs[kind.name]
 
     @property
     def limit(self) -> int | None:

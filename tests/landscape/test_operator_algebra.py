@@ -7,7 +7,7 @@ import pytest
 import torch
 from problems import normal, problem
 
-from landscape import CurvatureOperator, HessianOperator, Objective, spectral_density, top_eigenvalues, trace
+from landscape import CurvatureOperator, HessianOperator, Objective
 
 
 @pytest.mark.parametrize("factor", [2, -0.5, 0, np.float32(2), np.array(2.0), torch.tensor(2.0)])
