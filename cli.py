@@ -496,7 +496,7 @@ def sharpness(
     _measure(path, protocol, ("sharpness", "worst_case", "average_case"), device, as_json, more=more)
 
 
-@main.command(name="slice", epilog="Example: msam slice runs/a --dims 2 --along trajectory --surface")
+@main.command(name="slice", epilog="Example: msam slice runs/a --dims 2 --surface")
 @ONE_RUN
 @click.option("--dims", type=click.IntRange(1, 2), default=1, show_default=True, help="A line or a plane.")
 @click.option("--along", default="random", show_default=True, help="random, eigenvectors or trajectory.")
@@ -649,6 +649,7 @@ def compare(paths: Sequence[Path], out: Path, note: str, protocol: Protocol, as_
     """Measure runs under one protocol and write the comparison report, one HTML file. RUN may be a sweep."""
     from analyses.measures import ask
     from analyses.report import write_report
+    from figures.interactive import turning
     from figures.report import pictures
     from msam.sweep import open_runs
 
@@ -657,8 +658,9 @@ def compare(paths: Sequence[Path], out: Path, note: str, protocol: Protocol, as_
     files = _beside(out, "report")
     subjects, table = _study(open_runs(paths), protocol, device, *_PICTURED)
     first = {group: subjects[table.groups.tolist().index(group)] for group in table.group_names}
-    drawn = pictures(table, *({g: ask(s, q).result for g, s in first.items()} for q in _PICTURED))
-    write_report(out, table=table, subjects=subjects, note=note, protocol=protocol, pictures=drawn)
+    densities, lines, planes = ({g: ask(s, q).result for g, s in first.items()} for q in _PICTURED)
+    drawn, turned = pictures(table, densities, lines, planes), turning(planes)
+    write_report(out, table=table, subjects=subjects, note=note, protocol=protocol, pictures=drawn, surfaces=turned)
     _print_table(table, as_json, files)
 
 

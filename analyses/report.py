@@ -24,6 +24,7 @@ def write_report(
     subjects: Sequence[Subject],
     protocol: Protocol,
     pictures: Sequence[Picture],
+    surfaces: str = "",
     note: str = "",
 ) -> Path:
     """Write the report, whole or not at all.
@@ -34,6 +35,7 @@ def write_report(
         subjects: what was trained, in the order of the table.
         protocol: how it was measured.
         pictures: figures, in order.
+        surfaces: HTML of surfaces to turn; none when empty.
         note: how the training settings were chosen.
 
     Raises:
@@ -59,6 +61,7 @@ def write_report(
         protocol=_protocol_rows(protocol, table),
         machine=table.manifest["machine"],
         pictures=pictures,
+        surfaces=surfaces,
     )
     with atomic_write(path) as stream:
         stream.write(html.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import importlib.util
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -60,6 +61,17 @@ def library_script() -> str:
         ) from None
     code = get_plotlyjs().replace("</script", "<\\/script")
     return f'<script charset="utf-8">{code}</script>'
+
+
+def turning(results: Mapping[str, PlaneSlice]) -> str:
+    """The library and the surfaces, for a page that has them once; empty where the extra is not there.
+
+    Raises:
+        ValueError: if there are no planes, or one has fewer than two points along an axis.
+    """
+    if importlib.util.find_spec("plotly") is None:
+        return ""
+    return library_script() + surface_html(results)
 
 
 def surface_html(results: Mapping[str, PlaneSlice]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.style import SOFT, legend, line_styles, new_figure, theme, wrapped
+from figures.style import SOFT, legend, legend_of, line_styles, new_figure, theme, wrapped
 from landscape.answers import FisherRaoNorm, KeskarSharpness, RelativeFlatness, Sampled, Sharpness
 from landscape.results import Array
 
@@ -29,8 +29,8 @@ def draw_sharpness(results: Mapping[str, Sharpness] | Mapping[str, FisherRaoNorm
     sizes = {result.microbatch_size for result in results.values()}
     left = {int(n) for result in results.values() for n in result.shard_sizes if n < result.microbatch_size}
     if left:
-        hollow = Line2D([], [], **_SMALL, label=f"smaller shard ({_listed(left)} examples)")
-        figure.legend(handles=[hollow], loc="outside upper left")
+        with theme():
+            legend_of(figure, [Line2D([], [], **_SMALL)], [f"smaller shard ({_listed(left)} examples)"])
     first = next(iter(results.values()))
     what = "w'Fw" if isinstance(first, FisherRaoNorm) else "rise in loss"
     kind = "" if type(first) is Sharpness else f"{first.title}: "
