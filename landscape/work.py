@@ -52,6 +52,9 @@ class Work:
         self._graphs: dict[str, GraphSize] = {}  # by the kind of matrix
         self._terms: list[Term] | None = None
         self.halvings = 0  # how often a chunk was cut in two because memory ran out
+        if self.sharing.number > 1 and chunk_size is None and not self._is_quick:
+            # graphs may be measured to take more on another machine, and chunks must be the same for all
+            self._chunk_size = int(self.sharing.decided(self.chunk_size, like=w))
 
     def of(self, batches: Sequence[Batch], *, sharing: Sharing | None = None) -> Work:
         """The same for other batches, carried out by this process alone unless others are named."""
@@ -87,13 +90,6 @@ class Work:
         return self.graph.quick_chunk if self._chunk_size is None else self._chunk_size
 
     @property
-    def _agreed_chunk_size(self) -> int:
-        """Graphs may be measured to take more on another machine; chunks must be the same for all."""
-        if self._chunk_size is not None:
-            return self._chunk_size
-        return int(self.sharing.decided(self.chunk_size, like=self._w))
-
-    @property
     def terms(self) -> list[Term]:
         """The chunks of this process."""
         if self._terms is None:
@@ -104,8 +100,11 @@ class Work:
     @property
     def pieces(self) -> list[Batch]:
         """The chunks of all processes."""
-        few = self._chunk_size is None and all(num_examples(batch) <= ALWAYS_QUICK for batch in self.batches)
-        return list(self.batches) if few else cut(self.batches, self._agreed_chunk_size)
+        return list(self.batches) if self._is_quick else cut(self.batches, self.chunk_size)
+
+    @property
+    def _is_quick(self) -> bool:
+        return self._chunk_size is None and all(num_examples(batch) <= ALWAYS_QUICK for batch in self.batches)
 
     def means(
         self, of_term: Callable[[Term], Values], like: Values, *, release: Callable[[], bool] | None = None

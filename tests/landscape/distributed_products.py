@@ -9,28 +9,20 @@ from torch import nn
 
 from landscape import (
     EmpiricalFisherOperator,
-<<<<<<< HEAD
-    GGNOperator,
-    GradientAscent,
-=======
     FastestProducts,
     GGNOperator,
->>>>>>> d9c3a72 (Limits on time hold for several processes: what hangs on clocks, memory or rounding is decided by the first)
+    GradientAscent,
     HessianOperator,
     KeptGraphs,
     Objective,
     RebuiltGraphs,
-<<<<<<< HEAD
     m_sharpness,
     m_sharpness_grid,
-)
-=======
     spectral_density,
     top_eigenvalues,
     trace,
 )
 from landscape.chunks import GraphSize
->>>>>>> d9c3a72 (Limits on time hold for several processes: what hangs on clocks, memory or rounding is decided by the first)
 from landscape.processes import Together
 
 
