@@ -58,8 +58,9 @@ class View:
             return {"through": [hash_of_tensor(subject.weights_at(run)) for run in self._others]}
         if self.along == TRAJECTORY:
             return {"along": TRAJECTORY, "path": [hash_of_tensor(subject.weights_at(run)) for run in _path(subject)]}
-        eigenvectors = {"along": EIGENVECTORS, "tol": p.tol} if self.along == EIGENVECTORS else {}
-        return {"reach": p.reach, "seed": p.seed} | eigenvectors
+        if self.along == EIGENVECTORS:
+            return {"along": EIGENVECTORS, "reach": p.reach, "pairs": eigenvalues(subject).path.stem}
+        return {"reach": p.reach, "seed": p.seed}
 
     def line(self, subject: Subject) -> tuple[Direction | Axis, Array]:
         """The direction and the coordinates along it."""

@@ -11,28 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from commands import msam, refused
 
 import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "--set hidden=8 --set train_examples=60 --batch-size 25 --epochs 2"
 FEW = "-k 1 --probes 2 --steps 3 --points 3 --plane-points 2"
-
-
-def msam(*words: str):
-    return CliRunner().invoke(cli.main, [part for word in words for part in (word.split() or [""])])
-
-
-def refused(*words: str, status: int):
-    """Run a command that must fail with one sentence, and print nothing but that; returns the sentence."""
-    result = msam(*words)
-    assert result.exit_code == status, result.output
-    assert result.stdout == ""
-    sentence = result.stderr.split("Error: ")[-1].strip()
-    assert "\n" not in sentence
-    assert "a defect" not in sentence
-    return sentence
 
 
 @pytest.fixture(scope="module")

@@ -6,26 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from commands import msam, refused
 
-import cli
 from landscape import PathLosses, Result
 
 SMALL = "--set hidden=8 --set train_examples=60 --batch-size 25 --epochs 1"
-
-
-def msam(line: str):
-    return CliRunner().invoke(cli.main, line.split())
-
-
-def refused(line: str, *, status: int) -> str:
-    """A command that must fail with one sentence on standard error; returns it."""
-    result = msam(line)
-    assert result.exit_code == status, result.output
-    assert result.stdout == ""
-    sentence = result.stderr.split("Error: ")[-1].strip()
-    assert "\n" not in sentence
-    return sentence
 
 
 @pytest.fixture(scope="module")

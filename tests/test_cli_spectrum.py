@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from commands import json_of, msam, refused
 
-import cli
 from landscape import Certificate, Result
 from msam import Run
 
 SMALL = "--set hidden=8 --set train_examples=60 --batch-size 60 --epochs 3"
 FEW = "-k 2 --probes 6 --steps 4"
-
-
-def msam(line: str):
-    return CliRunner().invoke(cli.main, line.split())
-
-
-def json_of(line: str, *, status: int = 0):
-    result = msam(f"{line} --json")
-    assert result.exit_code == status, result.output
-    return json.loads(result.stdout)
-
-
-def refused(line: str, *, status: int):
-    result = msam(line)
-    assert result.exit_code == status, result.output
-    assert result.stdout == ""
-    sentence = result.stderr.split("Error: ")[-1].strip()
-    assert "\n" not in sentence
-    assert "a defect" not in sentence
-    return sentence
 
 
 def contents(folder: Path):
