@@ -664,7 +664,7 @@ def compare(paths: Sequence[Path], out: Path, note: str, protocol: Protocol, as_
     _print_table(table, as_json, files)
 
 
-@main.group(invoke_without_command=True, epilog="Example: msam tasks show mylab.tasks:vit")
+@main.group(invoke_without_command=True, epilog="Example: msam tasks show digits")
 @json_option
 @click.pass_context
 def tasks(ctx: click.Context, as_json: bool) -> None:

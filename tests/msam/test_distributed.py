@@ -143,4 +143,6 @@ def test_torchrun_measures_from_the_command_line_as_one_process_does(tmp_path):
     assert json.loads(again.stdout)["trace"] == shared["trace"]
     assert kept == {path: path.read_bytes() for path in kept}
     budget = launch(2, *words, "--budget", "60s", tmp_path / "shared", program=ROOT / "cli.py")
-    assert "spectrum with one of these options runs on one process" in budget.stderr
+    assert json.loads(budget.stdout)["trace"] == shared["trace"]  # all of it was known
+    certified = launch(2, *words, "--certify", tmp_path / "shared", program=ROOT / "cli.py")
+    assert "runs on one process" in certified.stderr
