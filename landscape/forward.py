@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -52,16 +53,42 @@ class Seam(nn.Module):
         return self.read(self.model, batch)
 
 
+class Names:
+    """What the tensors of a module are called; looked up once, for modules whose tensors stay the same ones.
+
+    Attributes:
+        buffers: by name, tied ones once.
+        others: (another name of a tensor, its first name), of layers that are held under two names and of tied tensors.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.buffers = dict(module.named_buffers())
+        firsts = {id(tensor): name for name, tensor in (*module.named_parameters(), *self.buffers.items())}
+        held = [
+            (f"{owner}.{key}".removeprefix("."), firsts.get(id(tensor), ""))
+            for owner, part in module.named_modules()  # every layer once
+            for key, tensor in (*part._parameters.items(), *part._buffers.items())
+        ]
+        self.others = [(name, first) for name, first in held if first and name != first]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Names:
+        """Those of a module that nobody else changes."""
+        if module not in _KNOWN:
+            _KNOWN[module] = cls(module)
+        return _KNOWN[module]
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, Names] = WeakKeyDictionary()
+
+
 def call_with(module: nn.Module, named: Mapping[str, Tensor], *arguments: Any) -> Any:
     """What a module returns with other tensors in the place of those named; tied ones go with the one that is named.
 
     As ``torch.func.functional_call``, which would leave the replacement behind in a layer that is held under two names.
     """
-    names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     placed = dict(named)
-    for owner, part in module.named_modules():  # every layer once
-        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
-            name, first = f"{owner}.{key}".removeprefix("."), names.get(id(tensor), "")
-            if first in named:
-                placed.setdefault(name, named[first])
+    for name, first in Names.of(module).others:
+        if first in named:
+            placed.setdefault(name, named[first])
     return functional_call(module, placed, arguments, tie_weights=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from landscape.batches import Batch, map_tensors
 from landscape.checks import require_functions, require_scalar
 from landscape.denominators import Denominator, denominator_of
-from landscape.forward import Forward, Seam, call_with
+from landscape.forward import Forward, Names, Seam, call_with
 from landscape.identity import name_of
 from landscape.logits import LogitNormalized
 from landscape.manifest import hash_of_settings, hash_of_tensor
@@ -82,8 +82,11 @@ class Definition:
 
     def kernels(self) -> AbstractContextManager[None]:
         """Within it, recurrent layers are computed step by step: the vendors' kernels have no second derivative."""
-        recurrent = any(isinstance(part, nn.RNNBase) for part in self.seam.modules())
-        return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+        return torch.backends.cudnn.flags(enabled=False) if self._is_recurrent else nullcontext()
+
+    @functools.cached_property
+    def _is_recurrent(self) -> bool:
+        return any(isinstance(part, nn.RNNBase) for part in self.seam.modules())
 
     def with_weights(self, w: Tensor) -> Definition:
         """The same with w, ``(dim,)``, as the model's own weights."""
@@ -189,7 +192,7 @@ def double(tensor: Tensor) -> Tensor:
 
 
 def _fresh_buffers(module: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in module.named_buffers()}
+    return {name: buffer.clone() for name, buffer in Names.of(module).buffers.items()}
 
 
 def _copied(part: Any, name: str, memo: dict[int, Any]) -> Any:
