@@ -92,6 +92,7 @@ def surface_html(results: Mapping[str, PlaneSlice]) -> str:
     data: list[dict[str, Any]] = []
     layout: dict[str, Any] = {
         "height": (520 if columns == 1 else 400) * rows + 44,
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": SOFT, "activecolor": INK},
         "margin": {"l": 0, "r": 0, "t": 36, "b": 8},  # the tools are above
         "font": {"family": _FONT, "size": 12, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -240,7 +241,7 @@ def _colours(scale: Vertical) -> dict[str, Any]:
         "cmax": high,
         "colorscale": [[float(step), shade] for step, shade in zip(steps, shades, strict=True)],
         "colorbar": {
-            "title": {"text": scale.name, "side": "right"},
+            "title": {"text": scale.name.replace("\n", "<br>"), "side": "top"},  # beside the bar it would be cut off
             "thickness": 12,
             "len": 0.7,
             "x": 0.94,

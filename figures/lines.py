@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from figures.heights import at_model, heights, interpolated, shows_rise, splits
 from figures.style import SOFT, WIDTH, legend, line_styles, new_figure, theme
@@ -64,6 +65,8 @@ def draw_lines(results: Mapping[str, LineSlice]) -> Figure:
             axes[-1].set_xlabel(under)
         else:
             figure.supxlabel(under, fontsize=9)
+            for panel in axes:
+                panel.xaxis.set_major_locator(MaxNLocator(5))  # or numbers touch one another
         legend(figure, upper[0], count=len(upper[0].get_legend_handles_labels()[0]))
     return figure
 
