@@ -12,7 +12,6 @@ import torch
 
 from landscape.arguments import integer
 from landscape.objective import Objective
-from landscape.processes import ProcessLostError
 from landscape.progress import Progress
 from landscape.results import Array
 
@@ -75,16 +74,11 @@ def over_shards(
     except Exception as error:
         if alone:
             raise
-        failure = error  # the others wait for this process's part: they are told, and then it is raised
+        failure = error
     if not alone:
         found = torch.from_numpy(table).to(objective.weights.device)
-        failed = torch.full_like(found[:1, :1], float(failure is not None))
-        both = sharing.summed([found, failed])
-        if failure is not None:
-            raise failure
-        if float(both[1]) > 0:
-            raise ProcessLostError("another process has failed; the reason is what that one says")
-        table = both[0].cpu().numpy()
+        (found,) = sharing.summed_unless_failed([found], failure)
+        table = found.cpu().numpy()
     table = table[table[:, 1] != 0]
     if not len(table):
         raise ValueError(NOTHING_TO_COUNT)

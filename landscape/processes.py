@@ -60,6 +60,26 @@ class Sharing(ABC):
     def summed(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """The sums of tensors over all processes, the same on each of them, in one exchange."""
 
+    def summed_unless_failed(self, parts: Sequence[Tensor], failure: Exception | None) -> list[Tensor]:
+        """:meth:`summed`, once each process has done its part or failed: the others wait for it, and are told.
+
+        Args:
+            parts: of this process, of any numbers where it has failed.
+            failure: what went wrong here; raised when the others know of it.
+
+        Raises:
+            ProcessLostError: if another process has died or failed.
+        """
+        failed = parts[0].new_full((1,), float(failure is not None))
+        try:
+            *sums, failures = self.summed([*parts, failed])
+        finally:
+            if failure is not None:
+                raise failure
+        if float(failures) > 0:
+            raise ProcessLostError("another process has failed; the reason is what that one says")
+        return sums
+
 
 class Alone(Sharing):
     """This process, which has nobody to wait for."""

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from landscape.kept import Kept
-from landscape.processes import ProcessLostError, Sharing
+from landscape.processes import Sharing
 from landscape.progress import Progress
 from landscape.results import Array
 
 ROUND = 5.0  # seconds between two exchanges, at the most eight times the points of the round before
-_NONE_OF = "another process has failed; the reason is what that one says"
 
 
 class Walk:
@@ -106,24 +105,15 @@ class Walk:
             try:
                 for index in own:
                     self._evaluate(index)
-            except (
-                Exception
-            ) as error:  # the others wait for this process's points: they are told, and then it is raised
+            except Exception as error:
                 failure = error
-            facts = np.array([time.monotonic() - started, failure is not None], dtype=np.float64)
             mine = np.where(np.isin(now, own)[:, None], self.values[now], 0.0)
-            try:
-                rows, facts = self._summed(mine, facts)
-            finally:
-                if failure is not None:
-                    raise failure
-            if facts[1]:
-                raise ProcessLostError(_NONE_OF)
+            rows, seconds = self._summed(mine, np.array([time.monotonic() - started]), failure=failure)
             self.values[now], self.finished[now] = rows, True
             if self._kept is not None:
                 self._kept.write(self.values, self.finished, now=False)
             self._progress(int(self.finished.sum()), len(self.finished))
-            each = facts[0] / len(now)  # seconds of one process for one point
+            each = float(seconds[0]) / len(now)  # seconds of one process for one point
             size = max(1, min(8 * size, int(self._sharing.number * ROUND / max(each, 1e-9))))
 
     def _begin(self, question: str) -> None:
@@ -139,18 +129,16 @@ class Walk:
             asked[self._sharing.rank] = int(question[:12], 16)
             held = np.where(self._sharing.is_first, self.finished.astype(np.float64), 0.0)
             values = np.where(self._sharing.is_first, self.values, 0.0)
-            asked, held, self.values, failed = self._summed(asked, held, values, np.array([float(failure is not None)]))
+            asked, held, self.values = self._summed(asked, held, values, failure=failure)
             self.finished = held > 0
-            if failed[0] and failure is None:
-                raise ProcessLostError(_NONE_OF)
-            if failure is None and len(set(asked.tolist())) > 1:
+            if len(set(asked.tolist())) > 1:
                 raise ValueError(
                     "the processes ask different questions: objective, directions, coordinates and settings must be "
                     "the same on each of them. Look for seeds and data that depend on the process."
                 )
-        if failure is not None:
+        elif failure is not None:
             raise failure
 
-    def _summed(self, *arrays: Array) -> list[Array]:
+    def _summed(self, *arrays: Array, failure: Exception | None = None) -> list[Array]:
         tensors = [torch.from_numpy(array).to(self._device) for array in arrays]
-        return [tensor.cpu().numpy() for tensor in self._sharing.summed(tensors)]
+        return [tensor.cpu().numpy() for tensor in self._sharing.summed_unless_failed(tensors, failure)]

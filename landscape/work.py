@@ -13,7 +13,7 @@ from landscape.batches import Batch, bytes_of_example, num_examples
 from landscape.chunks import GraphSize, cut, halves
 from landscape.curvatures import HESSIAN, Curvature
 from landscape.memory import is_out_of_memory
-from landscape.processes import Alone, ProcessLostError, Sharing
+from landscape.processes import Alone, Sharing
 from landscape.terms import Definition, Mean, Term
 
 Values = tuple[Tensor, ...]
@@ -129,19 +129,15 @@ class Work:
         except Exception as error:
             if self.sharing.number == 1:
                 raise
-            failure = error  # the others wait for this process's part: they are told, and then it is raised
+            failure = error
         if self.sharing.number == 1:
             return [mean.value.to(value.dtype) for mean, value in zip(means, like, strict=True)], means[0].weight
         totals = [mean.total_like(value) for mean, value in zip(means, like, strict=True)]
         weight = torch.as_tensor(means[0].weight, dtype=torch.float64)
         coarse = weight.to(like[-1].dtype)
         facts = torch.stack([coarse.cpu(), (weight.cpu() - coarse.cpu()).to(coarse.dtype)]).to(like[-1].device)
-        failed = torch.full_like(facts[:1], float(failure is not None))
-        *sums, both, failures = self.sharing.summed([*totals[::-1], facts, failed])  # vectors first: their dtype counts
-        if failure is not None:
-            raise failure
-        if float(failures) > 0:
-            raise ProcessLostError("another process has failed; the reason is what that one says")
+        parts = [*totals[::-1], facts]  # vectors first: their dtype counts
+        *sums, both = self.sharing.summed_unless_failed(parts, failure)
         weight = both.double().sum()
         return [(total / weight).to(value) for total, value in zip(sums[::-1], like, strict=True)], float(weight)
 

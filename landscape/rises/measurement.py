@@ -15,7 +15,6 @@ from landscape.batches import num_examples
 from landscape.memory import is_out_of_memory
 from landscape.objective import Objective
 from landscape.perturbations import Perturbation
-from landscape.processes import ProcessLostError
 from landscape.progress import Progress
 from landscape.results import Array
 from landscape.rises.layerwise import LayerByLayer
@@ -91,24 +90,20 @@ class Measurement:
         except Exception as error:
             if sharing.number == 1:
                 raise
-            failure = error  # the others wait for this process's part: they are told, and then it is raised
+            failure = error
         self.taken = Counter(words for ways in self._way.values() for words in ways if words)
         if sharing.number == 1:
             return
         words = [self.loop.words, *(build.words for build in (LayerByLayer, WithCopies))]
-        facts = [float(failure is not None), *(float(self.taken[word]) for word in words)]
+        counts = np.array([float(self.taken[word]) for word in words])
         flat = [self.rises[size].ravel() for size in self.sizes] + [self.weights[size] for size in self.sizes]
         w = self.objective.weights
         dtype = w.dtype if w.device.type == "mps" else torch.float64
-        parts = [torch.as_tensor(part, dtype=dtype, device=w.device) for part in [*flat, np.array(facts)]]
-        *sums, total = [part.double().cpu().numpy() for part in sharing.summed(parts)]
-        if failure is not None:
-            raise failure
-        if total[0] > 0:
-            raise ProcessLostError("another process has failed; the reason is what that one says")
+        parts = [torch.as_tensor(part, dtype=dtype, device=w.device) for part in [*flat, counts]]
+        *sums, total = [part.double().cpu().numpy() for part in sharing.summed_unless_failed(parts, failure)]
         for size, rises, weights in zip(self.sizes, sums, sums[len(self.sizes) :], strict=False):
             self.rises[size], self.weights[size] = rises.reshape(self.rises[size].shape), weights
-        self.taken = Counter({word: int(count) for word, count in zip(words, total[1:], strict=True) if count})
+        self.taken = Counter({word: int(count) for word, count in zip(words, total, strict=True) if count})
 
     def account(self) -> dict[str, Any]:
         """How many shards went which way, and why not another, for a manifest."""
