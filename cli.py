@@ -481,7 +481,7 @@ def sharpness(
 ) -> None:
     """How much the loss rises around the weights: m-sharpness, in the worst case of a ball, on average under noise."""
     from analyses import surroundings
-    from landscape.worst_case import require_radii
+    from landscape.climbing import require_radii
 
     more: dict[str, Question] = {}
     with _usage():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 from typing import Any
@@ -40,6 +41,22 @@ def real(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number; got {value!r}")
     return float(value)
+
+
+def not_negative(value: Any, name: str, *, what: str = "number") -> float:
+    """A finite float of at least zero.
+
+    Raises:
+        TypeError: naming the argument, if it is of another type.
+        ValueError: likewise, if it is negative or not finite.
+
+    >>> not_negative(0, "rho")
+    0.0
+    """
+    found = real(value, name)
+    if not (math.isfinite(found) and found >= 0):
+        raise ValueError(f"{name} must be a finite {what}, zero or more; got {found}")
+    return found
 
 
 def seed_of(value: Any, name: str = "seed") -> int:

@@ -9,12 +9,11 @@ import numpy.typing as npt
 
 from landscape.answers import AverageCaseSharpness, SharpnessCurve
 from landscape.balls import L2
-from landscape.climbing import require_climbing
+from landscape.climbing import require_climbing, require_radii
 from landscape.noise import Noise, mean_of
 from landscape.objective import Objective
-from landscape.perturbations import Ascent
+from landscape.perturbations import Ascent, at_radius
 from landscape.progress import Progress, silent
-from landscape.worst_case import at_radius, require_radii
 
 
 def average_case_sharpness(

@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from landscape.arguments import integer
+from landscape.arguments import integer, real
 from landscape.chance import normals
 from landscape.perturbations import Ascent
 
@@ -38,6 +40,19 @@ class Point:
 
 # (ε, whether the gradient is wanted too) -> the point w + ε
 Probe = Callable[[list[Tensor], bool], Point]
+
+
+def require_radii(rhos: Sequence[float] | npt.NDArray[np.floating]) -> list[float]:
+    """Radii in ascending order.
+
+    Raises:
+        TypeError: if one is no number.
+        ValueError: if there is none, or one twice, or one that is negative or not finite.
+    """
+    radii = sorted(real(rho, "each of rhos") for rho in rhos)
+    if not radii or len(set(radii)) < len(radii) or not all(math.isfinite(rho) and rho >= 0 for rho in radii):
+        raise ValueError(f"rhos must be one or more different radii, finite and zero or more; got {list(rhos)}")
+    return radii
 
 
 def require_climbing(perturbation: object) -> Ascent:

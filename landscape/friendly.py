@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.arguments import real
+from landscape.arguments import not_negative, real
 from landscape.balls import Ball
 from landscape.perturbations import Ascent
 
@@ -40,10 +40,8 @@ class FriendlyAscent(Ascent):
 
     def __init__(self, rho: float, *, sigma: float = 1.0, lam: float = 0.6, ball: Ball | None = None) -> None:
         super().__init__(rho, ball=ball)
-        self.sigma = real(sigma, "sigma")
+        self.sigma = not_negative(sigma, "sigma")
         self.lam = real(lam, "lam")
-        if not 0 <= self.sigma < float("inf"):
-            raise ValueError(f"sigma must be a finite number, zero or more; got {sigma}")
         if not 0 <= self.lam < 1:
             raise ValueError(f"lam must be at least 0 and below 1; got {lam}")
         self.momentum: list[Tensor] | None = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape.answers import KeskarSharpness
-from landscape.arguments import integer, real
+from landscape.arguments import integer, not_negative
 from landscape.balls import Linf
 from landscape.chance import normals
 from landscape.climbing import Point, climb, random_start, require_counts
@@ -76,9 +76,7 @@ def keskar_sharpness(
     >>> keskar_sharpness(objective, epsilon=0.25).value  # 100 (1.5² − 1) / 2
     62.5
     """
-    epsilon = real(epsilon, "epsilon")
-    if not (math.isfinite(epsilon) and epsilon >= 0):
-        raise ValueError(f"epsilon must be a finite number, zero or more; got {epsilon}")
+    epsilon = not_negative(epsilon, "epsilon")
     steps, restarts = require_counts(steps, restarts)
     seed, dim = integer(seed, "seed"), objective.space.dim
     if within is not None and (not isinstance(within, RandomSubspaces) or within.dim > dim):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from landscape.answers import LowPassFlatness
-from landscape.noise import Noise, mean_of, require_deviation
+from landscape.arguments import not_negative
+from landscape.noise import Noise, mean_of
 from landscape.objective import Objective
 from landscape.progress import Progress, silent
 
@@ -36,7 +37,7 @@ def low_pass_flatness(
     >>> result.value, result.stderr
     (1.0, 0.0)
     """
-    sigma = require_deviation(sigma, "sigma")
+    sigma = not_negative(sigma, "sigma", what="standard deviation")
     noise = Noise(objective, num_draws=num_draws, seed=seed)
     samples = noise.clean + noise.rises(sigma, progress=progress)
     value, stderr = mean_of(samples)

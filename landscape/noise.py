@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.arguments import integer, real
+from landscape.arguments import integer
 from landscape.chance import normals
 from landscape.objective import Objective
 from landscape.progress import Progress, silent
@@ -72,16 +72,3 @@ def mean_of(samples: Array) -> tuple[float, float]:
     """Mean and standard error; not finite where a sample is not."""
     with np.errstate(over="ignore", invalid="ignore"):
         return float(samples.mean()), float(samples.std(ddof=1)) / math.sqrt(len(samples))
-
-
-def require_deviation(value: float, name: str) -> float:
-    """A standard deviation.
-
-    Raises:
-        TypeError: if it is no number.
-        ValueError: if it is negative or not finite.
-    """
-    value = real(value, name)
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be a finite standard deviation, zero or more; got {value}")
-    return value

@@ -5,18 +5,19 @@ The perturbation that mSAM trains with and the one that m-sharpness measures are
 
 from __future__ import annotations
 
-import math
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
-from landscape.arguments import real
+from landscape.arguments import not_negative
 from landscape.balls import L2, Ball, over
 from landscape.denominators import name_of
 
+Kind = TypeVar("Kind", bound="Perturbation")
 Slopes = Callable[[list[Tensor] | None], list[Tensor]]
 
 
@@ -107,6 +108,20 @@ class Perturbation(ABC):
         """Name and parameters, for a manifest."""
 
 
+def at_radius(perturbation: Kind, rho: float) -> Kind:
+    """A copy of a perturbation, of another radius.
+
+    Raises:
+        TypeError: if it has no radius.
+        ValueError: if the radius is negative or not finite.
+    """
+    if not hasattr(perturbation, "rho"):
+        raise TypeError(f"radii are for perturbations that have one, as GradientAscent; got {perturbation!r}")
+    other = copy.deepcopy(perturbation)
+    other.rho = rho
+    return other
+
+
 class InBall(Perturbation):
     """A perturbation of a given length.
 
@@ -128,7 +143,7 @@ class InBall(Perturbation):
     @rho.setter
     def rho(self, value: float) -> None:
         """Change it."""
-        self._rho = _radius(value)
+        self._rho = not_negative(value, "rho")
 
     @property
     def is_zero(self) -> bool:
@@ -246,7 +261,7 @@ class AdaptiveAscent(Ascent):
         scaled: Callable[[Tensor], bool] = weights_proper,
     ) -> None:
         super().__init__(rho, ball=ball)
-        self.eta = _radius(eta, name="eta")
+        self.eta = not_negative(eta, "eta")
         self.scaled = scaled
 
     def scales(self, weights: list[Tensor]) -> list[Tensor]:
@@ -257,10 +272,3 @@ class AdaptiveAscent(Ascent):
         """Name, radius and η, the ball where it is not L2, and what is scaled where that is not the default."""
         scaled = {} if self.scaled is weights_proper else {"scaled": name_of(self.scaled)}
         return super().settings() | {"eta": self.eta, **scaled}
-
-
-def _radius(value: float, *, name: str = "rho") -> float:
-    value = real(value, name)
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be a finite number, zero or more; got {value}")
-    return value

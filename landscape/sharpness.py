@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from landscape.answers import Sharpness
 from landscape.arguments import integer
 from landscape.objective import Objective
 from landscape.parts import NOTHING_TO_COUNT, weighted_mean
-from landscape.perturbations import Perturbation
+from landscape.perturbations import Perturbation, at_radius
 from landscape.progress import Progress, silent
 from landscape.rises import Measurement
 
@@ -100,7 +99,7 @@ def m_sharpness_grid(
     perturbations = [perturbation]
     if radii is not None:
         _require_different(list(radii), "radii")
-        perturbations = [_with_radius(perturbation, rho) for rho in radii]
+        perturbations = [at_radius(perturbation, rho) for rho in radii]
     return _measured(objective, perturbations, sizes, progress)
 
 
@@ -139,15 +138,6 @@ def _measured(
             )
         found.append(tuple(of_size))
     return tuple(found)
-
-
-def _with_radius(perturbation: Perturbation, rho: float) -> Perturbation:
-    """A copy of another radius."""
-    if not hasattr(perturbation, "rho"):
-        raise TypeError(f"radii are for perturbations that have one, as GradientAscent; got {perturbation!r}")
-    other = copy.deepcopy(perturbation)
-    other.rho = rho
-    return other
 
 
 def _require_different(values: Sequence[float], name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,11 +11,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from landscape.answers import SharpnessCurve, WorstCaseSharpness
-from landscape.arguments import integer, real
-from landscape.climbing import Point, climb, random_start, require_climbing, require_counts
+from landscape.arguments import integer
+from landscape.climbing import Point, climb, random_start, require_climbing, require_counts, require_radii
 from landscape.objective import Objective
 from landscape.parts import over_shards, weighted_mean
-from landscape.perturbations import Ascent
+from landscape.perturbations import Ascent, at_radius
 from landscape.progress import Progress, silent
 from landscape.results import Array
 
@@ -118,26 +117,6 @@ def worst_case_curve(
     ascents = [at_radius(require_climbing(ascent), rho) for rho in radii]
     more = {"begun_at": "the last radius", "radii": radii}
     return SharpnessCurve.of(_measured(objective, ascents, microbatch_size, steps, restarts, seed, progress, more=more))
-
-
-def require_radii(rhos: Sequence[float] | npt.NDArray[np.floating]) -> list[float]:
-    """Radii in ascending order.
-
-    Raises:
-        TypeError: if one is no number.
-        ValueError: if there is none, or one twice, or one that is negative or not finite.
-    """
-    radii = sorted(real(rho, "each of rhos") for rho in rhos)
-    if not radii or len(set(radii)) < len(radii) or not all(math.isfinite(rho) and rho >= 0 for rho in radii):
-        raise ValueError(f"rhos must be one or more different radii, finite and zero or more; got {list(rhos)}")
-    return radii
-
-
-def at_radius(ascent: Ascent, rho: float) -> Ascent:
-    """The same ascent with another radius."""
-    moved = copy.copy(ascent)
-    moved.rho = rho
-    return moved
 
 
 def _measured(

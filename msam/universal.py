@@ -7,14 +7,13 @@ step along is g + λ times an estimate of its gradient, and so is this, factor b
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from landscape.arguments import integer, real
+from landscape.arguments import integer, not_negative
 from landscape.chance import normals, uniforms
 from msam.descents import Descent, Probe, chosen, spread
 
@@ -38,7 +37,7 @@ class Universal(Descent):
 
     def __init__(self, rho: float, *, lam: float, samples: int, seed: int = 0) -> None:
         self.rho = rho
-        self.lam = _not_negative(lam, "lam")
+        self.lam = not_negative(lam, "lam")
         self.samples = integer(samples, "samples")
         if self.samples < self.least_samples:
             raise ValueError(f"samples must be at least {self.least_samples}; got {samples}")
@@ -52,7 +51,7 @@ class Universal(Descent):
     @rho.setter
     def rho(self, value: float) -> None:
         """Change it."""
-        self._rho = _not_negative(value, "rho")
+        self._rho = not_negative(value, "rho")
 
     def direction(
         self, weights: list[Tensor], probe: Probe, *, perturbed: Sequence[bool], key: tuple[int, ...]
@@ -203,7 +202,7 @@ class DeterminantDescent(Universal):
         self, rho: float, *, lam: float = 1.0, half_width: float = 0.01, samples: int = 1, seed: int = 0
     ) -> None:
         super().__init__(rho, lam=lam, samples=samples, seed=seed)
-        self.half_width = _not_negative(half_width, "half_width")
+        self.half_width = not_negative(half_width, "half_width")
         if self.half_width == 0:
             raise ValueError("half_width must be positive; got 0")
 
@@ -223,10 +222,3 @@ class DeterminantDescent(Universal):
 
 def _zeros(like: list[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(block) for block in like]
-
-
-def _not_negative(value: float, name: str) -> float:
-    number = real(value, name)
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{name} must be a finite number, zero or more; got {value}")
-    return number
