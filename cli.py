@@ -342,17 +342,15 @@ def _require_one_process(what: str, advice: str = "; leave out torchrun") -> Non
 def _measure(
     path: Path,
     protocol: Protocol,
-    names: Sequence[str],
+    questions: Mapping[str, Question],
     device: str,
     as_json: bool,
     plan: Plan | None = None,
     *,
-    more: Mapping[str, Question] | None = None,
     surface: bool = False,
 ) -> None:
-    """Ask one checkpoint the questions of some names, and more; print the answers, draw each, and certify some."""
+    """Ask one checkpoint some questions, print the answers, draw each, and certify some."""
     from analyses.curvature import certificate
-    from analyses.measures import QUESTIONS
     from analyses.plan import Plan, verdict
     from analyses.subject import Subject
     from figures import draw, draw_surface, save, terminal
@@ -361,7 +359,6 @@ def _measure(
     from msam.training import launched
 
     plan = plan or Plan()
-    questions: dict[str, Question] = {name: QUESTIONS[name] for name in names} | dict(more or {})
     budget = plan.budget_for(questions)
     run = Run.open(path)
     for file in (run.result_path(next(iter(questions)), "..."), run.figure_path(f"{next(iter(questions))}-....png")):
@@ -461,7 +458,10 @@ def spectrum(path: Path, protocol: Protocol, as_json: bool, device: str, **ways:
     elif plan.all_checkpoints:
         _along(path, protocol, plan.seconds, device, as_json)
     else:
-        _measure(path, protocol, ("eigenvalues", "trace", "density"), device, as_json, plan)
+        from analyses.measures import QUESTIONS
+
+        questions = {name: QUESTIONS[name] for name in ("eigenvalues", "trace", "density")}
+        _measure(path, protocol, questions, device, as_json, plan)
 
 
 @main.command(epilog="Example: msam sharpness runs/a --rho 0.05 --radii 0.01,0.02,0.05,0.1")
@@ -481,19 +481,20 @@ def sharpness(
 ) -> None:
     """How much the loss rises around the weights: m-sharpness, in the worst case of a ball, on average under noise."""
     from analyses import surroundings
+    from analyses.measures import QUESTIONS
     from landscape.climbing import require_radii
 
-    more: dict[str, Question] = {}
+    questions: dict[str, Question] = {name: QUESTIONS[name] for name in ("sharpness", "worst_case", "average_case")}
     with _usage():
         for name, rhos, ask in (
             ("worst_case_over_radii", radii, surroundings.worst_case_over),
             ("average_case_over_noises", noises, surroundings.average_case_over),
         ):
             if rhos is not None:
-                more[name] = functools.partial(ask, rhos=require_radii(rhos))
+                questions[name] = functools.partial(ask, rhos=require_radii(rhos))
     if audit:
-        more["audit"] = surroundings.audit
-    _measure(path, protocol, ("sharpness", "worst_case", "average_case"), device, as_json, more=more)
+        questions["audit"] = surroundings.audit
+    _measure(path, protocol, questions, device, as_json)
 
 
 @main.command(name="slice", epilog="Example: msam slice runs/a --dims 2 --surface")
@@ -527,8 +528,7 @@ def slice_(
             raise ValueError("--surface draws a plane; ask for --dims 2")
         view = View(along=along, through=through, dims=dims)
     name, ask = ("line", surroundings.line) if dims == 1 else ("plane", surroundings.plane)
-    more = {name: functools.partial(ask, view=view)}
-    _measure(path, protocol, (), device, as_json, more=more, surface=surface)
+    _measure(path, protocol, {name: functools.partial(ask, view=view)}, device, as_json, surface=surface)
 
 
 @main.command(name="path", epilog="Example: msam path runs/a runs/b --align --bezier")

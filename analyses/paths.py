@@ -17,7 +17,6 @@ from landscape.identity import name_of
 from landscape.objective import Objective
 from landscape.paths import interpolate
 from landscape.progress import Progress
-from landscape.scores import accuracy
 from msam.registry import complete_settings
 from msam.run import Run
 
@@ -87,7 +86,6 @@ def paths_between(first: Subject, second: Subject, plan: PathPlan) -> dict[str, 
         )
     batch_norm: Statistics = Frozen() if plan.frozen else Recomputed(a)
     held_out = first.over("test")
-    score = accuracy if first.tells_classes else None
     seed = first.protocol.seed
     asked = {
         "other": b.manifest()["subject"],
@@ -95,45 +93,34 @@ def paths_between(first: Subject, second: Subject, plan: PathPlan) -> dict[str, 
         "tolerance": TOLERANCE,
         "batch_norm": batch_norm.words(),
         "held_out": held_out.manifest()["objective"]["data"],
-        "score": name_of(score),
+        "score": name_of(first.score),
+    }
+
+    how: dict[str, Any] = {
+        "points": plan.points,
+        "tolerance": TOLERANCE,
+        "batch_norm": batch_norm,
+        "held_out": held_out,
+        "score": first.score,
     }
 
     def answer(more: dict[str, Any], ask: Callable[[Progress], PathLosses]) -> Answer[PathLosses]:
         return first.remembered(PathLosses, "path", asked | more, ask)
 
     def straight(other: Objective, progress: Progress) -> PathLosses:
-        return interpolate(
-            a,
-            other,
-            points=plan.points,
-            tolerance=TOLERANCE,
-            batch_norm=batch_norm,
-            held_out=held_out,
-            score=score,
-            progress=progress,
-        )
+        return interpolate(a, other, **how, progress=progress)
 
     def aligned(progress: Progress) -> PathLosses:
         found = align(a, b, restarts=RESTARTS, seed=seed)
         result = straight(found.objective, progress)
         entries = ("distance_before", "distance_after", "discrepancy", "sweeps", "start")
-        how = {"restarts": RESTARTS, "seed": seed} | {name: getattr(found, name) for name in entries}
-        subject = result.manifest["subject"] | {"alignment": how}
+        alignment = {"restarts": RESTARTS, "seed": seed} | {name: getattr(found, name) for name in entries}
+        subject = result.manifest["subject"] | {"alignment": alignment}
         curve = "straight line after alignment"
         return dataclasses.replace(result, curve=curve, manifest={**result.manifest, "subject": subject})
 
     def curved(progress: Progress) -> PathLosses:
-        return bezier(
-            a,
-            b,
-            training=training,
-            points=plan.points,
-            tolerance=TOLERANCE,
-            batch_norm=batch_norm,
-            held_out=held_out,
-            score=score,
-            progress=progress,
-        )
+        return bezier(a, b, training=training, **how, progress=progress)
 
     answers = {"straight": answer({"curve": "straight"}, lambda progress: straight(b, progress))}
     if plan.align:

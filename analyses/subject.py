@@ -19,6 +19,7 @@ from landscape.operators import HessianOperator
 from landscape.parameters import Vector
 from landscape.processes import Alone, Sharing
 from landscape.progress import Progress
+from landscape.scores import Score, accuracy
 from msam.data import Examples
 from msam.evaluation import Evaluation, evaluate
 from msam.run import Run
@@ -63,12 +64,13 @@ class Subject:
         self.protocol = protocol
         self.report = report
         self._budget = budget
-        self._given_sharing, self._sharing = sharing, Alone() if sharing is None else sharing
+        self._sharing = Alone() if sharing is None else sharing
         self._task = task = task or run.config.load_task()
         self._model = run.load_model(task).to(choose_device(device))
         self.about = task.about
         self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
-        self.objective: Objective = task.objective(self._model, split=protocol.split, sharing=sharing)
+        self.held_out_split: Literal["train", "test"] = "test" if protocol.split == "train" else "train"
+        self.objective: Objective = task.objective(self._model, split=protocol.split, sharing=self._sharing)
 
     def over(self, split: Literal["train", "test"]) -> Objective:
         """The loss of the checkpoint over one split, that of the protocol or the other."""
@@ -79,6 +81,11 @@ class Subject:
         """Whether the targets are classes, so that there is an accuracy."""
         targets = self._task.train.targets
         return targets.ndim == 1 and not targets.is_floating_point()
+
+    @property
+    def score(self) -> Score | None:
+        """The accuracy, where there is one."""
+        return accuracy if self.tells_classes else None
 
     @property
     def num_training_examples(self) -> int:
@@ -112,8 +119,7 @@ class Subject:
     @cached_property
     def held_out(self) -> Objective:
         """The objective of the same model on the other split."""
-        other: Literal["train", "test"] = "test" if self.protocol.split == "train" else "train"
-        return self._task.objective(self._model, split=other, sharing=self._given_sharing)
+        return self._task.objective(self._model, split=self.held_out_split, sharing=self._sharing)
 
     def weights_at(self, run: Run) -> Vector:
         """The weights of a checkpoint of the same task and architecture, ``(dim,)``.

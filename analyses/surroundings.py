@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from analyses.answer import Answer
@@ -22,7 +23,6 @@ from landscape.average_case import average_case_curve, average_case_sharpness
 from landscape.perturbations import GradientAscent
 from landscape.progress import Progress
 from landscape.sampling import Adaptive
-from landscape.scores import accuracy
 from landscape.sharpness import m_sharpness
 from landscape.slices import line_slice, plane_slice
 from landscape.worst_case import worst_case_curve, worst_case_sharpness
@@ -111,16 +111,8 @@ def line(subject: Subject, view: View | None = None) -> Answer[LineSlice]:
 
     def ask(progress: Progress) -> LineSlice:
         axis, coordinates = view.line(subject)
-        return line_slice(
-            subject.objective,
-            axis,
-            coordinates=coordinates,
-            held_out=subject.held_out,
-            score=accuracy,
-            sampling=_sampling(subject),
-            kept=subject.unfinished("line", question),
-            progress=progress,
-        )
+        also = _also(subject, subject.unfinished("line", question))
+        return line_slice(subject.objective, axis, coordinates=coordinates, **also, progress=progress)
 
     return subject.remembered(LineSlice, "line", question, ask)
 
@@ -132,17 +124,8 @@ def plane(subject: Subject, view: View | None = None) -> Answer[PlaneSlice]:
 
     def ask(progress: Progress) -> PlaneSlice:
         directions, x, y = view.plane(subject)
-        return plane_slice(
-            subject.objective,
-            directions,
-            x=x,
-            y=y,
-            held_out=subject.held_out,
-            score=accuracy,
-            sampling=_sampling(subject),
-            kept=subject.unfinished("plane", question),
-            progress=progress,
-        )
+        also = _also(subject, subject.unfinished("plane", question))
+        return plane_slice(subject.objective, directions, x=x, y=y, **also, progress=progress)
 
     return subject.remembered(PlaneSlice, "plane", question, ask)
 
@@ -154,11 +137,12 @@ def _size(subject: Subject) -> int:
 def _how(subject: Subject) -> dict[str, Any]:
     """What decides the numbers at the points of a slice, whatever its directions."""
     tolerance = subject.protocol.tolerance
-    return {"held_out": subject.held_out.manifest()["objective"]["data"]} | (
-        {"tolerance": tolerance} if tolerance else {}
-    )
+    held_out = subject.data["test set" if subject.held_out_split == "test" else "training set"]
+    return {"held_out": held_out} | ({"tolerance": tolerance} if tolerance else {})
 
 
-def _sampling(subject: Subject) -> Adaptive | None:
+def _also(subject: Subject, kept: Path) -> dict[str, Any]:
+    """What is read off at the points of a slice besides the loss, and how; ``kept`` is where finished points are."""
     tolerance = subject.protocol.tolerance
-    return Adaptive(tolerance=tolerance) if tolerance else None
+    sampling = Adaptive(tolerance=tolerance) if tolerance else None
+    return {"held_out": subject.held_out, "score": subject.score, "sampling": sampling, "kept": kept}
