@@ -147,3 +147,10 @@ def test_a_tolerance_interpolates_and_is_another_question(fresh, few):
     assert thin.result.num_evaluated < 225 == whole.result.num_evaluated
     span = np.ptp(whole.result.losses)
     assert np.abs(thin.result.losses - whole.result.losses).max() <= 0.1 * span
+
+
+def test_a_slice_of_a_task_without_classes_has_no_score(fresh, few, monkeypatch):
+    monkeypatch.setattr(Subject, "tells_classes", False)
+    result = surroundings.line(Subject(fresh, few)).result
+    assert (result.score, result.scores, result.held_out_scores) == ("", None, None)
+    assert result.held_out_losses is not None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launching import launch
 
 from landscape import KeptGraphs
 from landscape.processes import Alone
@@ -19,10 +17,7 @@ PROGRAM = Path(__file__).with_name("distributed_products.py")
 
 @pytest.mark.parametrize("number", [2, 3])
 def test_any_number_of_processes_finds_the_same_numbers_with_one_exchange_per_product(number, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
-    environment = os.environ | {"PYTHONPATH": str(PROGRAM.parents[2]), "OMP_NUM_THREADS": "1"}
-    words = [*command, str(PROGRAM), str(tmp_path)]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment)
+    ended = launch(number, PROGRAM, tmp_path)
     assert ended.returncode == 0, ended.stderr
     alone, rises = measured(Alone(), KeptGraphs()), sharpness(Alone())
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(number)]

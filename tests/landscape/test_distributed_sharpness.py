@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launching import launch
 
 from landscape.processes import Alone
 from tests.landscape.distributed_sharpness import measured
@@ -17,10 +15,7 @@ PROGRAM = Path(__file__).with_name("distributed_sharpness.py")
 
 
 def test_two_processes_find_the_same_numbers(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"PYTHONPATH": str(PROGRAM.parents[2]), "OMP_NUM_THREADS": "1"}
-    words = [*command, str(PROGRAM), str(tmp_path)]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment)
+    ended = launch(2, PROGRAM, tmp_path)
     assert ended.returncode == 0, ended.stderr
     alone = measured(Alone())
     first, last = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))

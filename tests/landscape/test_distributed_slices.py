@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
+from launching import launch
 
 from landscape.kept import FinishedPoints
 from landscape.processes import Alone
@@ -18,10 +16,7 @@ PROGRAM = Path(__file__).with_name("distributed_slices.py")
 
 
 def test_any_number_of_processes_finds_the_same_slices(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
-    environment = os.environ | {"PYTHONPATH": str(PROGRAM.parents[2]), "OMP_NUM_THREADS": "1"}
-    words = [*command, str(PROGRAM), str(tmp_path)]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment)
+    ended = launch(3, PROGRAM, tmp_path)
     assert ended.returncode == 0, ended.stderr
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

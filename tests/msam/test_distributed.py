@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import papers
 import pytest
 import torch
+from launching import launch
 
 from msam import Run, TrainConfig, train
 from msam.checkpoints import read_state, read_weights
@@ -21,17 +19,14 @@ TRAINING = Path(__file__).with_name("distributed_training.py")
 ROOT = PROGRAM.parents[2]
 
 
-def launch(number, *arguments, program=PROGRAM, folder=None):
-    """Run a program under torchrun on one machine."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [*command, str(program), *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment, cwd=folder)
+def launched(number, *arguments, program=PROGRAM, folder=None):
+    """A program that has run under torchrun, the training of this room when none is named."""
+    return launch(number, program, *arguments, folder=folder)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_any_number_of_processes_comes_to_the_same_weights_statistics_and_reports(number, tmp_path):
-    ended = launch(number, tmp_path)
+    ended = launched(number, tmp_path)
     assert ended.returncode == 0, ended.stderr
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(number)]
     for name in MODELS:
@@ -60,7 +55,7 @@ def tensors_of(run):
 def test_a_process_killed_in_the_middle_is_resumed_on_another_number_of_processes(rank, resumed_on, tmp_path):
     config = config_of()
     run, whole = Run.create(tmp_path / "killed", config), Run.create(tmp_path / "whole", config)
-    ended = launch(2, run.path, rank, 8, json.dumps(config.to_dict()), program=TRAINING)  # in the second epoch
+    ended = launched(2, run.path, rank, 8, json.dumps(config.to_dict()), program=TRAINING)  # in the second epoch
     assert ended.returncode != 0
     if rank == 1:
         assert "rank 0: ProcessLostError: another process is gone" in ended.stdout
@@ -69,7 +64,7 @@ def test_a_process_killed_in_the_middle_is_resumed_on_another_number_of_processe
     if resumed_on == 1:
         train(config.load_task(), config, run)
     else:
-        ended = launch(resumed_on, run.path, -1, 0, json.dumps(config.to_dict()), program=TRAINING)
+        ended = launched(resumed_on, run.path, -1, 0, json.dumps(config.to_dict()), program=TRAINING)
         assert ended.returncode == 0, ended.stderr
     train(config.load_task(), config, whole)
     ours, theirs = tensors_of(run), tensors_of(whole)
@@ -87,9 +82,9 @@ def test_begun_on_one_process_and_gone_on_with_on_three_and_on_two(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train(config.load_task(), config, run, progress=stop)
-    assert launch(3, run.path, 0, 8, json.dumps(config.to_dict()), program=TRAINING).returncode != 0  # in the third
+    assert launched(3, run.path, 0, 8, json.dumps(config.to_dict()), program=TRAINING).returncode != 0  # in the third
     assert read_state(run.state_path)["epoch"] == 2
-    ended = launch(2, run.path, -1, 0, json.dumps(config.to_dict()), program=TRAINING)
+    ended = launched(2, run.path, -1, 0, json.dumps(config.to_dict()), program=TRAINING)
     assert ended.returncode == 0, ended.stderr
     train(config.load_task(), config, whole)
     ours, theirs = tensors_of(run), tensors_of(whole)
@@ -100,7 +95,7 @@ def test_begun_on_one_process_and_gone_on_with_on_three_and_on_two(tmp_path):
 def test_the_recipe_for_several_processes_comes_to_the_weights_of_one(cook, tmp_path):
     script = tmp_path / "recipe.py"
     script.write_text(papers.recipes()["Several processes"], encoding="utf-8")
-    ended = launch(2, program=script, folder=tmp_path)
+    ended = launched(2, program=script, folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     several = torch.load(tmp_path / "state.pt", weights_only=True)
     alone = cook("Several processes")
@@ -112,16 +107,16 @@ def test_the_recipe_for_several_processes_comes_to_the_weights_of_one(cook, tmp_
 def test_torchrun_trains_from_the_command_line_and_one_process_speaks_for_all(tmp_path):
     words = ["train", "--set", "train_examples=60", "--set", "hidden=8", "--epochs", 2, "--micro-batches", 3, "--json"]
     run = tmp_path / "run"
-    ended = launch(2, *words, "--out", run, program=ROOT / "cli.py")
+    ended = launched(2, *words, "--out", run, program=ROOT / "cli.py")
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["epoch"] == 2
     assert ended.stderr.count("mSAM, 3 micro-batches, seed 0") == 1
-    again = launch(2, *words, "--out", run, program=ROOT / "cli.py")
+    again = launched(2, *words, "--out", run, program=ROOT / "cli.py")
     assert again.returncode != 0
     assert "holds a run already; continue it with --resume" in again.stderr
     assert "defect" not in again.stderr
     assert Run.open(run).is_complete
-    sweep = launch(2, "sweep", "--out", tmp_path / "sweep", program=ROOT / "cli.py")
+    sweep = launched(2, "sweep", "--out", tmp_path / "sweep", program=ROOT / "cli.py")
     assert "a sweep runs on one process" in sweep.stderr
 
 
@@ -131,18 +126,18 @@ def test_torchrun_measures_from_the_command_line_as_one_process_does(tmp_path):
         run = Run.create(tmp_path / name, config)
         train(config.load_task(), config, run)
     words = ["spectrum", "-k", 2, "--probes", 12, "--steps", 5, "--json"]
-    ended = launch(3, *words, tmp_path / "shared", program=ROOT / "cli.py")
+    ended = launched(3, *words, tmp_path / "shared", program=ROOT / "cli.py")
     assert ended.returncode == 0, ended.stderr
     shared = json.loads(ended.stdout)
-    alone = json.loads(launch(1, *words, tmp_path / "alone", program=ROOT / "cli.py").stdout)
+    alone = json.loads(launched(1, *words, tmp_path / "alone", program=ROOT / "cli.py").stdout)
     for question, key in (("eigenvalues", "eigenvalues"), ("trace", "trace"), ("density", "mean_eigenvalue")):
         assert shared[question][key] == pytest.approx(alone[question][key], rel=1e-4)
         assert Path(shared[question]["result"]).is_file()
     kept = {path: path.read_bytes() for path in (tmp_path / "shared" / "results").glob("*.npz")}
-    again = launch(2, *words, tmp_path / "shared", program=ROOT / "cli.py")
+    again = launched(2, *words, tmp_path / "shared", program=ROOT / "cli.py")
     assert json.loads(again.stdout)["trace"] == shared["trace"]
     assert kept == {path: path.read_bytes() for path in kept}
-    budget = launch(2, *words, "--budget", "60s", tmp_path / "shared", program=ROOT / "cli.py")
+    budget = launched(2, *words, "--budget", "60s", tmp_path / "shared", program=ROOT / "cli.py")
     assert json.loads(budget.stdout)["trace"] == shared["trace"]  # all of it was known
-    certified = launch(2, *words, "--certify", tmp_path / "shared", program=ROOT / "cli.py")
+    certified = launched(2, *words, "--certify", tmp_path / "shared", program=ROOT / "cli.py")
     assert "runs on one process" in certified.stderr
