@@ -93,7 +93,7 @@ def surface_html(results: Mapping[str, PlaneSlice]) -> str:
     layout: dict[str, Any] = {
         "height": (520 if columns == 1 else 400) * rows + 44,
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": SOFT, "activecolor": INK},
-        "margin": {"l": 0, "r": 0, "t": 36, "b": 8},  # the tools are above
+        "margin": {"l": 0, "r": 40, "t": 36, "b": 8},  # the tools are above, the name of the bar to the right
         "font": {"family": _FONT, "size": 12, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "showlegend": False,
@@ -206,7 +206,7 @@ def _surface(
 
 
 def _scene(result: PlaneSlice, scale: Vertical, *, alone: bool) -> dict[str, Any]:
-    distance, word = (1.0, " direction") if alone else (1.5, "")
+    distance, word = (1.0, " direction") if alone else (1.7, "")  # or numbers at the edge are cut off
     low, high = scale.place(np.array([scale.low, scale.high])).tolist()
     plain = {"gridcolor": "#e3e7ec", "linecolor": SOFT, "showbackground": False, "zeroline": False, "showspikes": False}
     small = {"tickfont": {"size": 10}, "nticks": 5}
