@@ -229,7 +229,7 @@ def main() -> None:
 def _config(*, task_settings: Sequence[str], model: str | None, **entries: Any) -> TrainConfig:
     """A config from options named like its entries; all settings of the task, with their types and defaults."""
     from msam.config import TrainConfig
-    from msam.registry import complete_settings
+    from msam.tasks.registry import complete_settings
 
     given = dict(entry.partition("=")[::2] for entry in task_settings)
     if not all("=" in entry for entry in task_settings):
@@ -671,7 +671,7 @@ def tasks(ctx: click.Context, as_json: bool) -> None:
     """Tasks that are built in, and the settings of one, the user's own included."""
     if ctx.invoked_subcommand is None:
         from figures import terminal
-        from msam.registry import TASKS
+        from msam.tasks.built_in import TASKS
 
         about = {name: str(function.__doc__).strip().splitlines()[0] for name, function in TASKS.items()}
         own = "one of your own, a function that returns a msam.Task; it may lie in the working directory"
@@ -687,7 +687,7 @@ def tasks(ctx: click.Context, as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """The settings of a task, for --set NAME=VALUE, with their types and defaults."""
     from figures import terminal
-    from msam.registry import described
+    from msam.tasks.registry import described
 
     with _usage():
         rows = described(name)

@@ -16,7 +16,7 @@ from analyses.surroundings import sharpness
 from landscape.manifest import protocol, require_comparable
 from landscape.results import Array
 from msam.config import TrainConfig
-from msam.registry import complete_settings
+from msam.tasks.registry import complete_settings
 
 _IN_THE_NAME = {"seed", "perturbation", "num_microbatches", "optimizer"}
 

@@ -17,8 +17,8 @@ from landscape.identity import name_of
 from landscape.objective import Objective
 from landscape.paths import interpolate
 from landscape.progress import Progress
-from msam.registry import complete_settings
 from msam.run import Run
+from msam.tasks.registry import complete_settings
 
 TOLERANCE = 1e-3  # on barriers, of the span of what rises
 RESTARTS = 4  # of the search for an alignment

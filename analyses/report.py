@@ -13,8 +13,8 @@ from analyses.protocol import Protocol
 from analyses.results import MEASURES, Picture, RunTable
 from analyses.subject import Subject
 from landscape.files import atomic_write
-from msam.registry import complete_settings
 from msam.run import Run
+from msam.tasks.registry import complete_settings
 
 
 def write_report(

@@ -17,11 +17,11 @@ from msam.fastest import Fastest
 from msam.layerwise import Layerwise
 from msam.microbatches import microbatches
 from msam.optimizer import mSAM
-from msam.registry import load_task
 from msam.run import Run
 from msam.schedules import RhoScheduler
 from msam.selections import all_but_norm_layers, matching, norm_layers
 from msam.tasks import Task
+from msam.tasks.registry import load_task
 from msam.training import TrainingDivergedError, launched, train
 from msam.universal import DeterminantDescent, FrobeniusDescent, TraceDescent
 from msam.vectorised import Vectorised

@@ -31,8 +31,8 @@ from msam.descents import Descent
 from msam.execution import OneByOne
 from msam.optimizer import mSAM
 from msam.processes import Processes
-from msam.registry import load_task
 from msam.tasks import Task
+from msam.tasks.registry import load_task
 
 LATER = {"dropout": "same"}  # entries that older files lack, with what their runs were trained with
 

@@ -1,4 +1,4 @@
-"""Data sets as tensors: loaded, split and, on request, spoiled, always the same way for the same settings."""
+"""Examples as tensors, and the order that training takes them in."""
 
 from __future__ import annotations
 
@@ -49,31 +49,3 @@ def shuffled(number: int, *, seed: int, epoch: int) -> Tensor:
     """The order of an epoch: a permutation ``(number,)`` that depends on seed and epoch alone."""
     source = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
     return torch.randperm(number, generator=torch.Generator().manual_seed(int(source >> 1)))
-
-
-def digits_examples() -> Examples:
-    """The 1,797 handwritten digits that come with scikit-learn: ``(1797, 1, 8, 8)`` in [0, 1]."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    inputs = torch.tensor(images, dtype=torch.float32).div(16).view(-1, 1, 8, 8)
-    return Examples(inputs, torch.tensor(labels, dtype=torch.long))
-
-
-def stratified(examples: Examples, first: int, *, seed: int) -> tuple[Examples, Examples]:
-    """Two disjoint parts, the first of ``first`` examples, with the classes in the same proportions."""
-    from sklearn.model_selection import train_test_split
-
-    chosen, rest = train_test_split(
-        np.arange(len(examples)), train_size=first, stratify=examples.targets.numpy(), random_state=seed
-    )
-    return examples.taken(torch.as_tensor(np.sort(chosen))), examples.taken(torch.as_tensor(np.sort(rest)))
-
-
-def with_label_noise(examples: Examples, fraction: float, *, classes: int, seed: int) -> Examples:
-    """The same inputs, a fraction of the labels drawn uniformly from all classes (the true one included)."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(examples), generator=generator)[: round(fraction * len(examples))]
-    targets = examples.targets.clone()
-    targets[chosen] = torch.randint(0, classes, (len(chosen),), generator=generator)
-    return Examples(examples.inputs, targets)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from msam.data import digits_examples, stratified, with_label_noise
 from msam.models import cnn, group_norm, mlp
-from msam.tasks import Task
+from msam.tasks.task import Task
 
 
 def digits(

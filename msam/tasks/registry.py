@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from msam.digits import digits
-from msam.tasks import Task
+from msam.tasks.built_in import TASKS
+from msam.tasks.task import Task
 
-TASKS: dict[str, Callable[..., Task]] = {"digits": digits}
 _EMPTY: Any = inspect.Parameter.empty  # the default of a setting that has none
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

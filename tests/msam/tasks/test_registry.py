@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import cli
 from msam import load_task
-from msam.registry import complete_settings, described, kind_in_words
+from msam.tasks.registry import complete_settings, described, kind_in_words
 
 MODULE = """
 from pathlib import Path

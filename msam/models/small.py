@@ -32,8 +32,3 @@ def cnn(*, channels: int, width: int, classes: int, norm: Callable[[int], nn.Mod
         nn.Flatten(),
         nn.Linear(8 * width, classes),
     )
-
-
-def group_norm(channels: int) -> nn.Module:
-    """Group normalisation with four channels to a group."""
-    return nn.GroupNorm(channels // 4, channels)

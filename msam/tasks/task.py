@@ -16,10 +16,12 @@ from landscape.processes import Sharing
 from landscape.terms import Loss
 from msam.data import Examples
 
+Split = Literal["train", "validation", "test"]
+
 
 @dataclass(frozen=True)
 class Task:
-    """A model to build, a loss, and training and test data.
+    """A model to build, a loss, and training, validation and test data.
 
     Attributes:
         name: as it stands in a config.
@@ -29,6 +31,7 @@ class Task:
         test: test examples, never trained on.
         about: one sentence on where the data come from and how they were split.
         forward: how a batch becomes outputs and targets, ``forward(model, batch)``; see :func:`supervised`.
+        validation: examples to choose settings by, never trained on; None where there are none.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Task:
     test: Examples
     about: str
     forward: Forward = supervised
+    validation: Examples | None = None
 
     def require_usable(self) -> None:
         """Find out early whether the parts are what they should be.
@@ -49,7 +53,7 @@ class Task:
         for name in ("build", "loss", "forward"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"{name} must be a function; got a {type(getattr(self, name)).__name__}")
-        for name in ("train", "test"):
+        for name in ("train", "test") if self.validation is None else ("train", "validation", "test"):
             examples = getattr(self, name)
             if not isinstance(examples, Examples):
                 raise TypeError(f"{name} must be msam.Examples(inputs, targets); got a {type(examples).__name__}")
@@ -66,11 +70,22 @@ class Task:
             raise TypeError(f"the task {self.name} builds a {type(model).__name__}; it must build a torch.nn.Module")
         return model
 
+    def examples(self, split: Split) -> Examples:
+        """The examples of one split.
+
+        Raises:
+            ValueError: if there are none: a task need not have a validation set.
+        """
+        found: Examples | None = getattr(self, split)
+        if found is None:
+            raise ValueError(f"the task {self.name} has no {split} set with these settings; name train or test")
+        return found
+
     def objective(
         self,
         model: nn.Module,
         *,
-        split: Literal["train", "test"] = "train",
+        split: Split = "train",
         batch_size: int = 1000,
         sharing: Sharing | None = None,
     ) -> Objective:
@@ -79,7 +94,7 @@ class Task:
         The model itself stays in the mode it is in. Processes may share the work; see :class:`Objective`.
         """
         device = next(model.parameters()).device
-        examples: Examples = getattr(self, split)
+        examples = self.examples(split)
         modes = [(module, module.training) for module in model.modules()]
         try:
             data = list(examples.to(device).batches(batch_size))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -123,3 +125,17 @@ def test_every_built_in_model_trains_for_an_epoch_and_its_loss_falls(model, tmp_
     rows = train(config.load_task(), config, Run.create(tmp_path / "run", config)).metrics()
     assert rows[1]["train_loss"] < rows[0]["train_loss"]
     assert rows[1]["test_loss"] < 2.3
+
+
+def test_a_validation_set_is_asked_for_by_name_and_missed_in_a_sentence():
+    task = load_task("digits", {"train_examples": 20})
+    model = task.model(seed=0)
+    with pytest.raises(ValueError, match="the task digits has no validation set with these settings; name train or"):
+        task.objective(model, split="validation")
+    with_one = dataclasses.replace(task, validation=task.train.taken(torch.arange(7)))
+    objective = with_one.objective(model, split="validation")
+    expected = nn.functional.cross_entropy(model(task.train.inputs[:7]), task.train.targets[:7])
+    assert objective.loss(objective.weights) == pytest.approx(expected.item(), rel=1e-6)
+    assert objective.manifest()["objective"]["split"] == "validation"
+    with pytest.raises(ValueError, match="validation has no examples"):
+        dataclasses.replace(task, validation=task.train.taken(torch.arange(0))).require_usable()

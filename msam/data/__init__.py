@@ -1,0 +1,7 @@
+"""Data sets as tensors: loaded, split and, on request, spoiled."""
+
+from msam.data.digits import digits_examples
+from msam.data.examples import Examples, shuffled
+from msam.data.splits import stratified, with_label_noise
+
+__all__ = ["Examples", "shuffled", "digits_examples", "stratified", "with_label_noise"]

@@ -1,0 +1,6 @@
+"""Models that are built in."""
+
+from msam.models.norms import group_norm
+from msam.models.small import cnn, mlp
+
+__all__ = ["mlp", "cnn", "group_norm"]
