@@ -110,7 +110,12 @@ class ListType(click.ParamType[list[Any]]):
 
 Row = tuple[str, Any, Any, str]  # names, type, default, help
 _VARIED: tuple[Row, ...] = (
-    ("--perturbation", str, "sam", "none, sam, asam, fsam, gcsam, random, usam-trace, -frobenius or -determinant."),
+    (
+        "--perturbation",
+        str,
+        "sam",
+        "none, sam, asam, fsam, gcsam, sam-unnormalised, random, usam-trace, -frobenius or -determinant.",
+    ),
     ("--rho", float, 0.05, "Radius of the perturbation."),
     ("--micro-batches num_microbatches", int, 1, "Micro-batches per batch; 1 is SAM."),
 )

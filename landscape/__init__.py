@@ -120,6 +120,7 @@ if TYPE_CHECKING:
     from landscape.spectrum import top_eigenvalues as top_eigenvalues
     from landscape.traces import trace as trace
     from landscape.trajectories import trajectory_plane as trajectory_plane
+    from landscape.unnormalised import UnnormalisedAscent as UnnormalisedAscent
     from landscape.warm import FromSubset as FromSubset
     from landscape.ways import KeptGraphs as KeptGraphs, RebuiltGraphs as RebuiltGraphs
     from landscape.worst_case import worst_case_curve as worst_case_curve, worst_case_sharpness as worst_case_sharpness
@@ -157,6 +158,7 @@ _HOME = {
     "pyhessian_trace": "reference",
     "Perturbation": "perturbations",
     "GradientAscent": "perturbations",
+    "UnnormalisedAscent": "unnormalised",
     "AdaptiveAscent": "perturbations",
     "weights_proper": "perturbations",
     "every_tensor": "perturbations",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from landscape.arguments import not_negative
-from landscape.balls import L2, Ball, over
+from landscape.balls import L2, Ball
 from landscape.denominators import name_of
 
 Kind = TypeVar("Kind", bound="Perturbation")
@@ -203,21 +203,6 @@ class GradientAscent(Ascent):
     >>> GradientAscent(rho=0.5)(torch.zeros(2), torch.tensor([3.0, 4.0]))
     tensor([0.3000, 0.4000])
     """
-
-    @property
-    def is_multiple(self) -> bool:
-        """Whether ε is :meth:`factor` times the gradient: in the L2 ball."""
-        return type(self.ball) is L2
-
-    def factor(self, length: Tensor) -> Tensor:
-        """What the gradient is multiplied by when its L2 norm is ``length``, elementwise.
-
-        Raises:
-            ValueError: if ε is no multiple of the gradient.
-        """
-        if not self.is_multiple:
-            raise ValueError(f"{self!r} is not a multiple of the gradient; use L2()")
-        return over(self.rho, length)
 
 
 def weights_proper(tensor: Tensor) -> bool:

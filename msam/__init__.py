@@ -15,6 +15,7 @@ from msam.evaluation import Evaluation, evaluate
 from msam.execution import OneByOne
 from msam.fastest import Fastest
 from msam.layerwise import Layerwise
+from msam.linear_course import LinearCourse
 from msam.microbatches import microbatches
 from msam.optimizer import mSAM
 from msam.run import Run
@@ -60,4 +61,5 @@ __all__ = [
     "TrainingDivergedError",
     "Evaluation",
     "evaluate",
+    "LinearCourse",
 ]

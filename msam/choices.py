@@ -14,6 +14,7 @@ from landscape.chance import RandomPerturbation
 from landscape.friendly import FriendlyAscent
 from landscape.perturbations import AdaptiveAscent, Ascent, GradientAscent, Perturbation
 from landscape.several_steps import SeveralSteps
+from landscape.unnormalised import UnnormalisedAscent
 from msam.batchnorm import BatchNormPolicy, BatchStatistics, RunningStatistics, ShardStatistics
 from msam.descents import CentralizedDescent, Descent
 from msam.dropout import DropoutPolicy, FreshMasks, SameMasks
@@ -35,6 +36,7 @@ IN_A_BALL: dict[str, Callable[[float, Ball, int], Ascent]] = {
 }
 OF_ITS_OWN: dict[str, Callable[[float, int], Perturbation | Descent]] = {
     "gcsam": lambda rho, _: CentralizedDescent(CentralizedAscent(rho)),
+    "sam-unnormalised": lambda rho, _: UnnormalisedAscent(rho),
     "usam-trace": lambda rho, seed: TraceDescent(rho, seed=seed),
     "usam-frobenius": lambda rho, seed: FrobeniusDescent(rho, seed=seed),
     "usam-determinant": lambda rho, seed: DeterminantDescent(rho, seed=seed),
@@ -46,6 +48,7 @@ METHODS = {
     "random": "random perturbation",
     "fsam": "Friendly SAM",
     "gcsam": "GCSAM",
+    "sam-unnormalised": "unnormalised SAM",
     "usam-trace": "USAM (trace)",
     "usam-frobenius": "USAM (Frobenius)",
     "usam-determinant": "USAM (determinant)",

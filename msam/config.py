@@ -44,8 +44,9 @@ class TrainConfig:
     Attributes:
         task: name of the task.
         settings: keyword arguments of the task, the model among them.
-        perturbation: ``"none"``, ``"sam"``, ``"asam"``, ``"fsam"`` (Friendly SAM), ``"gcsam"``, ``"random"``, or
-            Universal SAM: ``"usam-trace"``, ``"usam-frobenius"``, ``"usam-determinant"``.
+        perturbation: ``"none"``, ``"sam"``, ``"asam"``, ``"fsam"`` (Friendly SAM), ``"gcsam"``, ``"random"``,
+            ``"sam-unnormalised"`` (a perturbation of ρ times the gradient), or Universal SAM: ``"usam-trace"``,
+            ``"usam-frobenius"``, ``"usam-determinant"``.
         rho: radius of the perturbation.
         rho_schedule: of the radius over all steps: ``"constant"``, ``"cosine"`` down to zero, or ``"rising"`` from it.
         ball: in which norm the radius is: ``"l2"`` or ``"linf"``.

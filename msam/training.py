@@ -181,17 +181,16 @@ class _Trainer:
             torch.tensor(test.loss, dtype=torch.float64), f"the test loss became {test.loss}", step=number
         )
         self.epoch += 1
-        self.rows.append(
-            {
-                "epoch": self.epoch,
-                "lr": lr,
-                "train_loss": sum(losses) / sum(shares) if shares else float("nan"),
-                "test_loss": test.loss,
-                "test_accuracy": test.accuracy,
-                "skipped_steps": self.optimizer.skipped_steps - skipped_before,
-                "seconds": time.perf_counter() - started,
-            }
-        )
+        row: dict[str, float] = {
+            "epoch": self.epoch,
+            "lr": lr,
+            "train_loss": sum(losses) / sum(shares) if shares else float("nan"),
+            "test_loss": test.loss,
+            "test_accuracy": test.accuracy,
+            "skipped_steps": self.optimizer.skipped_steps - skipped_before,
+            "seconds": time.perf_counter() - started,
+        }
+        self.rows.append(row | self.task.probed(self.model, beside=row, before=self.rows[-1:]))
         self._save()
 
     def _loss(self, batch: tuple[Batch, Tensor]) -> Tensor | tuple[Tensor, Tensor | float]:

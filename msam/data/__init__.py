@@ -2,6 +2,18 @@
 
 from msam.data.digits import digits_examples
 from msam.data.examples import Examples, shuffled
+from msam.data.kernel import KernelRegression, kernel_regression
+from msam.data.patches import SignalAndNoise, signal_and_noise
 from msam.data.splits import stratified, with_label_noise
 
-__all__ = ["Examples", "shuffled", "digits_examples", "stratified", "with_label_noise"]
+__all__ = [
+    "Examples",
+    "shuffled",
+    "digits_examples",
+    "stratified",
+    "with_label_noise",
+    "SignalAndNoise",
+    "signal_and_noise",
+    "KernelRegression",
+    "kernel_regression",
+]

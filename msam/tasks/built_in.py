@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from msam.tasks.digits import digits
+from msam.tasks.kernel import kernel
+from msam.tasks.patches import patches
 from msam.tasks.task import Task
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits": digits,
+    "patches": patches,
+    "kernel": kernel,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +32,8 @@ class Task:
         about: one sentence on where the data come from and how they were split.
         forward: how a batch becomes outputs and targets, ``forward(model, batch)``; see :func:`supervised`.
         validation: examples to choose settings by, never trained on; None where there are none.
+        probe: what is to be watched besides loss and accuracy: model -> numbers by name, the same names every time.
+            Training writes them into ``metrics.csv`` after every epoch.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Task:
     about: str
     forward: Forward = supervised
     validation: Examples | None = None
+    probe: Callable[[nn.Module], Mapping[str, float]] | None = None
 
     def require_usable(self) -> None:
         """Find out early whether the parts are what they should be.
@@ -69,6 +72,39 @@ class Task:
         if not isinstance(model, nn.Module):
             raise TypeError(f"the task {self.name} builds a {type(model).__name__}; it must build a torch.nn.Module")
         return model
+
+    def probed(
+        self, model: nn.Module, *, beside: Collection[str] = (), before: Sequence[Collection[str]] = ()
+    ) -> dict[str, float]:
+        """What the probe finds in a model; nothing where there is no probe.
+
+        Args:
+            model: in whatever mode.
+            beside: names that are taken.
+            before: the names of earlier rows, those of training included.
+
+        Raises:
+            ValueError: if it fails, what it finds is no mapping of names to numbers, or the names are not new ones, or
+                not those of before.
+        """
+        if self.probe is None:
+            return {}
+        try:
+            with torch.no_grad():
+                found = {str(name): float(value) for name, value in self.probe(model).items()}
+        except Exception as error:  # whatever the user's function raises
+            raise ValueError(
+                f"the probe of the task {self.name} must return numbers by name; it failed with "
+                f"{type(error).__name__}: {' '.join(str(error).split())}"
+            ) from error
+        for name in found.keys() & set(beside):
+            raise ValueError(f"the probe of the task {self.name} names {name!r}, which training writes itself")
+        if any({*beside, *found} != set(row) for row in before):
+            raise ValueError(
+                f"the probe of the task {self.name} names {', '.join(found) or 'nothing'} now, and others "
+                "before; name the same every time"
+            )
+        return found
 
     def examples(self, split: Split) -> Examples:
         """The examples of one split.

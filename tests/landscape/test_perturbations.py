@@ -57,15 +57,6 @@ def test_in_the_maximum_norm_the_ascents_are_signs():
     assert torch.allclose(flat(AdaptiveAscent(rho=0.3, ball=Linf())(W, G)), 0.3 * T * flat(G).sign(), rtol=1e-14)
 
 
-def test_a_multiple_of_the_gradient_says_so_and_by_what():
-    ascent = GradientAscent(rho=0.3)
-    assert ascent.is_multiple
-    assert torch.equal(flat(ascent(W, G)), ascent.factor(length(G)) * flat(G))
-    assert not GradientAscent(rho=0.3, ball=Linf()).is_multiple
-    with pytest.raises(ValueError, match=r"is not a multiple of the gradient; use L2\(\)"):
-        GradientAscent(rho=0.3, ball=Linf()).factor(torch.tensor(1.0))
-
-
 def test_the_adaptive_radius_is_that_of_the_scaled_perturbation():
     epsilon = AdaptiveAscent(rho=0.3, eta=0.5)(W, G)
     scaled = [e / (w.abs() + 0.5) if w.ndim > 1 else e for e, w in zip(epsilon, W, strict=True)]
