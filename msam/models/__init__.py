@@ -2,6 +2,28 @@
 
 from msam.models.norms import group_norm
 from msam.models.patches import PatchNet
+from msam.models.registry import IMAGE_MODELS, ImageModel, NormName, image_model
+from msam.models.resnet import LARGE_IMAGES, SMALL_IMAGES, ResNet, Stem, resnet18, resnet50, resnet_of_three_stages
 from msam.models.small import cnn, mlp
+from msam.models.vit import ViT
+from msam.models.wide_resnet import WideResNet
 
 __all__ = ["mlp", "cnn", "PatchNet", "group_norm"]
+__all__ = [
+    "mlp",
+    "cnn",
+    "ResNet",
+    "resnet_of_three_stages",
+    "resnet18",
+    "resnet50",
+    "Stem",
+    "SMALL_IMAGES",
+    "LARGE_IMAGES",
+    "WideResNet",
+    "ViT",
+    "group_norm",
+    "image_model",
+    "ImageModel",
+    "NormName",
+    "IMAGE_MODELS",
+]

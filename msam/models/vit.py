@@ -1,0 +1,98 @@
+"""Vision transformers (Dosovitskiy et al. 2021, arXiv 2010.11929)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Attention(nn.Module):
+    """Self-attention over the tokens of each image, out of linear layers."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, tokens, width)`` -> ``(N, tokens, width)``."""
+        number, tokens, width = x.shape
+        q, k, v = self.qkv(x).view(number, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(q, k, v)  # (N, heads, tokens, width / heads)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(number, tokens, width))
+        return out
+
+
+class EncoderBlock(nn.Module):
+    """Attention and a perceptron four times as wide, each after a layer norm and added to what it was given."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, tokens, width)`` -> ``(N, tokens, width)``."""
+        x = x + self.dropout(self.attention(self.norm1(x)))
+        result: Tensor = x + self.dropout(self.mlp(self.norm2(x)))
+        return result
+
+
+class ViT(nn.Module):
+    """A transformer over the patches of an image, norms first; a class token, not a mean, goes to the head.
+
+    Places have vectors that are learnt, one for each patch and one for the token.
+
+    Args:
+        channels: of the images.
+        size: their side in pixels.
+        classes: outputs.
+        patch: side of a patch in pixels.
+        depth: blocks.
+        width: of a token.
+        heads: of the attention.
+        dropout: share that is dropped of the tokens at the start, after attention and in the perceptrons.
+
+    Raises:
+        ValueError: if patches do not fill the image, or heads the width.
+
+    >>> vit = ViT(channels=3, size=32, classes=10, patch=4, depth=6, width=48, heads=4)
+    >>> sum(p.numel() for p in vit.parameters())
+    175738
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        size: int,
+        classes: int,
+        patch: int,
+        depth: int,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if size % patch:
+            raise ValueError(f"patch must divide the side of the images, {size} pixels; got {patch}")
+        if width % heads:
+            raise ValueError(f"width must be a multiple of the {heads} heads; got {width}")
+        self.patches = nn.Conv2d(channels, width, patch, stride=patch)
+        self.class_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.places = nn.Parameter(torch.randn(1, (size // patch) ** 2 + 1, width) * 0.02)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.Sequential(*(EncoderBlock(width, heads, dropout) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, channels, size, size)`` -> ``(N, classes)``."""
+        tokens = self.patches(x).flatten(2).transpose(1, 2)  # (N, patches, width)
+        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], 1) + self.places
+        logits: Tensor = self.head(self.norm(self.blocks(self.dropout(tokens))[:, 0]))
+        return logits
