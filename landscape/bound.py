@@ -58,7 +58,10 @@ class CurvatureAt:
         require_like(V, self._w, "V", columns=True)
         columns = V.reshape(len(self._w), -1)
         (image,), _ = self._work.means(
-            lambda term: (self._bound.product(term, columns),), (columns,), release=self._bound.release
+            lambda term: (self._bound.product(term, columns),),
+            (columns,),
+            terms=self._work.terms,
+            release=self._bound.release,
         )
         self._require_certified()
         return image.reshape(V.shape)

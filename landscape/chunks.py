@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from landscape.batches import Batch, concatenate, num_examples, shape_of_examples, split, take, tensors
-from landscape.curvatures import HESSIAN, Curvature
+from landscape.curvatures import Curvature
 from landscape.memory import graph_measured
 from landscape.products import NoSecondDerivativeError, second_derivatives
 from landscape.terms import Definition, Term
 
 MOST_EXAMPLES = 1024  # beyond, small networks gain nothing either
-QUICK_BYTES = 96 * 2**20  # a graph that is larger leaves the caches, and takes up to twice the time an example
+QUICK_BYTES = 96 * 2**20  # a graph of products that is larger leaves the caches, and takes up to twice the time
+PASS_BYTES = 256 * 2**20  # a gradient goes through its graph once: larger chunks pay a little longer
 _FEW = (2, 8)  # examples that graphs are measured on
 
 
 class GraphSize:
-    """What the graph of the gradient of a number of examples takes, in bytes: so much at all, and so much for each."""
+    """What the graph of a number of examples takes, in bytes: so much at all, and so much for each."""
 
     def __init__(self, fixed: float, each: float) -> None:
         self.fixed, self.each = fixed, each
 
     @classmethod
-    def measured(cls, definition: Definition, w: Tensor, batch: Batch, kind: Curvature = HESSIAN) -> GraphSize:
-        """From the graphs of a few examples, those that products with a kind of matrix keep.
+    def measured(cls, definition: Definition, batch: Batch, num_bytes: Callable[[Term], int]) -> GraphSize:
+        """From the graphs of a few examples.
 
         Where these cannot be evaluated, which others will say, it is a guess.
+
+        Args:
+            definition: of the terms.
+            batch: has the examples.
+            num_bytes: what the graph of a term takes.
         """
         sizes = [min(few, num_examples(batch)) for few in _FEW]
         try:
-            small, large = (_graph_bytes(Term(definition, take(batch, 0, size)), w, kind) for size in sizes)
+            small, large = (num_bytes(Term(definition, take(batch, 0, size))) for size in sizes)
         except Exception:  # whatever the model raises
             return cls(0, QUICK_BYTES / 128)
         each = (large - small) / (sizes[1] - sizes[0]) if sizes[1] > sizes[0] else float(large)
@@ -43,10 +49,9 @@ class GraphSize:
         """For the examples of a term."""
         return int(self.fixed + self.each * num_examples(term.batch))
 
-    @property
-    def quick_chunk(self) -> int:
-        """The number of examples to a chunk: a power of two whose graphs stay below ``QUICK_BYTES``."""
-        most = min(MOST_EXAMPLES, int(QUICK_BYTES / self.each))
+    def chunk(self, most_bytes: float) -> int:
+        """The number of examples to a chunk: a power of two whose graphs stay below so many bytes."""
+        most = min(MOST_EXAMPLES, int(most_bytes / self.each))
         return int(2 ** (most.bit_length() - 1)) if most >= 1 else 1
 
 
@@ -86,12 +91,12 @@ def halves(term: Term) -> list[Term]:
     return [Term(term.definition, part) for part in split(term.batch, [size // 2, size - size // 2])]
 
 
-def _graph_bytes(term: Term, w: Tensor, kind: Curvature) -> int:
+def bytes_of_products(term: Term, w: Tensor, kind: Curvature) -> int:
     """What autograd keeps of a term for products, estimated from its loss where that cannot be differentiated twice."""
     there = [w, *tensors(term.batch)]
-    with graph_measured(without=there) as graph, torch.enable_grad(), second_derivatives():
-        loss = term.loss(w.detach().requires_grad_())
-    if not loss.requires_grad:
+    with graph_measured(without=there) as graph, second_derivatives():
+        requires_grad = _is_differentiable(term, w)
+    if not requires_grad:
         return graph.num_bytes
     once = graph.num_bytes
     with graph_measured(without=there) as graph:
@@ -100,3 +105,16 @@ def _graph_bytes(term: Term, w: Tensor, kind: Curvature) -> int:
         except (RuntimeError, NoSecondDerivativeError, ValueError):
             return 4 * once
     return graph.num_bytes + w.nbytes  # the gradient is kept with its graph
+
+
+def bytes_of_pass(term: Term, w: Tensor) -> int:
+    """What autograd keeps of a term for its gradient."""
+    with graph_measured(without=[w, *tensors(term.batch)]) as graph:
+        _is_differentiable(term, w)
+    return graph.num_bytes
+
+
+def _is_differentiable(term: Term, w: Tensor) -> bool:
+    """Whether the loss of a term depends on the weights."""
+    with torch.enable_grad():
+        return term.loss(w.detach().requires_grad_()).requires_grad

@@ -26,7 +26,6 @@ from landscape.stacks import Ascent
 from landscape.work import ALWAYS_QUICK
 
 BUDGET = 64 * 2**20  # bytes that perturbed copies of weights may take
-WIDER = 4  # a pass without second derivatives keeps that much less than the graphs that chunks are measured by
 FEWEST = 4  # shards for which the comparison with the definition is worth its time
 FEW = 8  # examples to a shard up to which two shards are checked, and not one
 BUILDERS: tuple[Callable[[Objective, Sequence[Ascent]], Way], ...] = (LayerByLayer, WithCopies)
@@ -144,7 +143,7 @@ class Measurement:
         work = self.objective.work
         if work.limit is not None:
             return work.limit
-        return self.rows.number if self.rows.number <= ALWAYS_QUICK else WIDER * work.chunk_size
+        return self.rows.number if self.rows.number <= ALWAYS_QUICK else work.pass_size
 
     def _portion(self, portion: Portion) -> None:
         """All shards of a portion, and of its halves where memory runs out."""

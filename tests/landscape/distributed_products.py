@@ -95,7 +95,7 @@ def failing(sharing):
     data = [(torch.ones(17, 6).double(), torch.arange(17) % 3)]
     objective = Objective(model, nn.functional.cross_entropy, data, chunk_size=4, sharing=sharing)
     if sharing.rank == sharing.number - 1:
-        objective.work.terms[0].batch = (torch.ones(4, 5).double(), torch.zeros(4).long())
+        objective.work.passes[0].batch = (torch.ones(4, 5).double(), torch.zeros(4).long())
     try:
         objective.loss(objective.weights)
     except Exception as error:
@@ -160,7 +160,7 @@ def cut_alike(sharing):
     data = [(torch.linspace(0, 1, 600).reshape(100, 6).double(), torch.arange(100) % 3)]
     torch.manual_seed(4)
     model = nn.Linear(6, 3).double()
-    with mock.patch.object(GraphSize, "quick_chunk", 16 * 2**sharing.rank):
+    with mock.patch.object(GraphSize, "chunk", lambda size, most_bytes: 16 * 2**sharing.rank):
         objective = Objective(model, nn.functional.cross_entropy, data, sharing=sharing)
         return float(objective.loss(objective.weights)), objective.weight
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from problems import N, normal, problem, ragged
 from torch import nn
 
-from landscape import Objective
+from landscape import HessianOperator, Objective
 from landscape.chunks import MOST_EXAMPLES, QUICK_BYTES, GraphSize, cut, halves, merged
 from landscape.memory import available_bytes, graph_measured, in_words, is_out_of_memory
 from landscape.terms import Term
@@ -85,10 +85,51 @@ def test_the_size_of_a_graph_is_that_of_what_it_saves_beside_data_and_weights():
     assert size.of(term) == pytest.approx(exact.num_bytes, rel=0.25)
 
 
+class Watched(nn.Sequential):
+    """Remembers how many examples came through together."""
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        return super().forward(x)
+
+
+def test_losses_and_gradients_take_larger_chunks_than_products(monkeypatch):
+    monkeypatch.setattr("landscape.work.QUICK_BYTES", 1000)  # 136 an example
+    monkeypatch.setattr("landscape.work.PASS_BYTES", 1000)  # 56 an example
+    given, Watched.seen = problem("tanh_mlp"), []
+    x, y = given.x.repeat(5, 1), given.y.repeat(5)  # 65 examples
+    objective = Objective(Watched(*given.model), given.loss, [(x, y)])
+    whole = Objective(given.model, given.loss, [(x, y)], chunk_size=65)
+    w = objective.weights + 0.1
+    passes, products = objective.work.pass_size, objective.work.chunk_size
+    assert (products, passes) == (4, 16)
+    hessian = HessianOperator(objective, weights=w)
+    for ask, expected, size in (
+        (lambda: objective.loss(w), whole.loss(w), passes),
+        (lambda: objective.gradient(w), whole.gradient(w), passes),
+        (lambda: hessian.apply(w), whole.hvp(w, w), products),
+    ):
+        Watched.seen.clear()
+        assert torch.allclose(ask(), expected, rtol=1e-11, atol=1e-14)
+        number = 65 // size
+        assert Watched.seen[: number + 1] == [size] * number + [65 - number * size]
+
+
+def test_what_gradients_keep_stays_below_its_bytes(monkeypatch):
+    monkeypatch.setattr("landscape.work.PASS_BYTES", 4000)
+    given = problem("tanh_mlp")
+    objective = Objective(given.model, given.loss, [(given.x.repeat(10, 1), given.y.repeat(10))])
+    term = objective.work.passes[0]
+    with graph_measured(without=[objective.weights, *term.batch]) as graph:
+        loss = term.loss(objective.weights.detach().requires_grad_())
+    assert loss.requires_grad
+    assert graph.num_bytes <= 4000 < 2.5 * graph.num_bytes  # a power of two
+
+
 def test_chunks_are_powers_of_two_whose_graphs_stay_in_the_caches():
-    assert GraphSize(0, QUICK_BYTES / 100).quick_chunk == 64
-    assert GraphSize(0, 1).quick_chunk == MOST_EXAMPLES
-    assert GraphSize(0, 2 * QUICK_BYTES).quick_chunk == 1
+    assert GraphSize(0, QUICK_BYTES / 100).chunk(QUICK_BYTES) == 64
+    assert GraphSize(0, 1).chunk(QUICK_BYTES) == MOST_EXAMPLES
+    assert GraphSize(0, 2 * QUICK_BYTES).chunk(QUICK_BYTES) == 1
 
 
 def test_a_term_is_halved_down_to_one_example():
