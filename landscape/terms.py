@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.batches import Batch, map_tensors
-from landscape.checks import require_functions, require_scalar
+from landscape.checks import require_functions, require_scalar, require_shapes_that_fit
 from landscape.denominators import Denominator, denominator_of
 from landscape.forward import Forward, Names, Seam, call_with
 from landscape.identity import name_of
@@ -141,10 +141,14 @@ class Term:
         """The loss as a function of the outputs, a scalar."""
         function = self.definition.loss
         loss: Tensor
-        if isinstance(function, nn.Module):
-            loss = call_with(function, _fresh_buffers(function), outputs, self.targets)
-        else:
-            loss = function(outputs, self.targets)
+        try:
+            if isinstance(function, nn.Module):
+                loss = call_with(function, _fresh_buffers(function), outputs, self.targets)
+            else:
+                loss = function(outputs, self.targets)
+        except (RuntimeError, ValueError) as error:
+            require_shapes_that_fit(error, outputs, self.targets)
+            raise
         require_scalar(loss)
         return loss
 

@@ -23,6 +23,9 @@ from msam.step import Gradient, Outcome, Step
 
 SPLITS = 8  # ways of splitting a batch that are checked
 FINE = 1e-5  # of a gradient in double precision, where rounding is 1e-12: a term that is no mean may be this small
+_READS_VALUES = (  # where torch writes a page
+    "looks at the values of a tensor, as transformers do at an attention mask, which torch.func does not allow"
+)
 
 
 class Guarded(Execution):
@@ -155,7 +158,8 @@ class Guarded(Execution):
             raise
         except Exception as error:
             first, *_ = str(error).splitlines() or [""]
-            raise UnsupportedError(f"the model or the closure fails with {type(error).__name__}: {first}") from error
+            said = _READS_VALUES if ".item() on a Tensor" in first else f"fails with {type(error).__name__}: {first}"
+            raise UnsupportedError(f"the model or the closure {said}") from error
 
     @property
     def _precision(self) -> torch.dtype | None:
