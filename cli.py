@@ -127,7 +127,7 @@ _SEED: Row = ("--seed", int, 0, "Of weights, data order and the model's noise.")
 _SEEDS: Row = ("--seeds", click.IntRange(min=1), 3, "Seeds 0, 1, ... of each setting.")
 _TRAINING: tuple[Row, ...] = (
     ("--task", str, "digits", "What to learn."),
-    ("--model", str, None, "Model of the task: mlp, cnn-bn or cnn-gn for digits."),
+    ("--model", str, None, "Model of the task, as listed by msam tasks show."),
     ("--epochs", int, 20, "Passes over the training data."),
     ("--batch-size", int, 100, "Examples per step."),
     ("--optimizer", str, "sgd", "Base optimizer: sgd or adamw."),
@@ -696,8 +696,8 @@ def show(name: str, as_json: bool) -> None:
 
     with _usage():
         rows = described(name)
-    cells = [[row["setting"] or "", row["type"] or "", row["default"] or "(to be given)"] for row in rows]
-    shown = terminal.table(["setting", "type", "default"], cells, words=3)
+    cells = [["(to be given)" if cell is None else cell for cell in row.values()] for row in rows]
+    shown = terminal.table(["setting", "type", "default", "what it is"], cells, words=4)
     terminal.answer({"task": name, "settings": rows}, [shown], as_json=as_json)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -32,7 +32,7 @@ from msam.execution import OneByOne
 from msam.optimizer import mSAM
 from msam.processes import Processes
 from msam.tasks import Task
-from msam.tasks.registry import load_task
+from msam.tasks.registry import complete_settings, load_task
 
 LATER = {"dropout": "same"}  # entries that older files lack, with what their runs were trained with
 
@@ -154,6 +154,21 @@ class TrainConfig:
     def identity(self) -> str:
         """A hash of all entries, which files know their config by: the same as before an entry was added."""
         return hash_of_settings({k: v for k, v in self.to_dict().items() if k not in LATER or v != LATER[k]})
+
+    def completed(self) -> Self:
+        """With all settings that the task has by now, so that a config of an older file is equal to one made today.
+
+        Raises:
+            ValueError: if the task or a setting is unknown.
+        """
+        return dataclasses.replace(self, settings=complete_settings(self.task, self.settings))
+
+    def entries(self, names: Collection[str]) -> dict[str, Any]:
+        """The named entries, by name; in place of ``settings`` all that the task has now, each by its own."""
+        found = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.name in names}
+        if found.pop("settings", None) is None:
+            return found
+        return found | {f"the setting {name}": value for name, value in self.completed().settings.items()}
 
     def load_task(self) -> Task:
         """The task, its data loaded; checks that every batch can be split.

@@ -95,10 +95,11 @@ class Run:
         Raises:
             ValueError: if one of them is another.
         """
-        for name in sorted(set(names) & {entry.name for entry in dataclasses.fields(TrainConfig)}):
-            begun, now = getattr(self.config, name), getattr(asked, name)
-            if begun != now:
-                raise ValueError(f"the run was begun with {name} {begun}, not {now}; leave that out, or --overwrite it")
+        begun, now = (config.entries(names) for config in (self.config, asked))
+        for name in begun | now:
+            one, other = begun.get(name), now.get(name)
+            if one != other:
+                raise ValueError(f"the run was begun with {name} {one}, not {other}; leave that out, or --overwrite it")
         return self.config
 
     @property

@@ -58,7 +58,7 @@ class Sweep:
         path = Path(path)
         if (path / SWEEP_FILE).is_file():
             sweep = cls.open(path)
-            if sweep.configs != list(configs):
+            if [config.completed() for config in sweep.configs] != [config.completed() for config in configs]:
                 raise FileExistsError(f"{path} holds a sweep of other settings; choose another folder, or remove it")
             return sweep
         if not is_vacant(path):

@@ -193,7 +193,7 @@ def closure_of(model):
 
 def step_of(model, batch, number, ascent, *, closure=None, perturbed=None, **settings):
     parameters = [p for p in model.parameters() if p.requires_grad]
-    parts = sizes(B, number)
+    parts = sizes(len(batch[1]), number)
     return Step(
         closure=closure or closure_of(model),
         batch=batch,

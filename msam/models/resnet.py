@@ -35,7 +35,8 @@ LARGE_IMAGES = Stem(7, 2, lambda: nn.MaxPool2d(3, stride=2, padding=1))
 class BasicBlock(nn.Module):
     """relu(norm(conv3x3(relu(norm(conv3x3(x))))) + shortcut(x)).
 
-    The shortcut is the identity where it fits, and a 1x1 convolution with a normalisation elsewhere: option B of He 2016.
+    The shortcut is the identity where that fits, and elsewhere a 1x1 convolution with a normalisation: option B of He
+    2016.
     """
 
     expansion = 1

@@ -32,6 +32,8 @@ class WideBlock(nn.Module):
 class WideResNet(nn.Module):
     """Three stages of wide blocks with 16, 32 and 64 channels times a factor, each in (depth − 4) / 6 blocks.
 
+    With a depth of 28 and a factor of 10 it has 36.5 million weights.
+
     Args:
         channels: of the images.
         classes: outputs.
@@ -43,10 +45,9 @@ class WideResNet(nn.Module):
     Raises:
         ValueError: if the depth is not 6n + 4.
 
-    >>> with torch.device("meta"):
-    ...     wide = WideResNet(channels=3, classes=10)
-    >>> sum(p.numel() for p in wide.parameters())
-    36479194
+    >>> narrow = WideResNet(channels=3, classes=10, depth=10, widen_factor=1)
+    >>> sum(p.numel() for p in narrow.parameters())
+    77850
     """
 
     def __init__(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import itertools
+import re
 import sys
 import types
 import typing
@@ -12,10 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from msam.models.registry import ImageModel, settled
 from msam.tasks.built_in import TASKS
 from msam.tasks.task import Task
 
 _EMPTY: Any = inspect.Parameter.empty  # the default of a setting that has none
+_ARGUMENT = re.compile(r" {4}(\w+): (.*)")
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -51,9 +55,11 @@ def load_task(name: str, settings: Mapping[str, Any]) -> Task:
 def complete_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """All settings of a task: the given ones in their types, the defaults for the others.
 
+    Where a task has a ``model`` of type :data:`ImageModel`, settings of the model that are none are the model's own.
+
     Raises:
-        ValueError: if there is no such task or setting, one without a default is missing, or a value is not of its
-            type.
+        ValueError: if there is no such task or setting, one without a default is missing, a value is not of its type,
+            or the model does not take one.
     """
     known = settings_of(name)
     for key in settings:
@@ -65,7 +71,7 @@ def complete_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         if key not in settings and default is _EMPTY:
             raise ValueError(f"task {name!r} needs the setting {key!r}; give it with --set {key}=...")
         found[key] = _convert(key, settings.get(key, default), kind)
-    return found
+    return settled(found) if known.get("model", (None,))[0] == ImageModel else found
 
 
 def settings_of(name: str) -> dict[str, tuple[Any, Any]]:
@@ -89,15 +95,35 @@ def settings_of(name: str) -> dict[str, tuple[Any, Any]]:
 
 
 def described(name: str) -> list[dict[str, str | None]]:
-    """The settings of a task for a person: name, type, and default, None where there is no default.
+    """The settings of a task for a person: name, type, default, None where there is none, and what it is.
+
+    The last is what stands of it under ``Args:`` in the docstring of the function, and may be empty.
 
     Raises:
         ValueError: if there is no such task, or its arguments cannot be read.
     """
+    said = _said_of_arguments(function_of(name))
     return [
-        {"setting": key, "type": kind_in_words(kind), "default": None if default is _EMPTY else _written(default)}
+        {
+            "setting": key,
+            "type": kind_in_words(kind),
+            "default": None if default is _EMPTY else _written(default),
+            "about": said.get(key, ""),
+        }
         for key, (kind, default) in settings_of(name).items()
     ]
+
+
+def _said_of_arguments(function: Callable[..., Any]) -> dict[str, str]:
+    """What a docstring says of each argument."""
+    _, _, section = (inspect.getdoc(function) or "").partition("\nArgs:\n")
+    found: dict[str, str] = {}
+    key = ""
+    for line in itertools.takewhile(lambda line: line.startswith("    "), section.splitlines()):
+        begins = _ARGUMENT.match(line)
+        key, words = (begins[1], begins[2]) if begins else (key, line.strip())
+        found[key] = f"{found[key]} {words}" if key in found else words
+    return found
 
 
 def function_of(name: str) -> Callable[..., Any]:

@@ -158,7 +158,7 @@ def test_a_run_is_gone_on_with_the_settings_it_was_begun_with(run):
         ValueError, match=r"the run was begun with lr 0\.1, not 0\.5; leave that out, or --overwrite it"
     ):
         run.config_if_begun_with(other, {"lr", "rho"})
-    with pytest.raises(ValueError, match=r"was begun with settings \{'hidden': 3\}, not \{'hidden': 4\}"):
+    with pytest.raises(ValueError, match="was begun with the setting hidden 3, not 4"):
         run.config_if_begun_with(other, {"settings"})
 
 

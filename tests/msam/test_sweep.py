@@ -219,3 +219,19 @@ def test_opening_an_unfinished_sweep_or_nothing_fails(sweep, tmp_path):
         open_runs([sweep.path])
     with pytest.raises(FileNotFoundError):
         open_runs([tmp_path / "nothing"])
+
+
+@pytest.mark.parametrize(("model", "own"), [("mlp", {"hidden": 7}), ("cnn-gn", {"width": 8})])
+def test_a_sweep_from_before_models_had_more_settings_is_gone_on_with(model, own, tmp_path):
+    older = {"model": model, "hidden": 128, "width": 16, "train_examples": 12, "label_noise": 0.0, "data_seed": 0}
+    made = Sweep.create(tmp_path / "sweep", [dataclasses.replace(TINY, settings=older | own)])
+    today = [dataclasses.replace(TINY, settings={"train_examples": 12, "model": model} | own).completed()]
+    assert today[0].settings["norm"] is None
+    assert Sweep.create(made.path, today).configs == made.configs
+    (run,) = made.prepared()
+    assert run.config_if_begun_with(today[0], {"settings"}).settings == older | own
+    other = dataclasses.replace(today[0], settings={**today[0].settings, "model": "resnet20", "hidden": None})
+    with pytest.raises(FileExistsError, match="a sweep of other settings"):
+        Sweep.create(made.path, [other])
+    with pytest.raises(ValueError, match=f"was begun with the setting model {model}, not resnet20"):
+        run.config_if_begun_with(other, {"settings"})

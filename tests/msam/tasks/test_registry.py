@@ -13,6 +13,7 @@ from torch.nn import functional
 
 import cli
 from msam import load_task
+from msam.models import IMAGE_MODELS
 from msam.tasks.registry import complete_settings, described, kind_in_words
 
 MODULE = """
@@ -48,6 +49,17 @@ def pairs(*, width: int = 4, noise: float = 0.0, flip: bool = False, kind: Liter
 
 
 def needs(*, path): return None
+def said(*, width: int = 3, depth: int = 4):
+    \"\"\"A task that says what its settings are.
+
+    Args:
+        width: of the layer,
+            in units.
+        depth: of it.
+
+    Raises:
+        ValueError: never.
+    \"\"\"
 def raises(): raise OSError("no such archive: data.tar")
 def other(): return 3
 def anything(**settings): return 3
@@ -140,7 +152,8 @@ def test_the_settings_of_a_task_are_described(own):
     assert rows["kind"] == ("a or b", "a")
     assert rows["most"] == ("int or none", "none")
     assert rows["flip"] == ("bool", "false")
-    assert described(f"{own}.tasks:needs") == [{"setting": "path", "type": "str", "default": None}]
+    assert described(f"{own}.tasks:needs") == [{"setting": "path", "type": "str", "default": None, "about": ""}]
+    assert [row["about"] for row in described(f"{own}.tasks:said")] == ["of the layer, in units.", "of it."]
     assert kind_in_words(Literal[1, 2] | None) == "1 or 2 or none"
 
 
@@ -164,8 +177,11 @@ def test_a_task_of_ones_own_is_trained_and_measured_from_the_command_line(own):
 def test_built_in_tasks_are_listed_with_their_settings():
     assert "digits: Handwritten digits" in run("tasks").stdout
     shown = run("tasks", "show", "digits")
-    assert "mlp or cnn-bn or cnn-gn" in shown.stdout
-    assert json.loads(run("tasks", "show", "digits", "--json").stdout)["settings"][1]["setting"] == "hidden"
+    assert set(IMAGE_MODELS) <= set(shown.stdout.split())
+    rows = {row["setting"]: row for row in json.loads(run("tasks", "show", "digits", "--json").stdout)["settings"]}
+    assert rows["depth"] == {"setting": "depth", "type": "int or none", "default": "none",
+                             "about": "layers of wrn-28-10, blocks of vit."}  # fmt: skip
+    assert rows["label_noise"]["about"].endswith("0 to 1. Test labels are always true.")  # of two lines or of one
     wrong = run("tasks", "show", "digit")
     assert wrong.exit_code == 2
     assert "did you mean 'digits'" in wrong.stderr

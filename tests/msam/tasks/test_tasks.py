@@ -60,14 +60,22 @@ def test_settings_may_be_strings_as_from_a_command_line():
         ("imagenet", {}, "there is no task 'imagenet'; there are: digits"),
         ("digits", {"modle": "mlp"}, "has no setting 'modle'; did you mean 'model'"),
         ("digits", {"zzz": 1}, "has no setting 'zzz'; there are: model, hidden, width"),
-        ("digits", {"model": "cnnbn"}, "there is no model 'cnnbn'; did you mean 'cnn-bn'.*mlp, cnn-bn, cnn-gn"),
+        (
+            "digits",
+            {"model": "cnnbn"},
+            "there is no model 'cnnbn'; did you mean 'cnn-bn'.*mlp, cnn, cnn-bn, cnn-gn, resnet20",
+        ),
         ("digits", {"hidden": "many"}, "hidden must be of type int; got 'many'"),
         ("digits", {"hidden": 2.5}, "hidden must be of type int; got 2.5"),
-        ("digits", {"hidden": None}, "hidden must be of type int; got None"),
+        ("digits", {"train_examples": None}, "train_examples must be of type int; got None"),
         ("digits", {"hidden": True}, "hidden must be of type int; got True"),
         ("digits", {"hidden": float("inf")}, "hidden must be of type int; got inf"),
         ("digits", {"hidden": 0}, "hidden must be positive.*got 0"),
-        ("digits", {"width": 6}, "width a positive multiple of 4; got 128 and 6"),
+        ("digits", {"model": "cnn-bn", "width": 6}, "width must be a positive multiple of 4; got 6"),
+        ("digits", {"width": 8}, r"the model mlp does not take width \(got 8\); it takes hidden"),
+        ("digits", {"model": "resnet20", "hidden": 8, "width": 4}, "resnet20 does not take hidden .*takes norm, width"),
+        ("digits", {"model": "cnn-bn", "norm": "group"}, "the model cnn-bn does not take norm"),
+        ("digits", {"model": "vit", "patch": 3}, "patch must divide the side of the images, 8 pixels; got 3"),
         ("digits", {"train_examples": 9}, "between 10 and 990, or 1000; got 9"),
         ("digits", {"train_examples": 995}, "between 10 and 990, or 1000; got 995"),
         ("digits", {"train_examples": 1001}, "between 10 and 990, or 1000; got 1001"),
@@ -84,7 +92,7 @@ def test_a_wrong_name_or_value_is_refused_with_a_way_out(name, settings, sentenc
 
 @pytest.mark.parametrize("model", ["mlp", "cnn-bn", "cnn-gn"])
 def test_a_model_is_decided_by_its_seed_and_the_global_random_state_stays(model):
-    task = load_task("digits", {"model": model, "width": 4})
+    task = load_task("digits", {"model": model} | ({} if model == "mlp" else {"width": 4}))
     state = torch.get_rng_state()
     first = task.model(seed=3)
     assert torch.equal(torch.get_rng_state(), state)
@@ -118,10 +126,21 @@ def test_an_objective_leaves_every_layer_of_the_model_in_its_mode(training):
     assert [layer.training for layer in model.modules()] == modes
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn-bn", "cnn-gn"])
-def test_every_built_in_model_trains_for_an_epoch_and_its_loss_falls(model, tmp_path):
-    settings = {"model": model, "hidden": 16, "width": 4, "train_examples": 210}
+@pytest.mark.parametrize(
+    ("chosen", "training"),
+    [
+        ({"model": "mlp", "hidden": 16, "width": 4}, {}),  # as in a config from before models had more settings
+        ({"model": "cnn-bn", "hidden": 16, "width": 4}, {}),
+        ({"model": "cnn-gn", "hidden": 16, "width": 4}, {}),
+        ({"model": "cnn", "norm": "group", "width": 4}, {}),
+        ({"model": "vit", "depth": 1, "width": 16, "patch": 4}, {"optimizer": "adamw", "lr": 0.01}),
+    ],
+    ids=lambda part: part.get("model", ""),
+)
+def test_a_built_in_model_trains_for_an_epoch_and_its_loss_falls(chosen, training, tmp_path):
+    settings = {**chosen, "train_examples": 210}
     config = TrainConfig(settings=settings, epochs=2, batch_size=32, num_microbatches=3, schedule="constant")
+    config = dataclasses.replace(config, **training)
     rows = train(config.load_task(), config, Run.create(tmp_path / "run", config)).metrics()
     assert rows[1]["train_loss"] < rows[0]["train_loss"]
     assert rows[1]["test_loss"] < 2.3
