@@ -24,7 +24,7 @@ WAYS: dict[str, Callable[[], Products]] = {
 }
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {  # and the number of examples
     "MLP": (nets.mlp, (1, 8, 8), 2048),
-    "ViT": (nets.ViT, (3, 32, 32), 64),
+    "ViT": (nets.vit, (3, 32, 32), 64),
     "ResNet-20": (nets.resnet20, (3, 32, 32), 64),
 }
 TARGET = 2.8  # gradients

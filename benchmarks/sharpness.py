@@ -48,7 +48,7 @@ class Problem:
 
 PROBLEMS = {
     "MLP": Problem(nets.mlp, (1, 8, 8), (8192, 2048), {1: 2, **dict.fromkeys(SIZES[1:], 1)}),
-    "ViT": Problem(nets.ViT, (3, 32, 32), (1024, 256), {1: 2, **dict.fromkeys(SIZES[1:], 1)}),
+    "ViT": Problem(nets.vit, (3, 32, 32), (1024, 256), {1: 2, **dict.fromkeys(SIZES[1:], 1)}),
     "ResNet-20": Problem(nets.resnet20, (3, 32, 32), (512, 128), {1: 2}),
 }
 

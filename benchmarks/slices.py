@@ -52,7 +52,7 @@ class Problem:
 
 PROBLEMS = {
     "MLP": Problem(nets.mlp, large=False, number=1000, few=1000, epochs=20, faster=2.5, fewer=20),
-    "ViT": Problem(nets.ViT, large=True, number=128, few=64, epochs=10, faster=None, fewer=6),
+    "ViT": Problem(nets.vit, large=True, number=128, few=64, epochs=10, faster=None, fewer=6),
     "ResNet-20": Problem(nets.resnet20_batch_norm, large=True, number=256, few=64, epochs=5, faster=1.5, fewer=None),
 }
 

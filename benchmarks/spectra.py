@@ -25,7 +25,7 @@ from landscape import FromSubset, HessianOperator, Objective, top_eigenvalues
 Run = Callable[[], tuple[np.ndarray, int]]  # type: ignore[type-arg]
 NETS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # and the width of the images
     "MLP": (nets.mlp, 8),
-    "ViT": (nets.ViT, 32),
+    "ViT": (nets.vit, 32),
     "ResNet-20": (nets.resnet20, 32),
 }
 CHUNK = 500  # examples, for the tools that take batches

@@ -30,7 +30,7 @@ def test_the_published_sam_takes_the_steps_of_one_micro_batch(name):
 
 
 def test_networks_have_the_sizes_that_are_stated():
-    sizes = {nets.mlp: 173_614, nets.ViT: 175_738, nets.resnet20: 272_474, nets.resnet20_batch_norm: 272_474}
+    sizes = {nets.mlp: 173_614, nets.vit: 175_738, nets.resnet20: 272_474, nets.resnet20_batch_norm: 272_474}
     for build, number in sizes.items():
         assert sum(p.numel() for p in build().parameters()) == number
         assert f"{number:,} weights" in (build.__doc__ or "")
