@@ -51,7 +51,7 @@ def require_pair(first: Run, second: Run) -> None:
     if first.checkpoint.resolve() == second.checkpoint.resolve():
         raise ValueError(f"{first.checkpoint} is named twice; a path leads from one checkpoint to another")
     given = [
-        {"task": config.task} | complete_settings(config.task, config.settings)
+        {"task": config.task} | complete_settings(config.task, config.settings) | {"augment": None}  # in training only
         for config in (first.config, second.config)
     ]
     unlike = [

@@ -1,8 +1,10 @@
 """Data sets as tensors: loaded, split and, on request, spoiled."""
 
+from msam.data.augmentation import Augmentation, Composed, Crop, Cutout, Flip, augmentation_of, draws_of
 from msam.data.digits import digits_examples
 from msam.data.examples import Examples, shuffled
 from msam.data.kernel import KernelRegression, kernel_regression
+from msam.data.mixup import MixUp
 from msam.data.patches import SignalAndNoise, signal_and_noise
 from msam.data.splits import stratified, with_label_noise
 
@@ -16,4 +18,12 @@ __all__ = [
     "signal_and_noise",
     "KernelRegression",
     "kernel_regression",
+    "Augmentation",
+    "Crop",
+    "Flip",
+    "Cutout",
+    "MixUp",
+    "Composed",
+    "augmentation_of",
+    "draws_of",
 ]

@@ -14,7 +14,7 @@ from landscape.forward import Forward, supervised
 from landscape.objective import Objective
 from landscape.processes import Sharing
 from landscape.terms import Loss
-from msam.data import Examples
+from msam.data import Augmentation, Examples
 
 Split = Literal["train", "validation", "test"]
 
@@ -34,6 +34,7 @@ class Task:
         validation: examples to choose settings by, never trained on; None where there are none.
         probe: what is to be watched besides loss and accuracy: model -> numbers by name, the same names every time.
             Training writes them into ``metrics.csv`` after every epoch.
+        augment: how training changes its batches at random; no measurement and no evaluation does.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Task:
     forward: Forward = supervised
     validation: Examples | None = None
     probe: Callable[[nn.Module], Mapping[str, float]] | None = None
+    augment: Augmentation | None = None
 
     def require_usable(self) -> None:
         """Find out early whether the parts are what they should be.
@@ -53,7 +55,7 @@ class Task:
             TypeError: if ``build`` is no function, or the data are not :class:`Examples`.
             ValueError: if a split is empty, or its inputs and targets differ in number.
         """
-        for name in ("build", "loss", "forward"):
+        for name in ("build", "loss", "forward") if self.augment is None else ("build", "loss", "forward", "augment"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"{name} must be a function; got a {type(getattr(self, name)).__name__}")
         for name in ("train", "test") if self.validation is None else ("train", "validation", "test"):

@@ -94,6 +94,8 @@ def test_runs_of_other_settings_are_refused_with_all_that_differ(pair):
     changed = dataclasses.replace(second.config, settings={**second.config.settings, "hidden": 9, "label_noise": 0.5})
     with pytest.raises(ValueError, match=r"they differ in hidden \(8 and 9\), label_noise \(0\.0 and 0\.5\)"):
         require_pair(first, Run(second.path, changed))
+    changed = dataclasses.replace(second.config, settings={**second.config.settings, "augment": "crop"})
+    require_pair(first, Run(second.path, changed))  # which no measurement sees
 
 
 def test_a_task_without_classes_has_paths_without_a_score(pair, monkeypatch):

@@ -41,7 +41,7 @@ def test_any_number_of_processes_comes_to_the_same_weights_statistics_and_report
 
 
 def config_of(**settings):
-    task = {"model": "cnn-bn", "width": 4, "train_examples": 110}
+    task = {"model": "cnn-bn", "width": 4, "train_examples": 110, "augment": "crop=1+flip+cutout=2+mixup=0.4"}
     return TrainConfig(settings=task, epochs=3, batch_size=25, num_microbatches=5, lr=0.05, **settings)
 
 

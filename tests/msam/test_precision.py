@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import msam.training
+import msam.trainer
 from landscape import CentralizedAscent, FriendlyAscent, GradientAscent, Linf, RandomPerturbation, SeveralSteps
 from msam import (
     CentralizedDescent,
@@ -197,7 +197,7 @@ def test_gradients_that_never_are_finite_end_training_in_a_sentence(toy_task, to
 
 
 def test_steps_that_are_skipped_now_and_then_do_not_end_training(toy_task, toy_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(msam.training, "MOST_SKIPPED", 3)
+    monkeypatch.setattr(msam.trainer, "MOST_SKIPPED", 3)
     config = toy_config(precision="fp16", epochs=3)
     calls = {6 * step + 1 for step in range(0, 12, 2)}  # six a step: two passes of three micro-batches
     run = train(overflowing(toy_task, calls), config, Run.create(tmp_path / "run", config))

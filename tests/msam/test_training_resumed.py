@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-import msam.training
+import msam.trainer
 from msam import Run, TrainConfig, train
 from msam.checkpoints import read_state, read_weights, save_state
 from msam.data import Examples
@@ -119,7 +119,7 @@ def test_the_state_never_names_an_epoch_whose_weights_and_metrics_are_not_there(
         assert len(run.metrics()) == state["epoch"]
         save_state(state, path)
 
-    monkeypatch.setattr(msam.training, "save_state", checked)
+    monkeypatch.setattr(msam.trainer, "save_state", checked)
     train(noisy_task, config, run)
     assert read_state(run.state_path)["epoch"] == 5
 
@@ -164,7 +164,7 @@ def test_training_goes_on_only_with_data_that_can_be_split(noisy_task, config, t
 KILLED = """
     import json, os, signal, sys
     import torch
-    import msam.training
+    import msam.trainer
     from msam import Run, TrainConfig, train
 
     torch.set_num_threads(1)
@@ -183,7 +183,7 @@ KILLED = """
     if sys.argv[3] == "step":
         msam.optimizer.mSAM.step = killed("step", msam.optimizer.mSAM.step, int(sys.argv[4]))
     else:
-        msam.training.save_state = killed("save_state", msam.training.save_state, int(sys.argv[4]))
+        msam.trainer.save_state = killed("save_state", msam.trainer.save_state, int(sys.argv[4]))
     train(task, config, Run.create(sys.argv[1], config))
 """
 

@@ -1,0 +1,222 @@
+"""A model in training: what an epoch changes, and how it goes on from what an earlier one left."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape.batches import Batch
+from landscape.denominators import denominator_of, examples
+from msam.checkpoints import is_whole, load_optimizer_state, load_weights, read_state, save_state, save_weights
+from msam.choices import PRECISIONS, RHO_SCHEDULES, SCHEDULES
+from msam.config import TrainConfig
+from msam.data import draws_of, shuffled
+from msam.evaluation import evaluate
+from msam.fastest import Fastest
+from msam.processes import Processes
+from msam.replay import RandomState
+from msam.run import Run
+from msam.schedules import RhoScheduler
+from msam.tasks import Task
+
+MOST_SKIPPED = 32  # steps in a row; by then the loss is divided by 2¹⁶, from a scale of 2¹⁶
+
+
+class TrainingDivergedError(ValueError):
+    """The loss or the weights stopped being finite."""
+
+
+class Trainer:
+    """A model in training: everything that an epoch changes.
+
+    Args:
+        task: model, loss and data.
+        config: settings.
+        run: where to write. When it holds a training state, training goes on from there.
+        device: where to compute.
+        processes: those that share the micro-batches; the first of them writes.
+
+    Raises:
+        ValueError: if the training state is damaged, missing or of other settings.
+    """
+
+    def __init__(self, task: Task, config: TrainConfig, run: Run, device: torch.device, processes: Processes) -> None:
+        self.task, self.config, self.run, self.device, self.processes = task, config, run, device, processes
+        self.train, self.test = task.train.to(device), task.test.to(device)
+        self.model = task.model(seed=config.seed).to(device)
+        self.denominator = denominator_of(task.loss)
+        self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
+        self.optimizer = config.optimizer_for(self.model, processes=processes, scaler=self.scaler)
+        steps = config.epochs * math.ceil(len(self.train) / config.batch_size)
+        curve = SCHEDULES[config.schedule]
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: curve(step / steps))
+        radius = RHO_SCHEDULES[config.rho_schedule]
+        self.rho = None if config.perturbation == "none" else RhoScheduler(self.optimizer, lambda n: radius(n / steps))
+        self.epoch = 0
+        self.skipped_in_a_row = 0
+        self.rows: list[dict[str, float]] = []
+        RandomState.seed(config.seed, device)
+        if run.state_path.is_file():
+            self._resume()
+        elif any(_epoch_of(path) > 1 for path in run.checkpoints()):
+            raise ValueError(
+                f"{run.state_path} is gone, so training cannot go on after {run.checkpoints()[-1]}; "
+                "put it back, or train anew with --overwrite"
+            )
+        elif config.checkpoint_every and processes.is_first:
+            save_weights(self.model, run.weights_path(0))
+
+    def train_epoch(self) -> None:
+        """One pass over the training data, then write everything.
+
+        Raises:
+            TrainingDivergedError: if a loss or a weight is not finite, or gradients overflow in step after step.
+        """
+        started = time.perf_counter()
+        lr = float(self.scheduler.get_last_lr()[0])
+        self.model.train()
+        order = shuffled(len(self.train), seed=self.config.seed, epoch=self.epoch)
+        skipped_before = self.optimizer.skipped_steps
+        losses, shares = [], []
+        for number, batch in enumerate(self.train.batches(self.config.batch_size, order=order), start=1):
+            skipped = self.optimizer.skipped_steps
+            loss = self.optimizer.step(self._loss, self._augmented(batch, step=number))
+            self.scheduler.step()
+            if self.rho is not None:
+                self.rho.step()
+            if self.optimizer.skipped_steps > skipped:
+                self._require_progress(number)
+                continue
+            self.skipped_in_a_row = 0
+            self._require_finite(loss, f"the training loss became {loss.item()}", step=number)
+            shares.append(self.optimizer.denominator)
+            losses.append(loss.item() * shares[-1])
+        self._require_finite(_all_weights(self.model), "a weight is no longer finite", step=number)
+        test = evaluate(self.model, self.task.loss, self.test, forward=self.task.forward)
+        self._require_finite(
+            torch.tensor(test.loss, dtype=torch.float64), f"the test loss became {test.loss}", step=number
+        )
+        self.epoch += 1
+        row: dict[str, float] = {
+            "epoch": self.epoch,
+            "lr": lr,
+            "train_loss": sum(losses) / sum(shares) if shares else float("nan"),
+            "test_loss": test.loss,
+            "test_accuracy": test.accuracy,
+            "skipped_steps": self.optimizer.skipped_steps - skipped_before,
+            "seconds": time.perf_counter() - started,
+        }
+        self.rows.append(row | self.task.probed(self.model, beside=row, before=self.rows[-1:]))
+        self._save()
+
+    def _augmented(self, batch: tuple[Batch, Tensor], *, step: int) -> tuple[Batch, Tensor]:
+        """What both passes of every micro-batch see: of the whole batch, so that it is the same for any split of it."""
+        if self.task.augment is None:
+            return batch
+        return self.task.augment(*batch, draws=draws_of(self.config.seed, self.epoch, step))
+
+    def _loss(self, batch: tuple[Batch, Tensor]) -> Tensor | tuple[Tensor, Tensor | float]:
+        precision = PRECISIONS[self.config.precision]
+        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+            outputs, targets = self.task.forward(self.model, batch)
+            loss = self.task.loss(outputs, targets)
+        return loss if self.denominator is examples else (loss, self.denominator(outputs, targets))
+
+    def _require_progress(self, step: int) -> None:
+        """A step was skipped because gradients overflowed; that ends when the scale is low enough, or never."""
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MOST_SKIPPED:
+            raise TrainingDivergedError(
+                f"gradients overflowed in {MOST_SKIPPED} steps in a row, up to epoch {self.epoch + 1}, step {step}, at "
+                f"whatever scale; {self._last_good()}. Train with precision bf16 or float32."
+            )
+
+    def _require_finite(self, values: Tensor, what: str, *, step: int) -> None:
+        if torch.isfinite(values).all():
+            return
+        raise TrainingDivergedError(
+            f"{what} in epoch {self.epoch + 1}, step {step}; {self._last_good()}. "
+            f"Lower the learning rate (now {self.config.lr}) or rho (now {self.config.rho})."
+        )
+
+    def _last_good(self) -> str:
+        kept = self.run.checkpoints()
+        return f"the last good checkpoint is {kept[-1]}" if kept else "no epoch had been finished"
+
+    def _save(self) -> None:
+        """Metrics, weights, state, in this order: the state names an epoch only when all else of it is there."""
+        if not self.processes.is_first:
+            return
+        self.run.write_metrics(self.rows)
+        save_weights(self.model, self.run.weights_path(self.epoch))
+        save_state(
+            {
+                "epoch": self.epoch,
+                "config": self.config.identity,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "rho": {} if self.rho is None else self.rho.state_dict(),
+                "execution": getattr(self.optimizer.execution, "chosen", None),
+                "scaler": {} if self.scaler is None else self.scaler.state_dict(),
+                "random": RandomState(self.device).states,
+            },
+            self.run.state_path,
+        )
+        self._discard_old_weights()
+
+    def _discard_old_weights(self) -> None:
+        every = self.config.checkpoint_every
+        for path in self.run.checkpoints():
+            epoch = _epoch_of(path)
+            if epoch < self.epoch and not (every and epoch % every == 0):
+                path.unlink()
+
+    def _resume(self) -> None:
+        state: dict[str, Any] = read_state(self.run.state_path)
+        try:
+            if state["config"] != self.config.identity:
+                raise ValueError(f"{self.run.state_path} is of a run with other settings; train anew with --overwrite")
+            if type(state["epoch"]) is not int or not 0 < state["epoch"] <= self.config.epochs:
+                raise KeyError(f"epoch {state['epoch']!r}")
+            load_weights(self.model, state["model"], source=str(self.run.state_path))
+            fresh = self.config.base_optimizer(nn.Linear(2, 1, bias=False))
+            load_optimizer_state(self.optimizer, state["optimizer"], fresh=fresh, source=str(self.run.state_path))
+            self.scheduler.load_state_dict(state["scheduler"])
+            if self.rho is not None:
+                self.rho.load_state_dict(state["rho"])
+            if isinstance(self.optimizer.execution, Fastest) and state["execution"] is not None:
+                self.optimizer.execution.choose(state["execution"])
+            if self.scaler is not None:
+                self.scaler.load_state_dict(state["scaler"])
+            random_state = RandomState(self.device)
+            random_state.states = state["random"]
+            random_state.restore()
+            self.epoch = state["epoch"]
+        except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+            raise ValueError(f"{self.run.state_path} is not the training state of this run ({error})") from None
+        rows = self.run.metrics()[: self.epoch]
+        if len(rows) < self.epoch:
+            raise ValueError(
+                f"{self.run.path / 'metrics.csv'} has {len(rows)} rows for {self.epoch} finished epochs; "
+                "put the file back, or train anew with --overwrite"
+            )
+        self.rows = [row | {"epoch": epoch} for epoch, row in enumerate(rows, start=1)]
+        if not self.processes.is_first:
+            return
+        if not is_whole(self.run.weights_path(self.epoch)):
+            save_weights(self.model, self.run.weights_path(self.epoch))
+        self._discard_old_weights()  # it may have been stopped before it did
+
+
+def _epoch_of(path: Path) -> int:
+    return int(path.stem.removeprefix("epoch-"))
+
+
+def _all_weights(model: nn.Module) -> Tensor:
+    return torch.stack([parameter.detach().abs().max() for parameter in model.parameters()])
