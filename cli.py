@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import os
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 Question = Callable[..., Any]  # subject -> answer
+Opener = Callable[[], "list[Run]"]
 Decorator = Callable[[Command], Command]
 
 
@@ -41,8 +43,6 @@ class PathType(click.Path):
 
 
 PATH = PathType(path_type=Path)
-RUNS = click.argument("paths", metavar="RUN...", nargs=-1, required=True, type=PATH)
-ONE_RUN = click.argument("path", metavar="RUN", type=PATH)
 
 
 class Sentences(click.Group):
@@ -213,6 +213,57 @@ def protocol_options(*names: str) -> Decorator:
     return decorate
 
 
+def _say(line: str) -> None:
+    """What a person should know; on standard error, and by one of several processes."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(line, err=True)
+
+
+_ELSEWHERE = (
+    settings_option,
+    click.option("--model", help="Of --weights: model of the task."),
+    click.option("--task", help="Of --weights: what they are measured on."),
+    click.option("--weights", multiple=True, type=PATH, metavar="FILE[:ENTRY]", help="In place of a RUN."),
+)
+
+
+def runs_argument(number: int | None = 1) -> Decorator:
+    """So many RUNs, any number when None, or weights from elsewhere; the command gets ``runs``, which opens them."""
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def parsed(paths: Sequence[Path], weights: Sequence[Path], **arguments: Any) -> Any:
+            about = {name: arguments.pop(name) for name in ("task", "model", "task_settings")}
+            count = len(paths) + len(weights)
+            if count != number if number else not count:
+                wanted = f"{number or 'at least one'} in all"
+                raise click.UsageError(f"name a RUN, or --weights FILE with --task; it takes {wanted}, got {count}")
+            if bool(weights) != bool(about["task"]) or (any(about.values()) and not weights):
+                raise click.UsageError("--weights FILE and --task, with its --model and --set, go together")
+            return command(runs=lambda: _opened(paths, weights, sweeps=number is None, **about), **arguments)
+
+        metavar = "RUN..." if number is None else " ".join(["RUN"] * number)
+        for option in _ELSEWHERE:
+            parsed = option(parsed)
+        return click.argument("paths", metavar=metavar, nargs=-1, type=PATH)(parsed)
+
+    return decorate
+
+
+def _opened(paths: Sequence[Path], weights: Sequence[Path], *, sweeps: bool, task: str, **about: Any) -> list[Run]:
+    from msam.adoption import adopt
+    from msam.foreign import split_key
+    from msam.run import Run
+    from msam.sweep import open_runs
+
+    runs = open_runs(paths) if sweeps else [Run.open(path) for path in paths]
+    for file, key in map(split_key, weights):
+        with _usage():
+            settings = _settings(task, **about)
+        runs.append(adopt(file, task, settings=settings, key=key, say=_say))
+    return runs
+
+
 _PICTURED = ("density", "line", "plane")  # asked of each run for the pictures of the report
 
 
@@ -234,6 +285,12 @@ def main() -> None:
 def _config(*, task_settings: Sequence[str], model: str | None, **entries: Any) -> TrainConfig:
     """A config from options named like its entries; all settings of the task, with their types and defaults."""
     from msam.config import TrainConfig
+
+    return TrainConfig(settings=_settings(entries["task"], task_settings=task_settings, model=model), **entries)
+
+
+def _settings(task: str, *, task_settings: Sequence[str], model: str | None) -> dict[str, Any]:
+    """All settings of a task, with their types and defaults."""
     from msam.tasks.registry import complete_settings
 
     given = dict(entry.partition("=")[::2] for entry in task_settings)
@@ -241,8 +298,7 @@ def _config(*, task_settings: Sequence[str], model: str | None, **entries: Any) 
         raise ValueError(f"--set takes NAME=VALUE; got {', '.join(map(repr, task_settings))}")
     if model is not None and given.get("model", model) != model:
         raise ValueError(f"--model {model} and --set model={given['model']} differ; give one of them")
-    chosen = given if model is None else given | {"model": model}
-    return TrainConfig(settings=complete_settings(entries["task"], chosen), **entries)
+    return complete_settings(task, given if model is None else given | {"model": model})
 
 
 def _given() -> set[str]:
@@ -306,7 +362,7 @@ def _train(run: Run, device: str, stage: Callable[[str], Progress], processes: P
 
     if not run.is_complete:
         progress = stage(f"{run.path}: {run.about}")
-        train_run(run.config.load_task(), run.config, run, device=device, processes=processes, progress=progress)
+        train_run(run.training.load_task(), run.training, run, device=device, processes=processes, progress=progress)
 
 
 @main.command(epilog="Example: msam sweep --perturbation none,sam --micro-batches 1,2,4,8 --seeds 3 --out runs/sweep")
@@ -345,7 +401,7 @@ def _require_one_process(what: str, advice: str = "; leave out torchrun") -> Non
 
 
 def _measure(
-    path: Path,
+    run: Run,
     protocol: Protocol,
     questions: Mapping[str, Question],
     device: str,
@@ -360,12 +416,10 @@ def _measure(
     from analyses.subject import Subject
     from figures import draw, draw_surface, save, terminal
     from landscape.files import require_writable
-    from msam.run import Run
     from msam.training import launched
 
     plan = plan or Plan()
     budget = plan.budget_for(questions)
-    run = Run.open(path)
     for file in (run.result_path(next(iter(questions)), "..."), run.figure_path(f"{next(iter(questions))}-....png")):
         require_writable(file)  # known before it is measured for minutes
     with launched(device) as (sharing, place), terminal.stages(silent=not sharing.is_first) as stage:
@@ -406,14 +460,12 @@ def _require_pairs(protocol: Protocol, subject: Subject) -> None:
         pairs_of(protocol.eigenvalues, subject.objective.space.dim)
 
 
-def _forecast(path: Path, protocol: Protocol, device: str, as_json: bool) -> None:
+def _forecast(run: Run, protocol: Protocol, device: str, as_json: bool) -> None:
     """Say what the spectrum of one checkpoint would cost; nothing is written."""
     from analyses import curvature
     from analyses.subject import Subject
     from figures import terminal
-    from msam.run import Run
 
-    run = Run.open(path)
     with terminal.stages() as stage:
         subject = Subject(run, protocol, device=device, report=stage)
         _require_pairs(protocol, subject)
@@ -424,13 +476,11 @@ def _forecast(path: Path, protocol: Protocol, device: str, as_json: bool) -> Non
     terminal.answer(content | found.summary(), [about, table, "", *found.remarks(), *free], as_json=as_json)
 
 
-def _along(path: Path, protocol: Protocol, seconds: float | None, device: str, as_json: bool) -> None:
+def _along(run: Run, protocol: Protocol, seconds: float | None, device: str, as_json: bool) -> None:
     """Measure the largest eigenvalue at every checkpoint of a run, print the course, and draw it."""
     from analyses.along_training import along_training
     from figures import draw, save, terminal
-    from msam.run import Run
 
-    run = Run.open(path)
     with terminal.stages() as stage:
         course = along_training(run, protocol, device=device, report=stage, seconds=seconds)
     result = course.answer.result
@@ -444,13 +494,13 @@ def _along(path: Path, protocol: Protocol, seconds: float | None, device: str, a
 
 
 @main.command(epilog="Example: msam spectrum runs/a -k 10 --certify")
-@ONE_RUN
+@runs_argument()
 @click.option("--certify", is_flag=True, help="Hold eigenvalues and trace against what they must agree with.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost in products, seconds and memory.")
 @click.option("--budget", metavar="TIME", help="Do what can be done in this time, such as 60s, 2m or 1h.")
 @click.option("--all-checkpoints", is_flag=True, help="The largest eigenvalue at every kept checkpoint, beside 2/lr.")
 @protocol_options("eigenvalues", "tol", "trace_probes", "density_steps", "split", "seed")
-def spectrum(path: Path, protocol: Protocol, as_json: bool, device: str, **ways: Any) -> None:
+def spectrum(runs: Opener, protocol: Protocol, as_json: bool, device: str, **ways: Any) -> None:
     """Largest Hessian eigenvalues with residuals, trace with its standard error, and spectral density."""
     from analyses.plan import Plan
 
@@ -458,25 +508,26 @@ def spectrum(path: Path, protocol: Protocol, as_json: bool, device: str, **ways:
         plan = Plan(**ways, given=_given())
         if not plan.is_plain:
             _require_one_process("spectrum with one of these options")
+    (run,) = runs()
     if plan.dry_run:
-        _forecast(path, protocol, device, as_json)
+        _forecast(run, protocol, device, as_json)
     elif plan.all_checkpoints:
-        _along(path, protocol, plan.seconds, device, as_json)
+        _along(run, protocol, plan.seconds, device, as_json)
     else:
         from analyses.measures import QUESTIONS
 
         questions = {name: QUESTIONS[name] for name in ("eigenvalues", "trace", "density")}
-        _measure(path, protocol, questions, device, as_json, plan)
+        _measure(run, protocol, questions, device, as_json, plan)
 
 
 @main.command(epilog="Example: msam sharpness runs/a --rho 0.05 --radii 0.01,0.02,0.05,0.1")
-@ONE_RUN
+@runs_argument()
 @click.option("--radii", type=ListType(float), help="Worst-case sharpness at each of these radii, as a curve.")
 @click.option("--noises", type=ListType(float), help="Average-case sharpness at each of these deviations, as a curve.")
 @click.option("--audit", is_flag=True, help="How far measures move when the model is rescaled into the same function.")
 @protocol_options("rho", "microbatch_size", "noise", "draws", "split", "seed")
 def sharpness(
-    path: Path,
+    runs: Opener,
     radii: list[float] | None,
     noises: list[float] | None,
     audit: bool,
@@ -499,18 +550,19 @@ def sharpness(
                 questions[name] = functools.partial(ask, rhos=require_radii(rhos))
     if audit:
         questions["audit"] = surroundings.audit
-    _measure(path, protocol, questions, device, as_json)
+    (run,) = runs()
+    _measure(run, protocol, questions, device, as_json)
 
 
 @main.command(name="slice", epilog="Example: msam slice runs/a --dims 2 --surface")
-@ONE_RUN
+@runs_argument()
 @click.option("--dims", type=click.IntRange(1, 2), default=1, show_default=True, help="A line or a plane.")
 @click.option("--along", default="random", show_default=True, help="random, eigenvectors or trajectory.")
-@click.option("--through", multiple=True, type=PATH, metavar="RUN", help="Another checkpoint it goes through; two.")
+@click.option("--through", multiple=True, type=PATH, metavar="RUN", help="Another checkpoint it goes through, or two.")
 @click.option("--surface", is_flag=True, help="Draw a plane as a surface, too.")
 @protocol_options("reach", "line_points", "plane_points", "tolerance", "tol", "split", "seed")
 def slice_(
-    path: Path,
+    runs: Opener,
     dims: int,
     along: str,
     through: tuple[Path, ...],
@@ -527,17 +579,20 @@ def slice_(
     """
     from analyses import surroundings
     from analyses.views import View
+    from msam.adoption import run_path
 
     with _usage():
         if surface and dims == 1:
             raise ValueError("--surface draws a plane; ask for --dims 2")
         view = View(along=along, through=through, dims=dims)
+    (run,) = runs()
+    view = dataclasses.replace(view, through=[run_path(path, like=run, say=_say) for path in through])
     name, ask = ("line", surroundings.line) if dims == 1 else ("plane", surroundings.plane)
-    _measure(path, protocol, {name: functools.partial(ask, view=view)}, device, as_json, surface=surface)
+    _measure(run, protocol, {name: functools.partial(ask, view=view)}, device, as_json, surface=surface)
 
 
 @main.command(name="path", epilog="Example: msam path runs/a runs/b --align --bezier")
-@click.argument("paths", metavar="RUN RUN", nargs=2, type=PATH)
+@runs_argument(2)
 @click.option(
     "--align", is_flag=True, help="The line after the second network's units are put in the first's order, too."
 )
@@ -553,7 +608,7 @@ def slice_(
 @click.option("--out", type=PATH, help="Figure to write: .png, .pdf or .svg.  [default: in the first run]")
 @protocol_options("seed")
 def path_(
-    paths: Sequence[Path],
+    runs: Opener,
     batch_norm: str,
     out: Path | None,
     protocol: Protocol,
@@ -567,28 +622,30 @@ def path_(
     from figures import draw, save, terminal
     from figures.style import format_of
     from landscape.files import require_writable
-    from msam.run import Run
     from msam.training import launched
 
-    runs = [Run.open(path) for path in paths]
     with _usage():
-        require_pair(*runs)
         format_of(out or "path.png")
-    for file in (runs[0].result_path("path", "..."), out or runs[0].figure_path("path-....png")):
+    first, second = runs()
+    with _usage():
+        require_pair(first, second)
+    for file in (first.result_path("path", "..."), out or first.figure_path("path-....png")):
         require_writable(file)
     with launched(device) as (sharing, place), terminal.stages(silent=not sharing.is_first) as stage:
-        task = runs[0].config.load_task()
-        a, b = (Subject(run, protocol, device=place, report=stage, task=task, sharing=sharing) for run in runs)
+        task = first.config.load_task()
+        a, b = (
+            Subject(run, protocol, device=place, report=stage, task=task, sharing=sharing) for run in (first, second)
+        )
         answers = paths_between(a, b, PathPlan(frozen=batch_norm == "frozen", **asked))
     if not sharing.is_first:
         return
     results = {answer.result.curve: answer.result for answer in answers.values()}
     last = [*answers.values()][-1]
-    figure = save(draw(results), out or runs[0].figure_path(f"{last.path.stem}.png"))
-    content: dict[str, Any] = {"runs": [run.path for run in runs], "checkpoints": [run.checkpoint for run in runs]}
+    figure = save(draw(results), out or first.figure_path(f"{last.path.stem}.png"))
+    content: dict[str, Any] = {"runs": [first.path, second.path], "checkpoints": [first.checkpoint, second.checkpoint]}
     for name, answer in answers.items():
         content[name] = answer.result.summary() | {"result": answer.path, "manifest": answer.result.manifest}
-    about = f"{runs[0].checkpoint} to {runs[1].checkpoint}: {a.about}"
+    about = f"{first.checkpoint} to {second.checkpoint}: {a.about}"
     files = [f"{answer.result.curve}: {answer.path}" for answer in answers.values()] + [f"figure: {figure}"]
     table = terminal.result_table([*results.values()])
     terminal.answer(content | {"figure": figure}, [about, table, "", *files], as_json=as_json)
@@ -635,33 +692,30 @@ def _print_table(table: RunTable, as_json: bool, files: dict[str, Path]) -> None
 
 
 @main.command(epilog="Example: msam analyze runs/a runs/b")
-@RUNS
+@runs_argument(None)
 @protocol_options()
-def analyze(paths: Sequence[Path], protocol: Protocol, as_json: bool, device: str) -> None:
+def analyze(runs: Opener, protocol: Protocol, as_json: bool, device: str) -> None:
     """Ask every question of every run under one protocol, and print the table. RUN may be a sweep."""
-    from msam.sweep import open_runs
-
-    _, table = _study(open_runs(paths), protocol, device, *_PICTURED)
+    _, table = _study(runs(), protocol, device, *_PICTURED)
     _print_table(table, as_json, {})
 
 
 @main.command(epilog="Example: msam compare runs/a runs/b --out report.html")
-@RUNS
+@runs_argument(None)
 @click.option("--out", default="report.html", show_default=True, type=PATH, help="HTML to write.")
 @click.option("--note", default="", help="How the settings were chosen; printed in the report.")
 @protocol_options()
-def compare(paths: Sequence[Path], out: Path, note: str, protocol: Protocol, as_json: bool, device: str) -> None:
+def compare(runs: Opener, out: Path, note: str, protocol: Protocol, as_json: bool, device: str) -> None:
     """Measure runs under one protocol and write the comparison report, one HTML file. RUN may be a sweep."""
     from analyses.measures import ask
     from analyses.report import write_report
     from figures.interactive import turning
     from figures.report import pictures
-    from msam.sweep import open_runs
 
     if out.suffix.lower() not in (".html", ".htm"):
         raise click.UsageError(f"the report is an HTML file; give --out a name ending in .html, not {out.name}")
     files = _beside(out, "report")
-    subjects, table = _study(open_runs(paths), protocol, device, *_PICTURED)
+    subjects, table = _study(runs(), protocol, device, *_PICTURED)
     first = {group: subjects[table.groups.tolist().index(group)] for group in table.group_names}
     densities, lines, planes = ({g: ask(s, q).result for g, s in first.items()} for q in _PICTURED)
     drawn, turned = pictures(table, densities, lines, planes), turning(planes)
@@ -713,7 +767,7 @@ def flatness_vs_m(path: Path, out: Path | None, protocol: Protocol, as_json: boo
     from msam.sweep import Sweep
 
     runs = Sweep.open(path).finished()
-    require_microbatches_alone([run.config for run in runs], of=path)
+    require_microbatches_alone([run.training for run in runs], of=path)
     out = out or path / "flatness-vs-m.png"
     format_of(out)
     files = _beside(out, "figure")

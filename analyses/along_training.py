@@ -62,8 +62,10 @@ def kept_checkpoints(run: Run) -> list[Path]:
 
     Raises:
         FileNotFoundError: if it has none.
-        ValueError: if it kept its last one only, or the run is named by one of its checkpoints.
+        ValueError: if it kept its last one only, the run is named by one of its checkpoints, or its weights come from
+            elsewhere.
     """
+    _ = run.training  # which says so where nothing is known of it
     if run.name != run.path.absolute().name:  # it is named by one of them
         raise ValueError(
             f"{run.checkpoint} is one checkpoint; name the run directory {run.path} to measure all of them"
@@ -138,9 +140,9 @@ def along_training(
 def _result(run: Run, subject: Subject, pairs: dict[Path, Eigenpairs]) -> CurvatureInTraining:
     epochs = np.array([int(path.stem.removeprefix("epoch-")) for path in pairs])
     results = list(pairs.values())
-    rates = learning_rates(run.config, epochs, num_examples=subject.num_training_examples)
+    rates = learning_rates(run.training, epochs, num_examples=subject.num_training_examples)
     limits, words = thresholds(
-        run.config,
+        run.training,
         rates,
         model=subject.objective.model,
         num_examples=subject.num_training_examples,

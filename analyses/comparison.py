@@ -10,11 +10,12 @@ import numpy as np
 
 from analyses.curvature import eigenvalues, trace
 from analyses.measures import ask
-from analyses.results import MEASURES, RunTable, differ_in_microbatches_alone
+from analyses.results import MEASURES, UNKNOWN, RunTable, differ_in_microbatches_alone
 from analyses.subject import Subject
 from analyses.surroundings import sharpness
 from landscape.manifest import protocol, require_comparable
 from landscape.results import Array
+from msam.adopted import Adopted
 from msam.config import TrainConfig
 from msam.tasks.registry import complete_settings
 
@@ -46,7 +47,7 @@ def compare(subjects: Sequence[Subject]) -> RunTable:
     return RunTable(
         names=np.array(names),
         groups=np.array(groups),
-        seeds=np.array([config.seed for config in configs]),
+        seeds=np.array([UNKNOWN if isinstance(config, Adopted) else config.seed for config in configs]),
         num_microbatches=np.array([_number(config) for config in configs]),
         measures=np.array(list(MEASURES)),
         values=np.array([[row[name][0] for name in MEASURES] for row in rows]),
@@ -57,8 +58,11 @@ def compare(subjects: Sequence[Subject]) -> RunTable:
     )
 
 
-def group_names(configs: Sequence[TrainConfig]) -> list[str]:
-    """A name for each config that tells it from the others in everything but the seed."""
+def group_names(configs: Sequence[TrainConfig | Adopted]) -> list[str]:
+    """A name for each config that tells it from the others in everything but the seed.
+
+    Weights from elsewhere are each a group, named by their files.
+    """
     flat = [_flat(config) for config in configs]
     varying = [
         key
@@ -67,12 +71,26 @@ def group_names(configs: Sequence[TrainConfig]) -> list[str]:
     ]
     names = []
     for config, entry in zip(configs, flat, strict=True):
-        parts = [config.method]
-        if config.num_microbatches > 1:
-            parts.append(f"{config.num_microbatches} micro-batches")
+        if isinstance(config, Adopted):
+            parts = [f"weights from {_label(config, configs)}"]
+        else:
+            parts = [config.method]
+            if config.num_microbatches > 1:
+                parts.append(f"{config.num_microbatches} micro-batches")
         parts += [f"{key} {entry[key]}" for key in varying if key in entry]
         names.append(", ".join(parts))
     return names
+
+
+def _label(config: Adopted, configs: Sequence[TrainConfig | Adopted]) -> str:
+    """The name of a file, with its folder and its hash where another file shares it."""
+    others = [other for other in configs if isinstance(other, Adopted) and other is not config]
+    if all(other.label != config.label for other in others):
+        return config.label
+    path = f"{config.file}:{config.key}" if config.key else config.file
+    if all(other.file != config.file or other.key != config.key for other in others):
+        return path
+    return f"{path} ({config.sha256[:12]})"
 
 
 def require_microbatches_alone(configs: Sequence[TrainConfig], *, of: Path) -> None:
@@ -93,8 +111,10 @@ def require_microbatches_alone(configs: Sequence[TrainConfig], *, of: Path) -> N
         )
 
 
-def _number(config: TrainConfig) -> int:
+def _number(config: TrainConfig | Adopted) -> int:
     """Of micro-batches; 0 for the base optimizer, which has none."""
+    if isinstance(config, Adopted):
+        return UNKNOWN
     return 0 if unperturbed(config) else config.num_microbatches
 
 
@@ -118,17 +138,24 @@ def _groups(subjects: Sequence[Subject]) -> list[str]:
         ValueError: if two subjects are of one group and one seed; they would look like two seeds.
     """
     groups = group_names([subject.run.config for subject in subjects])
-    checkpoints = [subject.run.checkpoint.stem for subject in subjects]
-    last = [subject.run.weights_path(subject.run.config.epochs).stem for subject in subjects]
-    if len(set(checkpoints)) > 1 and checkpoints != last:  # the last ones are told apart by their configs
-        groups = [f"{group}, {checkpoint}" for group, checkpoint in zip(groups, checkpoints, strict=True)]
+    trained = {
+        i: (subject.run.checkpoint.stem, subject.run.training)
+        for i, subject in enumerate(subjects)
+        if not isinstance(subject.run.config, Adopted)
+    }
+    several = len({checkpoint for checkpoint, _ in trained.values()}) > 1
+    if several and any(  # the last ones are told apart by their configs
+        checkpoint != subjects[i].run.weights_path(config.epochs).stem for i, (checkpoint, config) in trained.items()
+    ):
+        groups = [f"{group}, {trained[i][0]}" if i in trained else group for i, group in enumerate(groups)]
     seen: dict[tuple[str, int], Subject] = {}
-    for group, subject in zip(groups, subjects, strict=True):
-        other = seen.setdefault((group, subject.run.config.seed), subject)
+    for i, (_, config) in trained.items():
+        subject = subjects[i]
+        other = seen.setdefault((groups[i], config.seed), subject)
         if other is not subject:
             raise ValueError(
-                f"{other.run.checkpoint} and {subject.run.checkpoint} are of one way of training ({group}) and one "
-                f"seed ({subject.run.config.seed}); two of them are not two seeds. Name one of them."
+                f"{other.run.checkpoint} and {subject.run.checkpoint} are of one way of training ({groups[i]}) and one "
+                f"seed ({config.seed}); two of them are not two seeds. Name one of them."
             )
     return groups
 
@@ -141,8 +168,10 @@ def _names(subjects: Sequence[Subject]) -> list[str]:
     return [str(subject.run.path.parent / subject.run.name) for subject in subjects]
 
 
-def _flat(config: TrainConfig) -> dict[str, Any]:
+def _flat(config: TrainConfig | Adopted) -> dict[str, Any]:
     """The entries that act and that the method does not say; the radius of no perturbation does not act."""
+    if isinstance(config, Adopted):
+        return {"task": config.task} | complete_settings(config.task, config.settings)
     entries = config.to_dict()
     settings: Mapping[str, Any] = entries.pop("settings")
     for name in ("checkpoint_every", "execution", "device_batch_size"):  # they change no result

@@ -10,9 +10,10 @@ import jinja2
 from analyses import words
 from analyses.comparison import unperturbed
 from analyses.protocol import Protocol
-from analyses.results import MEASURES, Picture, RunTable
+from analyses.results import MEASURES, UNKNOWN, Picture, RunTable
 from analyses.subject import Subject
 from landscape.files import atomic_write
+from msam.adopted import Adopted
 from msam.run import Run
 from msam.tasks.registry import complete_settings
 
@@ -52,8 +53,14 @@ def write_report(
         measures=MEASURES,
         groups=words.cells(table)[1] if table.has_repeats else [],
         alone=1 in table.seeds_of_groups,
+        all_known=not table.of_unknown_training.any(),
         rows=[
-            [name, table.groups[i], str(table.seeds[i]), *words.run_cells(table, i)]
+            [
+                name,
+                table.groups[i],
+                "–" if table.seeds[i] == UNKNOWN else str(table.seeds[i]),
+                *words.run_cells(table, i),
+            ]
             for i, name in enumerate(table.names.tolist())
         ],
         how_trained=_how_trained([subject.run for subject in subjects]),
@@ -72,9 +79,9 @@ def training_settings(runs: Sequence[Run]) -> dict[str, str]:
     """Every setting of the configs; where the runs differ, all its values."""
     flat = []
     for run in runs:
-        entries = run.config.to_dict()
-        settings = entries.pop("settings")
-        flat.append(entries | complete_settings(run.config.task, settings))
+        entries = {"task": run.config.task} if isinstance(run.config, Adopted) else run.config.to_dict()
+        entries.pop("settings", None)
+        flat.append(entries | complete_settings(run.config.task, run.config.settings))
     names = dict.fromkeys(name for entry in flat for name in entry)
     return {
         name.replace("_", " "): ", ".join(dict.fromkeys(str(entry[name]) for entry in flat if name in entry))
@@ -84,13 +91,22 @@ def training_settings(runs: Sequence[Run]) -> dict[str, str]:
 
 def _how_trained(runs: Sequence[Run]) -> list[str]:
     """Sentences on what the runs share, and on what a step costs."""
-    configs = [run.config for run in runs]
-    sentences = []
-    if len(runs) > 1:
+    elsewhere = [(run.name, run.config) for run in runs if isinstance(run.config, Adopted)]
+    trained = [run for run in runs if not isinstance(run.config, Adopted)]
+    configs = [run.training for run in trained]
+    sentences = [
+        f"Nothing is known of the training of {name}; its weights are those of {config.file}"
+        f"{f', entry {config.key}' if config.key else ''} (SHA-256 {config.sha256}), as the task's model takes them"
+        f"{''.join([': ', '; '.join(config.remarks)] if config.remarks else [])}."
+        for name, config in elsewhere
+    ]
+    if elsewhere and trained:
+        sentences.append(f"What follows is of {', '.join(run.name for run in trained)}.")
+    if len(trained) > 1:
         sentences.append("All runs share every setting below but those that list several values.")
-        if len({config.seed for config in configs}) < len(runs):
+        if len({config.seed for config in configs}) < len(trained):
             sentences.append("Runs of one seed start from the same weights and see the data in the same order.")
-        same_steps = len({(run.checkpoint.stem, run.config.batch_size) for run in runs}) == 1
+        same_steps = len({(run.checkpoint.stem, run.training.batch_size) for run in trained}) == 1
         sentences.append(
             "All took the same number of steps."
             if same_steps

@@ -13,6 +13,8 @@ import pandas as pd
 
 from landscape.results import Array, Line, Result
 
+UNKNOWN = -1  # in place of a seed and a number of micro-batches, where nothing is known of the training
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -49,8 +51,11 @@ def differ_in_microbatches_alone(groups: Sequence[str], num_microbatches: Sequen
 
     Args:
         groups: the name of each run's group.
-        num_microbatches: of each run, 0 for the base optimizer alone, which counts as having none.
+        num_microbatches: of each run, 0 for the base optimizer alone, which counts as having none; ``UNKNOWN`` tells
+            nothing apart.
     """
+    if UNKNOWN in num_microbatches:
+        return False
     numbers = dict(zip(groups, num_microbatches, strict=True))
     perturbed = [group for group, number in numbers.items() if number > 0]
     methods = {group.split(", ")[0].removeprefix("m") for group in perturbed}
@@ -65,8 +70,8 @@ class RunTable(Result):
     Attributes:
         names: ``(n,)``, the runs.
         groups: ``(n,)``, runs of one group differ in their seed only.
-        seeds: ``(n,)``.
-        num_microbatches: ``(n,)``, 0 for the base optimizer alone, which has no micro-batches.
+        seeds: ``(n,)``, ``UNKNOWN`` for weights from elsewhere.
+        num_microbatches: ``(n,)``, 0 for the base optimizer alone, which has no micro-batches; ``UNKNOWN`` likewise.
         measures: ``(p,)``, keys of ``MEASURES``.
         values: ``(n, p)``.
         errors: ``(n, p)``, the uncertainty of each value, as ``MEASURES`` says; NaN where there is no estimate.
@@ -108,6 +113,12 @@ class RunTable(Result):
         return mask
 
     @property
+    def of_unknown_training(self) -> Array:
+        """A mask ``(n,)`` of weights from elsewhere."""
+        mask: Array = self.seeds == UNKNOWN
+        return mask
+
+    @property
     def first_runs(self) -> list[int]:
         """The row of the first run of each group, in the order of the groups."""
         return [self.groups.tolist().index(group) for group in self.group_names]
@@ -140,6 +151,11 @@ class RunTable(Result):
             return difference, math.nan
         return difference, math.sqrt(max(0.0, float(a @ self.accuracy_covariance @ a)))
 
+    def _column(self, numbers: Array) -> Any:
+        """A number of each run, once per measure; nothing in place of those that are not known."""
+        repeated = np.repeat(numbers, self.values.shape[1])
+        return pd.array(_or_none(repeated), dtype="Int64") if UNKNOWN in repeated else repeated
+
     def to_frame(self) -> pd.DataFrame:
         """One row per run and measure: name, group, seed, num_microbatches, measure, value, error."""
         rows, columns = self.values.shape
@@ -147,8 +163,8 @@ class RunTable(Result):
             {
                 "name": np.repeat(self.names, columns),
                 "group": np.repeat(self.groups, columns),
-                "seed": np.repeat(self.seeds, columns),
-                "num_microbatches": np.repeat(self.num_microbatches, columns),
+                "seed": self._column(self.seeds),
+                "num_microbatches": self._column(self.num_microbatches),
                 "measure": np.tile(self.measures, rows),
                 "value": self.values.ravel(),
                 "error": self.errors.ravel(),
@@ -172,13 +188,17 @@ class RunTable(Result):
         """Every run with every value and its uncertainty."""
         runs = []
         for i, name in enumerate(self.names.tolist()):
-            entry: dict[str, Any] = {"run": name, "group": str(self.groups[i]), "seed": int(self.seeds[i])}
-            entry["num_microbatches"] = int(self.num_microbatches[i])
+            entry: dict[str, Any] = {"run": name, "group": str(self.groups[i]), "seed": _or_none(self.seeds)[i]}
+            entry["num_microbatches"] = _or_none(self.num_microbatches)[i]
             entry["converged"] = bool(self.converged[i])
             for j, measure in enumerate(self.measures.tolist()):
                 entry[measure] = {"value": float(self.values[i, j]), "error": float(self.errors[i, j])}
             runs.append(entry)
         return {"runs": runs}
+
+
+def _or_none(numbers: Array) -> list[int | None]:
+    return [None if number == UNKNOWN else int(number) for number in numbers.tolist()]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,8 +102,9 @@ def _path(subject: Subject) -> list[Run]:
     """The checkpoints of the subject's run, up to its own.
 
     Raises:
-        ValueError: if there are fewer than three.
+        ValueError: if there are fewer than three, or the weights come from elsewhere.
     """
+    _ = subject.run.training  # which says so where nothing is known of it
     own = subject.run.checkpoint.resolve()
     found = [path for path in subject.run.checkpoints() if path.stem <= own.stem]
     if len(found) < 3:

@@ -91,6 +91,7 @@ def what_it_does_not_show(table: RunTable) -> list[str]:
         _seeds(table),
         ("All runs share" if len(table.names) > 1 else "The run has")
         + " one training set, one test set and one architecture; nothing here speaks of others.",
+        *_from_elsewhere(table),
         "The largest eigenvalue, the trace and m-sharpness change when a network is rescaled into another that "
         "computes the same function (Dinh et al. 2017); lower values are evidence of flatness between like networks.",
     ]
@@ -120,11 +121,15 @@ def what_it_does_not_show(table: RunTable) -> list[str]:
 def _seeds(table: RunTable) -> str:
     if len(table.names) == 1:
         return "There is one run; another seed would give other numbers."
-    fewest, most = min(table.seeds_of_groups), max(table.seeds_of_groups)
+    known = ~table.of_unknown_training[table.first_runs]
+    numbers = [number for number, is_known in zip(table.seeds_of_groups, known, strict=True) if is_known]
+    if not numbers:
+        return "Of each way of training there is one checkpoint; what another seed would change is not known."
+    fewest, most = min(numbers), max(numbers)
     count = _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    several = len(table.group_names) > 1
-    sentences = [f"{'Each' if several else 'The'} way of training was run with {count}."]
-    if fewest == 1 and several:
+    which = f"{'Each' if len(numbers) > 1 else 'The'} way of training{'' if known.all() else ' that is known'}"
+    sentences = [f"{which} was run with {count}."]
+    if fewest == 1 and len(table.group_names) > 1:
         sentences.append(
             f"With one seed{' each' if most == 1 else ''}, differences between seeds cannot be told from differences "
             "between methods."
@@ -132,6 +137,19 @@ def _seeds(table: RunTable) -> str:
     if table.has_repeats:
         sentences.append("The ranges are the lowest and the highest of the runs, not confidence intervals.")
     return " ".join(sentences)
+
+
+def _from_elsewhere(table: RunTable) -> list[str]:
+    """What is not known of weights that were trained elsewhere."""
+    names = table.names[table.of_unknown_training].tolist()
+    if not names:
+        return []
+    was, its = ("was", "Its") if len(names) == 1 else ("were", "Their")
+    return [
+        f"Nothing is known of how {', '.join(names)} {was} trained: whether on this training set, and whether the test "
+        f"examples were kept apart. {its} training loss, test accuracy and generalization gap are what these names say "
+        "only if both hold, and a difference from another row may come from anything in the training."
+    ]
 
 
 def _flattest(table: RunTable) -> str:

@@ -96,9 +96,11 @@ def _shifts(table: RunTable) -> Array:
     """How far each run, ``(n,)``, stands beside the place of its group, so that its seeds can be told apart."""
     if not table.has_repeats:
         return np.zeros(len(table.names))
-    _, ranks = np.unique(table.seeds, return_inverse=True)
+    known = ~table.of_unknown_training
+    _, ranks = np.unique(table.seeds[known], return_inverse=True)
     most = max(1, ranks.max())
-    shifts: Array = min(0.3, 0.5 / most) * (ranks - most / 2)
+    shifts = np.zeros(len(table.names))
+    shifts[known] = min(0.3, 0.5 / most) * (ranks - most / 2)
     return shifts
 
 

@@ -81,7 +81,8 @@ def pictures(
 
 def _chosen(table: RunTable) -> str:
     """Which runs are drawn, where not all are."""
-    seeds = dict.fromkeys(table.seeds[table.first_runs][:MOST].tolist())
+    firsts = [i for i in table.first_runs[:MOST] if not table.of_unknown_training[i]]
+    seeds = dict.fromkeys(table.seeds[firsts].tolist())
     named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     groups = len(table.group_names)
     cut = f"The first {MOST} of {groups} are drawn. " if groups > MOST else ""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import io
-import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,9 +14,10 @@ from typing import Any, Self
 from torch import nn
 
 from landscape.files import atomic_write, is_vacant, remove_partial, require_writable
-from landscape.manifest import versions
+from msam.adopted import Adopted
 from msam.checkpoints import is_whole, load_weights, read_weights
-from msam.config import LATER, TrainConfig
+from msam.config import TrainConfig
+from msam.configs import SWEEP_FILE, is_run, read_config, write_config
 from msam.tasks import Task
 
 try:
@@ -26,19 +25,16 @@ try:
 except ImportError:  # not on Windows, where two trainings in one folder are not told apart
     fcntl = None  # type: ignore[assignment]
 
-FORMAT = 1
-SWEEP_FILE = "sweep.json"
-
 
 class Run:
     """A directory with ``config.json``, ``metrics.csv``, ``checkpoints/``, ``results/`` and ``figures/``.
 
     Attributes:
         path: the directory.
-        config: what was, or is to be, trained.
+        config: what was, or is to be, trained; or where weights come from that were trained elsewhere.
     """
 
-    def __init__(self, path: Path, config: TrainConfig, *, chosen: Path | None = None) -> None:
+    def __init__(self, path: Path, config: TrainConfig | Adopted, *, chosen: Path | None = None) -> None:
         self.path = path
         self.config = config
         self._chosen = chosen
@@ -58,15 +54,13 @@ class Run:
         run = cls(path, config)
         with run._alone():  # of two that are begun here at once, one is told that the folder is taken
             if not is_vacant(path):
-                if not _is_run(path):
+                if not is_run(path):
                     raise FileExistsError(f"{path} exists and is not a run; choose another folder")
                 if not overwrite:
                     raise FileExistsError(f"{path} holds a run already; continue it with --resume, or --overwrite it")
                 require_writable(path / "config.json")  # before anything is removed
                 run._clear()
-            content = {"format": FORMAT, "config": config.to_dict(), "versions": versions()}
-            with atomic_write(path / "config.json") as stream:
-                stream.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+            write_config(path / "config.json", config)
         return run
 
     @classmethod
@@ -81,13 +75,29 @@ class Run:
         chosen = None
         if path.is_file():
             if path.absolute().parent.name != "checkpoints" or path.name == "state.pt":
-                raise FileNotFoundError(f"{path} is no run; a RUN is a run directory, or an epoch in its checkpoints/")
+                raise FileNotFoundError(
+                    f"{path} is no run; a RUN is a run directory, or an epoch in its checkpoints/, and weights from "
+                    "elsewhere go with --weights FILE --task TASK"
+                )
             path, chosen = path.absolute().parent.parent, path
         file = path / "config.json"
         if not file.is_file():
             raise FileNotFoundError(f"there is no run at {path} (no config.json in it){_hint(path)}")
-        (config,) = read_configs(file, what="the config of a run")
-        return cls(path, config, chosen=chosen)
+        return cls(path, read_config(file), chosen=chosen)
+
+    @property
+    def training(self) -> TrainConfig:
+        """How the weights were, or are to be, trained.
+
+        Raises:
+            ValueError: if that is not known, because they come from elsewhere.
+        """
+        if isinstance(self.config, Adopted):
+            raise ValueError(
+                f"nothing is known of how {self.path} was trained, as its weights come from {self.config.file}; name a "
+                "run that msam train wrote"
+            )
+        return self.config
 
     def config_if_begun_with(self, asked: TrainConfig, names: Collection[str]) -> TrainConfig:
         """The config, when the named settings are in it as they are asked for.
@@ -95,12 +105,12 @@ class Run:
         Raises:
             ValueError: if one of them is another.
         """
-        begun, now = (config.entries(names) for config in (self.config, asked))
+        begun, now = (config.entries(names) for config in (self.training, asked))
         for name in begun | now:
             one, other = begun.get(name), now.get(name)
             if one != other:
                 raise ValueError(f"the run was begun with {name} {one}, not {other}; leave that out, or --overwrite it")
-        return self.config
+        return self.training
 
     @property
     def name(self) -> str:
@@ -111,8 +121,8 @@ class Run:
     @property
     def about(self) -> str:
         """How it is trained: the method, its number of micro-batches where it has several, and the seed."""
-        number = self.config.num_microbatches
-        return f"{self.config.method}, {f'{number} micro-batches, ' if number > 1 else ''}seed {self.config.seed}"
+        number, config = self.training.num_microbatches, self.training
+        return f"{config.method}, {f'{number} micro-batches, ' if number > 1 else ''}seed {config.seed}"
 
     @property
     def state_path(self) -> Path:
@@ -122,7 +132,7 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """Whether the weights after the last epoch have been written."""
-        return is_whole(self.weights_path(self.config.epochs)) and len(self.metrics()) == self.config.epochs
+        return is_whole(self.weights_path(self.training.epochs)) and len(self.metrics()) == self.training.epochs
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -157,8 +167,15 @@ class Run:
         """Where the weights after an epoch are."""
         return self.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors"
 
+    @property
+    def adopted_path(self) -> Path:
+        """Where weights are that come from elsewhere, by the names of the task's model."""
+        return self.path / "checkpoints" / "adopted.safetensors"
+
     def checkpoints(self) -> list[Path]:
-        """All checkpoints, in the order of training."""
+        """All checkpoints, in the order of training; weights from elsewhere are one."""
+        if isinstance(self.config, Adopted):
+            return [self.adopted_path] if self.adopted_path.is_file() else []
         found = (self.path / "checkpoints").glob("epoch-*.safetensors")
         return sorted((path for path in found if path.stem[6:].isdecimal()), key=lambda path: int(path.stem[6:]))
 
@@ -185,7 +202,7 @@ class Run:
             FileNotFoundError: if there is no checkpoint.
             ValueError: if it is damaged, refused, or of another architecture.
         """
-        model = task.model(seed=self.config.seed)
+        model = task.model(seed=0 if isinstance(self.config, Adopted) else self.config.seed)
         load_weights(model, read_weights(self.checkpoint), source=str(self.checkpoint))
         return model.eval()
 
@@ -223,7 +240,7 @@ class Run:
     def outcome(self) -> dict[str, Any]:
         """Where the run and its checkpoint are, how it was trained, and the metrics of its last epoch."""
         where = {"run": self.path, "checkpoint": self.checkpoint}
-        return where | {"method": self.config.method, "config": self.config.to_dict()} | self.metrics()[-1]
+        return where | {"method": self.training.method, "config": self.training.to_dict()} | self.metrics()[-1]
 
     def result_path(self, kind: str, key: str) -> Path:
         """Where a measurement is kept; ``key`` is a hash of what was measured and how."""
@@ -240,51 +257,6 @@ class Run:
                 shutil.rmtree(path)
             elif path.name != "config.json":
                 path.unlink()
-
-
-def read_configs(file: Path, *, what: str) -> list[TrainConfig]:
-    """The config under ``config``, or the list of them under ``configs``, of a JSON file that says its format.
-
-    Raises:
-        ValueError: if the file is damaged or of a newer format, or lacks an entry.
-    """
-
-    def damaged(reason: object) -> ValueError:
-        return ValueError(f"{file} is not {what}: {reason}; put the file back, or begin anew")
-
-    try:
-        written = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise damaged(error) from None
-    entry = "configs" if file.name == SWEEP_FILE else "config"
-    for name in ("format", entry):
-        if not isinstance(written, dict) or name not in written:
-            raise damaged(f"the entry {name!r} is missing")
-    if not isinstance(written["format"], int):
-        raise damaged(f"its format is {written['format']!r}")
-    if written["format"] > FORMAT:
-        raise ValueError(f"{file} was written by a newer version (format {written['format']}); update the package")
-    found = written[entry] if entry == "configs" else [written[entry]]
-    if not isinstance(found, list) or not all(isinstance(values, dict) for values in found):
-        raise damaged(f"the entry {entry!r} is of another type")
-    found = [LATER | values for values in found]
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    missing = [name for name in names if any(name not in values for values in found)]
-    if missing:  # a default could be another value than the one it was trained with
-        raise damaged(f"the entry {missing[0]!r} of the settings is missing")
-    try:
-        return [TrainConfig.from_dict(values) for values in found]
-    except (ValueError, TypeError) as error:
-        raise damaged(error) from None
-
-
-def _is_run(path: Path) -> bool:
-    """Whether the config there is one of ours: other programs' folders have a config.json too."""
-    try:
-        written = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(written, dict) and {"format", "config"} <= written.keys()
 
 
 def _hint(path: Path) -> str:

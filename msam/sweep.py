@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from landscape.files import atomic_write, is_vacant, remove_partial
 from msam.config import TrainConfig
-from msam.run import FORMAT, SWEEP_FILE, Run, read_configs
+from msam.configs import FORMAT, SWEEP_FILE, read_configs
+from msam.run import Run
 
 
 def grid(base: TrainConfig, axes: Mapping[str, Sequence[Any]]) -> list[TrainConfig]:
