@@ -18,6 +18,13 @@ def stratified(examples: Examples, first: int, *, seed: int) -> tuple[Examples, 
     return examples.taken(torch.as_tensor(np.sort(chosen))), examples.taken(torch.as_tensor(np.sort(rest)))
 
 
+def at_random(examples: Examples, first: int, *, seed: int) -> tuple[Examples, Examples]:
+    """Two disjoint parts, the first of ``first`` examples, whatever their targets are."""
+    order = np.random.default_rng(seed).permutation(len(examples))
+    chosen, rest = np.sort(order[:first]), np.sort(order[first:])
+    return examples.taken(torch.as_tensor(chosen)), examples.taken(torch.as_tensor(rest))
+
+
 def with_label_noise(examples: Examples, fraction: float, *, classes: int, seed: int) -> Examples:
     """The same inputs, a fraction of the labels drawn uniformly from all classes (the true one included)."""
     generator = torch.Generator().manual_seed(seed)

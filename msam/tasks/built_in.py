@@ -7,10 +7,12 @@ from collections.abc import Callable
 from msam.tasks.digits import digits
 from msam.tasks.kernel import kernel
 from msam.tasks.patches import patches
+from msam.tasks.glue import GLUE, glue
 from msam.tasks.task import Task
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits": digits,
     "patches": patches,
     "kernel": kernel,
+    **{f"glue:{name}": glue(name) for name in GLUE},
 }

@@ -36,9 +36,9 @@ def load_task(name: str, settings: Mapping[str, Any]) -> Task:
             of the user's own cannot be imported, fails, or returns something else.
     """
     complete, known = complete_settings(name, settings), settings_of(name)
-    if name in TASKS:
-        return TASKS[name](**complete)
     given = {key: Path(value) if known[key][0] is Path else value for key, value in complete.items()}
+    if name in TASKS:
+        return TASKS[name](**given)
     try:
         task = function_of(name)(**given)
     except Exception as error:  # whatever the user's function raises
@@ -134,11 +134,11 @@ def function_of(name: str) -> Callable[..., Any]:
     """
     if name in TASKS:
         return TASKS[name]
-    if ":" not in name:
+    path, colon, wanted = name.partition(":")
+    if not colon or any(known.startswith(f"{path}:") for known in TASKS):  # a family that is built in
         raise ValueError(
             f"there is no task {name!r}; {_hint(name, list(TASKS))}. One of your own is named module.path:function"
         )
-    path, _, wanted = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:  # an installed command does not look there
         sys.path.insert(0, here)

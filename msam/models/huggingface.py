@@ -1,0 +1,245 @@
+"""Models of the transformers library, from a folder of this machine: with its weights, or untrained from a config alone."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from msam.extras import extra
+
+Kind = Literal["sequence", "image", "causal"]
+PREFIX = "hf:"
+_AUTO = {
+    "sequence": "AutoModelForSequenceClassification",
+    "image": "AutoModelForImageClassification",
+    "causal": "AutoModelForCausalLM",
+}
+_WHOLE = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """A model of a folder, before it is built.
+
+    Attributes:
+        folder: where its ``config.json`` is, and its weights, if it has any.
+        kind: what it is for.
+        config: the library's, with what the task decides put in.
+        about: what it is, and what of it begins at random.
+    """
+
+    folder: Path
+    kind: Kind
+    config: Any = field(repr=False)
+    about: str = ""
+
+    def build(self) -> nn.Module:
+        """The model; what is not in the folder is drawn from the global random state."""
+        return self._built()[0]
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens that it takes; None where there is no such number."""
+        most = getattr(self.config, "max_position_embeddings", None)
+        if most is None:
+            return None
+        for name, part in self.sketch().named_modules():  # RoBERTa numbers places from its padding on
+            if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
+                return int(part.num_embeddings - part.padding_idx - 1)
+        return int(most)
+
+    def sketch(self) -> nn.Module:
+        """The model without numbers in it."""
+        with torch.random.fork_rng([]), torch.device("meta"), _quietly(), self._understood():
+            made: nn.Module = _auto(self.kind).from_config(copy.deepcopy(self.config))
+        return made
+
+    def _built(self) -> tuple[nn.Module, dict[str, Any]]:
+        with _quietly(), self._understood():
+            config = copy.deepcopy(self.config)
+            if not has_weights(self.folder):
+                return _auto(self.kind).from_config(config, dtype=torch.float32), {}
+            model, said = _auto(self.kind).from_pretrained(
+                self.folder,
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # what begins at random is said, or refused
+                output_loading_info=True,
+            )
+        return model, said
+
+    @contextlib.contextmanager
+    def _understood(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the library's own, of any type
+            reason = " ".join(str(error).split())
+            reason = reason if len(reason) < 200 else f"{reason[:200]}..."
+            raise ValueError(
+                f"{self.folder} is not a model for {_AUTO[self.kind]} ({type(error).__name__}: {reason}); "
+                "save one there with its save_pretrained"
+            ) from None
+
+
+def local_folder(name: str, *, download: bool = False) -> Path:
+    """The folder that a model's name stands for; nothing is downloaded unless asked for.
+
+    Args:
+        name: a folder, or with ``download`` a name on the hub. ``hf:`` before it is left out.
+        download: whether to get it from the hub: config, tokenizer and safetensors, into the library's cache.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no ``config.json`` in it.
+        ValueError: if it cannot be downloaded, or the library is not installed.
+    """
+    name = name.removeprefix(PREFIX)
+    folder = Path(name).expanduser()
+    if not name or not (folder.is_dir() or download):
+        raise FileNotFoundError(
+            f"there is no folder {name!r}, and nothing is downloaded unless asked for; download the model there (hf "
+            f"download {name or 'NAME'} --local-dir FOLDER) and name the folder, or set download=true"
+        )
+    if not folder.is_dir():
+        with extra("hf", "models of the hub"):
+            from transformers.utils.hub import snapshot_download
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=_FILES))
+        except Exception as error:  # of the network, in many types
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{name!r} cannot be downloaded ({reason}); name a folder with the model") from None
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"there is no config.json in {folder}; save a model there with its save_pretrained")
+    return folder
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has weights beside its config.
+
+    Raises:
+        ValueError: if all it has are pickles, which are not read.
+    """
+    if any((folder / name).is_file() for name in _WHOLE):
+        return True
+    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    if pickled:
+        raise ValueError(
+            f"{folder} has its weights in {pickled[0]}, a pickle, which could run code when loaded; convert it where "
+            "you trust it: from_pretrained, then save_pretrained, writes model.safetensors"
+        )
+    return False
+
+
+def from_folder(
+    path: str | Path,
+    *,
+    kind: Kind,
+    outputs: int | None = None,
+    words: int | None = None,
+    pad: int | None = None,
+    shape: tuple[int, int, int] | None = None,
+) -> HuggingFace:
+    """A sequence or image classifier, or a causal language model, from its folder; with weights where it has them.
+
+    Weights are read from safetensors alone. Without them the config alone decides the model, and it may be fitted to
+    the task: to its number of words, and to the size of its images.
+
+    Args:
+        path: a folder with ``config.json``.
+        kind: ``"sequence"``, ``"image"`` or ``"causal"``.
+        outputs: classes, or 1 for a regression; a head for another number begins at random, and ``about`` says so.
+        words: of the tokenizer; the model must have as many.
+        pad: the number of the padding.
+        shape: of the images, channels, height and width.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no config in it.
+        ValueError: if it is of another kind, its weights are pickled or few of the model's, or it does not take the
+            words or images of the task.
+    """
+    folder = local_folder(str(path))
+    with extra("hf", "models of transformers"):
+        import transformers
+    made = HuggingFace(folder, kind, None)
+    with _quietly(), made._understood():
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    known = has_weights(folder)
+    if outputs is not None:
+        config.num_labels = outputs
+    if pad is not None:
+        config.pad_token_id = pad
+    if kind == "causal":
+        config.use_cache = False
+    if words is not None and not known:
+        config.vocab_size = words
+    if shape is not None:
+        _fit_images(config, shape, folder=folder, known=known)
+    made = HuggingFace(folder, kind, config)
+    if words is not None:
+        table = made.sketch().get_input_embeddings()  # type: ignore[operator]
+        if table.num_embeddings < words:
+            raise ValueError(
+                f"the tokenizer has {words} words, and the model of {folder} {table.num_embeddings}; name its own "
+                "with tokenizer=FOLDER"
+            )
+    return HuggingFace(folder, kind, config, _about(made) if known else f"untrained, from the config of {folder} alone")
+
+
+def _about(made: HuggingFace) -> str:
+    """What of a model comes from the folder."""
+    with torch.random.fork_rng([]):
+        model, said = made._built()
+    fresh = {name if isinstance(name, str) else name[0] for key in ("missing_keys", "mismatched_keys") for name in said[key]}
+    named = dict(model.named_parameters())
+    total = sum(p.numel() for p in named.values())
+    random = sum(named[name].numel() for name in fresh if name in named)
+    shown = ", ".join(sorted(fresh)[:4]) + (f" and {len(fresh) - 4} more" if len(fresh) > 4 else "")
+    if 2 * random > total:
+        raise ValueError(f"{made.folder} has few of the weights of a {type(model).__name__}: it lacks {shown}")
+    return f"weights of {made.folder}" + (f"; {shown} begin at random" if fresh else "")
+
+
+def _fit_images(config: Any, shape: tuple[int, int, int], *, folder: Path, known: bool) -> None:
+    """Let a config take the images of a task, or refuse one whose weights do not."""
+    channels, height, width = shape
+    size = height if height == width else (height, width)
+    for name, value in (("num_channels", channels), ("image_size", size)):
+        there = getattr(config, name, value)
+        there = tuple(there) if isinstance(there, list) else there
+        if there in (value, (height, width)) or (name == "image_size" and there == (value, value)):
+            continue
+        if known:
+            raise ValueError(f"the model of {folder} has {name} {there}, and the images of the task {value}; choose another")
+        setattr(config, name, value)
+
+
+def _auto(kind: Kind) -> Any:
+    with extra("hf", "models of transformers"):
+        import transformers
+    return getattr(transformers, _AUTO[kind])
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """The library's own reports and bars say what ``about`` says in a sentence."""
+    with extra("hf", "models of transformers"):
+        from transformers.utils import logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
