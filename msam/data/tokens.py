@@ -20,6 +20,7 @@ KINDS: tuple[Kind, ...] = ("words", "pieces")
 SPECIAL = ("<pad>", "<unk>", "<cls>", "<sep>")
 _BYTES = 256
 _PADDING = ("<pad>", "[PAD]", "<|endoftext|>", "</s>")  # what models without a padding token pad with is masked
+_OLDER = ("vocab.txt", "vocab.json", "*.model")  # without any of them the library makes an empty tokenizer
 _CHUNK = 4096  # texts at a time: what the library says of each takes a hundred times the tokens
 
 Text = str | tuple[str, str]
@@ -120,10 +121,10 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
     """
     path = Path(path)
     folder, file = (path, path / "tokenizer.json") if path.is_dir() else (path.parent, path)
-    if not file.is_file() and not path.is_dir():
+    if not file.is_file() and not (path.is_dir() and any(next(path.glob(name), None) for name in _OLDER)):
         raise FileNotFoundError(
-            f"there is no tokenizer at {path}; name a tokenizer.json, or a folder with one, or make one of the "
-            f"training texts with tokenizer=words or tokenizer=pieces"
+            f"there is no tokenizer at {path}; name a tokenizer.json or a folder with one, or make one of the training "
+            "texts with tokenizer=words or tokenizer=pieces"
         )
     with extra("hf", "tokens"):
         from tokenizers import Tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,47 +28,37 @@ _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
 @dataclass(frozen=True)
 class HuggingFace:
-    """A model of a folder, before it is built.
+    """A model of a folder.
 
     Attributes:
         folder: where its ``config.json`` is, and its weights, if it has any.
         kind: what it is for.
         config: the library's, with what the task decides put in.
-        about: what it is, and what of it begins at random.
+        about: what of it comes from where.
+        limit: the most tokens that it takes; None where there is no such number.
     """
 
     folder: Path
     kind: Kind
     config: Any = field(repr=False)
     about: str = ""
+    limit: int | None = None
 
     def build(self) -> nn.Module:
-        """The model; what is not in the folder is drawn from the global random state."""
+        """The model; what is not in the folder is drawn from the global random state.
+
+        Raises:
+            ValueError: if it cannot be built.
+        """
         return self._built()[0]
 
-    @property
-    def limit(self) -> int | None:
-        """The most tokens that it takes; None where there is no such number."""
-        most = getattr(self.config, "max_position_embeddings", None)
-        if most is None:
-            return None
-        for name, part in self.sketch().named_modules():  # RoBERTa numbers places from its padding on
-            if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
-                return int(part.num_embeddings - part.padding_idx - 1)
-        return int(most)
-
-    def sketch(self) -> nn.Module:
-        """The model without numbers in it."""
-        with torch.random.fork_rng([]), torch.device("meta"), _quietly(), self._understood():
-            made: nn.Module = _auto(self.kind).from_config(copy.deepcopy(self.config))
-        return made
-
-    def _built(self) -> tuple[nn.Module, dict[str, Any]]:
-        with _quietly(), self._understood():
-            config = copy.deepcopy(self.config)
+    def _built(self) -> tuple[nn.Module, list[str]]:
+        """The model, and the names of what begins at random though the folder has weights."""
+        with _quietly(), _understood(self.folder, self.kind):
+            config, auto = copy.deepcopy(self.config), _auto(self.kind)
             if not has_weights(self.folder):
-                return _auto(self.kind).from_config(config, dtype=torch.float32), {}
-            model, said = _auto(self.kind).from_pretrained(
+                return auto.from_config(config, dtype=torch.float32), []
+            model, said = auto.from_pretrained(
                 self.folder,
                 config=config,
                 dtype=torch.float32,
@@ -77,19 +67,8 @@ class HuggingFace:
                 ignore_mismatched_sizes=True,  # what begins at random is said, or refused
                 output_loading_info=True,
             )
-        return model, said
-
-    @contextlib.contextmanager
-    def _understood(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # the library's own, of any type
-            reason = " ".join(str(error).split())
-            reason = reason if len(reason) < 200 else f"{reason[:200]}..."
-            raise ValueError(
-                f"{self.folder} is not a model for {_AUTO[self.kind]} ({type(error).__name__}: {reason}); "
-                "save one there with its save_pretrained"
-            ) from None
+        reshaped = [name for name, *_ in said["mismatched_keys"]]
+        return model, sorted({*said["missing_keys"], *reshaped})
 
 
 def local_folder(name: str, *, download: bool = False) -> Path:
@@ -170,8 +149,7 @@ def from_folder(
     folder = local_folder(str(path))
     with extra("hf", "models of transformers"):
         import transformers
-    made = HuggingFace(folder, kind, None)
-    with _quietly(), made._understood():
+    with _quietly(), _understood(folder, kind):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     known = has_weights(folder)
     if outputs is not None:
@@ -185,28 +163,52 @@ def from_folder(
     if shape is not None:
         _fit_images(config, shape, folder=folder, known=known)
     made = HuggingFace(folder, kind, config)
-    if words is not None:
-        table = made.sketch().get_input_embeddings()  # type: ignore[operator]
-        if table.num_embeddings < words:
-            raise ValueError(
-                f"the tokenizer has {words} words, and the model of {folder} {table.num_embeddings}; name its own "
-                "with tokenizer=FOLDER"
-            )
-    return HuggingFace(folder, kind, config, _about(made) if known else f"untrained, from the config of {folder} alone")
-
-
-def _about(made: HuggingFace) -> str:
-    """What of a model comes from the folder."""
     with torch.random.fork_rng([]):
-        model, said = made._built()
-    fresh = {name if isinstance(name, str) else name[0] for key in ("missing_keys", "mismatched_keys") for name in said[key]}
+        model, random = made._built()
+    if words is not None:
+        _require_words(model, words, folder=folder)
+    if kind == "causal":
+        _require_causal(model, folder=folder)
+    about = _origin(model, random, folder=folder) if known else f"untrained, from the config of {folder} alone"
+    return replace(made, about=about, limit=_limit(model, config))
+
+
+def _origin(model: nn.Module, random: list[str], *, folder: Path) -> str:
+    """What of a model comes from the folder."""
     named = dict(model.named_parameters())
-    total = sum(p.numel() for p in named.values())
-    random = sum(named[name].numel() for name in fresh if name in named)
-    shown = ", ".join(sorted(fresh)[:4]) + (f" and {len(fresh) - 4} more" if len(fresh) > 4 else "")
-    if 2 * random > total:
-        raise ValueError(f"{made.folder} has few of the weights of a {type(model).__name__}: it lacks {shown}")
-    return f"weights of {made.folder}" + (f"; {shown} begin at random" if fresh else "")
+    shown = ", ".join(random[:4]) + (f" and {len(random) - 4} more" if len(random) > 4 else "")
+    if 2 * sum(named[name].numel() for name in random if name in named) > sum(p.numel() for p in named.values()):
+        raise ValueError(f"{folder} has few of the weights of a {type(model).__name__}: it lacks {shown}")
+    return f"weights of {folder}" + (f"; {shown} begin at random" if random else "")
+
+
+def _limit(model: nn.Module, config: Any) -> int | None:
+    """The most tokens that a model takes."""
+    for name, part in model.named_modules():  # RoBERTa numbers places from its padding on
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            return int(part.num_embeddings - part.padding_idx - 1)
+    most = getattr(config, "max_position_embeddings", None)
+    return None if most is None else int(most)
+
+
+def _require_words(model: Any, words: int, *, folder: Path) -> None:
+    there = model.get_input_embeddings().num_embeddings
+    if there < words:
+        raise ValueError(
+            f"the tokenizer has {words} words, and the model of {folder} {there}; name its own with tokenizer=FOLDER"
+        )
+
+
+def _require_causal(model: nn.Module, *, folder: Path) -> None:
+    """Refuse a model that sees what it is to tell, as BERT does unless its config says is_decoder."""
+    with torch.no_grad(), _understood(folder, "causal"):
+        model.eval()
+        one, other = (model(input_ids=torch.tensor([[1, 1, last]])).logits[:, :2] for last in (1, 2))
+    if not torch.allclose(one, other, rtol=1e-3, atol=1e-5 * float(one.abs().max())):
+        raise ValueError(
+            f"a {type(model).__name__} of {folder} sees later tokens than the one it is at; name a causal model, or set "
+            "is_decoder to true in its config.json"
+        )
 
 
 def _fit_images(config: Any, shape: tuple[int, int, int], *, folder: Path, known: bool) -> None:
@@ -221,6 +223,20 @@ def _fit_images(config: Any, shape: tuple[int, int, int], *, folder: Path, known
         if known:
             raise ValueError(f"the model of {folder} has {name} {there}, and the images of the task {value}; choose another")
         setattr(config, name, value)
+
+
+@contextlib.contextmanager
+def _understood(folder: Path, kind: Kind) -> Iterator[None]:
+    """Errors of the library, of any type, in a sentence."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) < 200 else f"{reason[:200]}..."
+        raise ValueError(
+            f"{folder} is not a model for {_AUTO[kind]} ({type(error).__name__}: {reason}); save one there with its "
+            "save_pretrained"
+        ) from None
 
 
 def _auto(kind: Kind) -> Any:

@@ -9,10 +9,12 @@ from msam.tasks.kernel import kernel
 from msam.tasks.patches import patches
 from msam.tasks.glue import GLUE, glue
 from msam.tasks.task import Task
+from msam.tasks.text import text
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits": digits,
     "patches": patches,
     "kernel": kernel,
     **{f"glue:{name}": glue(name) for name in GLUE},
+    "text": text,
 }
