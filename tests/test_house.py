@@ -113,7 +113,7 @@ def test_what_shows_results_does_not_load_torch(module):
 
 def test_every_imported_package_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [line for name in ("interactive",) for line in project["optional-dependencies"][name]]
+    extras = [line for name in ("data", "hf", "interactive") for line in project["optional-dependencies"][name]]
     declared = {line.split(">=")[0] for line in [*project["dependencies"], *extras]}
     names = {IMPORTED_AS.get(name, name) for name in declared - ONLY_FOR_RECIPES}
     used = {name.split(".")[0] for path in [*MODULES, ROOT / "cli.py"] for name in imports(path)}

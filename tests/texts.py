@@ -1,4 +1,4 @@
-"""Little data sets of text, written on the spot as the hub serves them, and little models of the transformers library."""
+"""Little data sets of text, written on the spot as the hub serves them, and little models of transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sentences(number: int, *, classes: int = 2) -> list[tuple[str, int]]:
     found = []
     for row in range(number):
         label = row % classes
-        word = (*GOOD, *BAD)[(row // classes + 4 * label) % 8]
+        word = (*GOOD, *BAD)[(row // classes % 4 + 4 * label) % 8]
         found.append((" ".join([word, *(["Film", "is", "a", "story"][: 1 + row % 5])]), label))
     return found
 

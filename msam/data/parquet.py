@@ -27,9 +27,7 @@ def columns(path: str | Path, names: Sequence[str]) -> dict[str, list[Any]]:
             there = file.schema_arrow.names
             missing = [name for name in names if name not in there]
             if missing:
-                raise ValueError(
-                    f"{path} has no column {missing[0]!r}; it has {', '.join(there)}, and should have {', '.join(names)}"
-                )
+                raise ValueError(f"{path} has no column {missing[0]!r}; its columns are: {', '.join(there)}")
             table = file.read(columns=list(names))
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())

@@ -43,7 +43,7 @@ class Vocabulary:
     @property
     def size(self) -> int:
         """One more than the largest number."""
-        return max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
+        return int(max(self.inner.get_vocab(with_added_tokens=True).values())) + 1
 
     @property
     def hash(self) -> str:
@@ -89,11 +89,11 @@ def trained(texts: Sequence[str], *, kind: Kind, size: int, lower: bool) -> Voca
         raise ValueError(f"vocabulary must be at least {least} for {kind}; got {size}")
     with extra("hf", "tokens"):
         from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-    shared = {"vocab_size": size, "special_tokens": list(SPECIAL), "show_progress": False}
+    shared: dict[str, Any] = {"vocab_size": size, "special_tokens": list(SPECIAL), "show_progress": False}
     if kind == "words":
-        inner = Tokenizer(models.WordLevel(unk_token="<unk>"))
+        inner: Any = Tokenizer(models.WordLevel(unk_token="<unk>"))
         inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordLevelTrainer(**shared)
+        trainer: Any = trainers.WordLevelTrainer(**shared)
     else:
         inner = Tokenizer(models.BPE())
         inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=lower), decoders.ByteLevel()
@@ -140,7 +140,9 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
     found = [inner.token_to_id(name) for name in names] if wanted is None else [wanted]
     known = [number for number in found if number is not None]
     if not known:
-        raise ValueError(f"{file} has no token to pad with; name one as pad_token in {folder / 'tokenizer_config.json'}")
+        raise ValueError(
+            f"{file} has no token to pad with; name one as pad_token in {folder / 'tokenizer_config.json'}"
+        )
     made = Vocabulary(inner, known[0], "")
     return Vocabulary(inner, known[0], f"the tokenizer of {path} ({made.hash})")
 
@@ -179,13 +181,16 @@ def encoded(
     if len(long):
         vocabulary.inner.enable_truncation(most)
         try:
-            short, short_kinds = _encoded(vocabulary, [texts[number] for number in long])
+            short, short_kinds = _encoded(vocabulary, [texts[int(number)] for number in long])
         finally:
             vocabulary.inner.no_truncation()
         for number, row, kind in zip(long, short, short_kinds, strict=True):
             ids[number], kinds[number] = row, kind
     mask = np.arange(most) < np.minimum(lengths, most)[:, None]
-    inputs = {"input_ids": _padded(ids, mask, vocabulary.pad), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+    inputs = {
+        "input_ids": _padded(ids, mask, vocabulary.pad),
+        "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+    }
     if not isinstance(texts[0], str):
         inputs["token_type_ids"] = _padded(kinds, mask, 0)
     return Encoded(inputs, len(long))

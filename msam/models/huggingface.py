@@ -1,4 +1,4 @@
-"""Models of the transformers library, from a folder of this machine: with its weights, or untrained from a config alone."""
+"""Models of the transformers library, from a folder: with its weights, or untrained from its config alone."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def local_folder(name: str, *, download: bool = False) -> Path:
         )
     if not folder.is_dir():
         with extra("hf", "models of the hub"):
-            from transformers.utils.hub import snapshot_download
+            from transformers.utils.hub import snapshot_download  # type: ignore[attr-defined]
         try:
             folder = Path(snapshot_download(name, allow_patterns=_FILES))
         except Exception as error:  # of the network, in many types
@@ -206,8 +206,8 @@ def _require_causal(model: nn.Module, *, folder: Path) -> None:
         one, other = (model(input_ids=torch.tensor([[1, 1, last]])).logits[:, :2] for last in (1, 2))
     if not torch.allclose(one, other, rtol=1e-3, atol=1e-5 * float(one.abs().max())):
         raise ValueError(
-            f"a {type(model).__name__} of {folder} sees later tokens than the one it is at; name a causal model, or set "
-            "is_decoder to true in its config.json"
+            f"a {type(model).__name__} of {folder} sees later tokens than the one it is at; name a causal model, or "
+            "set is_decoder to true in its config.json"
         )
 
 
@@ -221,7 +221,9 @@ def _fit_images(config: Any, shape: tuple[int, int, int], *, folder: Path, known
         if there in (value, (height, width)) or (name == "image_size" and there == (value, value)):
             continue
         if known:
-            raise ValueError(f"the model of {folder} has {name} {there}, and the images of the task {value}; choose another")
+            raise ValueError(
+                f"the model of {folder} has {name} {there}, and the images of the task {value}; choose another"
+            )
         setattr(config, name, value)
 
 
@@ -249,7 +251,8 @@ def _auto(kind: Kind) -> Any:
 def _quietly() -> Iterator[None]:
     """The library's own reports and bars say what ``about`` says in a sentence."""
     with extra("hf", "models of transformers"):
-        from transformers.utils import logging
+        import transformers
+    logging: Any = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

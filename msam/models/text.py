@@ -38,7 +38,7 @@ class Block(nn.Module):
         mask = None if seen is None else seen[:, None, None, :]
         mixed = functional.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal)
         x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(number, tokens, width)))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+        return x + self.dropout(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
 
 class TextClassifier(nn.Module):
@@ -152,6 +152,6 @@ def _table(rows: int, width: int) -> nn.Embedding:
 
 
 def _of_places(places: nn.Embedding, like: Tensor) -> Tensor:
-    """The vectors of places, one row for each example, as the layer-by-layer executions need them: ``(N, T, width)``."""
+    """The vectors of places ``(N, T, width)``, looked up for each example, as layer by layer execution needs it."""
     numbers = torch.arange(like.shape[1], device=like.device)
     return places(numbers.expand(like.shape[0], -1))  # type: ignore[no-any-return]

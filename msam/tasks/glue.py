@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,9 +99,7 @@ def glue(name: str) -> Callable[..., Task]:
         files = {split: _files(data, name, split) for split in ("train", kind.tested_on)}
         train, test = (labelled(paths, kind.columns, classes=kind.classes) for paths in files.values())
         validation, train = _parts(train, validation_examples, train_examples, kind=kind, seed=data_seed)
-        words = vocabulary_of(
-            tokenizer, _singly(train), kind="words", size=vocabulary, lower=True, folder=folder
-        )
+        words = vocabulary_of(tokenizer, _singly(train), kind="words", size=vocabulary, lower=True, folder=folder)
         ready = None
         if folder is not None:
             outputs = kind.classes or 1
@@ -171,9 +169,9 @@ def glue(name: str) -> Callable[..., Task]:
 
 
 def _files(folder: Path, name: str, split: str) -> list[Path]:
-    patterns = (f"{name}-{split}*.parquet", f"{name}/{split}*.parquet", f"{split}*.parquet")
+    patterns = [f"{name}-{split}*.parquet", f"{name}/{split}*.parquet", f"{split}*.parquet"]
     if split == "validation_matched":
-        patterns += (f"{name}-validation.parquet", "validation.parquet")
+        patterns += [f"{name}-validation.parquet", "validation.parquet"]
     return files_of(folder, patterns, what=f"{split} data of glue:{name}", columns=[*GLUE[name].columns, "label"])
 
 
@@ -225,6 +223,6 @@ def _about(
     cuts = {split: part.cut for split, part in parts.items() if part.cut}
     cut = "".join(f", {number} {split} texts cut to {cut_to} tokens" for split, number in cuts.items())
     return (
-        f"GLUE {name}: {len(train)} training texts{held}, and {len(test.texts)} test texts, which are GLUE's validation "
-        f"data, since the labels of its test data are hidden{noise}{cut}"
+        f"GLUE {name}: {len(train)} training texts{held}, and {len(test.texts)} test texts, which are GLUE's "
+        f"validation data, since the labels of its test data are hidden{noise}{cut}"
     )

@@ -49,7 +49,7 @@ def test_a_wrong_entry_is_named(tmp_path, rows, sentence):
 
 def test_a_missing_column_and_a_damaged_file_are_named(tmp_path):
     path = write_table(tmp_path / "a.parquet", ROWS)
-    with pytest.raises(ValueError, match=r"a.parquet has no column 'premise'; .*sentence, label, idx"):
+    with pytest.raises(ValueError, match=r"a.parquet has no column 'premise'; .*: sentence, label, idx"):
         labelled([path], ["premise"], classes=2)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"a.parquet is not a whole parquet file \(.*\)"):
@@ -57,7 +57,9 @@ def test_a_missing_column_and_a_damaged_file_are_named(tmp_path):
 
 
 def test_where_no_files_are_the_sentence_says_what_to_put_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no train data: .* has none of them; put train\*.parquet or a"):
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no train data: .* has none of them; put train\*.parquet or a"
+    ):
         files_of(tmp_path, ["train*.parquet", "a"], what="train data", columns=["sentence", "label"])
     with pytest.raises(FileNotFoundError, match=r"nowhere is no folder; .* with the columns sentence, label"):
         files_of(tmp_path / "nowhere", ["train*.parquet"], what="train data", columns=["sentence", "label"])
@@ -72,13 +74,15 @@ def test_plain_text_is_a_file_or_those_of_a_folder_in_order(tmp_path):
 
 
 def test_what_is_no_plain_text_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no text at .*; name a text file, or a folder with .txt files"):
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no text at .*; name a text file, or a folder with .txt files"
+    ):
         plain_text(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no text at .*none"):
+    with pytest.raises(FileNotFoundError, match=r"there is no text at .*none"):
         plain_text(tmp_path / "none")
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ValueError, match=r"a.txt is no text in UTF-8 \(byte 3\); convert it"):
         plain_text(tmp_path)
     (tmp_path / "a.txt").write_text(" \n")
-    with pytest.raises(ValueError, match="there is no text in .*; it is empty"):
+    with pytest.raises(ValueError, match=r"there is no text in .*; it is empty"):
         plain_text(tmp_path)

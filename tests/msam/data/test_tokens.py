@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-pytest.importorskip("tokenizers", reason="the extra hf is not installed")
-
 from msam.data.tokens import KINDS, encoded, read_vocabulary, trained
+
+pytest.importorskip("tokenizers", reason="the extra hf is not installed")
 
 TEXTS = ["a film of love", "a film of hate and love", "love, and nothing else"]
 
@@ -89,7 +89,8 @@ def test_of_a_pair_the_longer_part_is_cut_first():
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "sentence"), [("words", 4, "at least 5 for words; got 4"), ("pieces", 259, "at least 260 for pieces")]
+    ("kind", "size", "sentence"),
+    [("words", 4, "at least 5 for words; got 4"), ("pieces", 259, "at least 260 for pieces")],
 )
 def test_a_vocabulary_without_room_is_refused(kind, size, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -120,7 +121,7 @@ def test_padding_is_what_the_folder_says(tmp_path):
 
 
 def test_what_is_no_tokenizer_is_refused_with_a_way_out(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no tokenizer at .*none.json; name a tokenizer.json"):
+    with pytest.raises(FileNotFoundError, match=r"there is no tokenizer at .*none.json; name a tokenizer.json"):
         read_vocabulary(tmp_path / "none.json")
     with pytest.raises(FileNotFoundError, match=r"or make one of the training texts with tokenizer=words"):
         read_vocabulary(tmp_path)  # a folder without any: the library would make an empty one of it
@@ -131,5 +132,5 @@ def test_what_is_no_tokenizer_is_refused_with_a_way_out(tmp_path):
     from tokenizers import Tokenizer, models
 
     Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(file))
-    with pytest.raises(ValueError, match="has no token to pad with; name one as pad_token in .*tokenizer_config.json"):
+    with pytest.raises(ValueError, match=r"has no token to pad with; name one as pad_token in .*tokenizer_config.json"):
         read_vocabulary(file)

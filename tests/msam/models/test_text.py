@@ -32,7 +32,9 @@ def classifier(*, dropout=0.0):
 
 def language(*, tied=True):
     torch.manual_seed(0)
-    return _larger(LanguageModel(vocabulary=WORDS, places=T, width=4, depth=1, heads=2, dropout=0.0, tied=tied).double())
+    return _larger(
+        LanguageModel(vocabulary=WORDS, places=T, width=4, depth=1, heads=2, dropout=0.0, tied=tied).double()
+    )
 
 
 def _larger(model):
