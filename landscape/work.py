@@ -54,7 +54,7 @@ class Work:
         self.sharing = Alone() if sharing is None else sharing
         self._whole = whole
         self._graphs: dict[str, GraphSize] = {}  # by the kind of matrix; that of a gradient under no name
-        self._decided = None if whole is None else whole._decided
+        self._decided: tuple[int, int] | None = None if whole is None else whole._decided
         self._terms: list[Term] | None = None
         self._passes: list[Term] | None = None
         self.halvings = 0  # how often a chunk was cut in two because memory ran out

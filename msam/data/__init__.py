@@ -27,6 +27,6 @@ __all__ = [
     "augmentation_of",
     "draws_of",
 ]
-from msam.data.splits import at_random, stratified, with_label_noise
+from msam.data.splits import at_random
 
 __all__ = ["Examples", "shuffled", "digits_examples", "stratified", "at_random", "with_label_noise"]

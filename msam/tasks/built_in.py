@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from msam.tasks.digits import digits
+from msam.tasks.glue import GLUE, glue
 from msam.tasks.kernel import kernel
 from msam.tasks.patches import patches
-from msam.tasks.glue import GLUE, glue
 from msam.tasks.task import Task
 from msam.tasks.text import text
 
