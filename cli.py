@@ -523,12 +523,14 @@ def spectrum(runs: Opener, protocol: Protocol, as_json: bool, device: str, **way
 @main.command(epilog="Example: msam sharpness runs/a --rho 0.05 --radii 0.01,0.02,0.05,0.1")
 @runs_argument()
 @click.option("--radii", type=ListType(float), help="Worst-case sharpness at each of these radii, as a curve.")
+@click.option("--microbatch-sizes", type=ListType(int), help="m-sharpness at each of these shard sizes, as a curve.")
 @click.option("--noises", type=ListType(float), help="Average-case sharpness at each of these deviations, as a curve.")
 @click.option("--audit", is_flag=True, help="How far measures move when the model is rescaled into the same function.")
 @protocol_options("rho", "microbatch_size", "noise", "draws", "split", "seed")
 def sharpness(
     runs: Opener,
     radii: list[float] | None,
+    microbatch_sizes: list[int] | None,
     noises: list[float] | None,
     audit: bool,
     protocol: Protocol,
@@ -539,15 +541,16 @@ def sharpness(
     from analyses import surroundings
     from analyses.measures import QUESTIONS
     from landscape.climbing import require_radii
+    from landscape.sharpness import require_sizes
 
     questions: dict[str, Question] = {name: QUESTIONS[name] for name in ("sharpness", "worst_case", "average_case")}
     with _usage():
-        for name, rhos, ask in (
-            ("worst_case_over_radii", radii, surroundings.worst_case_over),
-            ("average_case_over_noises", noises, surroundings.average_case_over),
-        ):
-            if rhos is not None:
-                questions[name] = functools.partial(ask, rhos=require_radii(rhos))
+        grids: tuple[tuple[str, Question, Any], ...] = (
+            ("sharpness_over_sizes", surroundings.sharpness_over, microbatch_sizes and require_sizes(microbatch_sizes)),
+            ("worst_case_over_radii", surroundings.worst_case_over, radii and require_radii(radii)),
+            ("average_case_over_noises", surroundings.average_case_over, noises and require_radii(noises)),
+        )
+        questions |= {name: functools.partial(ask, grid=grid) for name, ask, grid in grids if grid}
     if audit:
         questions["audit"] = surroundings.audit
     (run,) = runs()

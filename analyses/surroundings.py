@@ -16,6 +16,7 @@ from landscape.answers import (
     PlaneSlice,
     Sharpness,
     SharpnessCurve,
+    SharpnessOverSizes,
     WorstCaseSharpness,
 )
 from landscape.auditing import audit as audit_of, usual_measures
@@ -23,7 +24,7 @@ from landscape.average_case import average_case_curve, average_case_sharpness
 from landscape.perturbations import GradientAscent
 from landscape.progress import Progress
 from landscape.sampling import Adaptive
-from landscape.sharpness import m_sharpness
+from landscape.sharpness import m_sharpness, m_sharpness_grid
 from landscape.slices import line_slice, plane_slice
 from landscape.worst_case import worst_case_curve, worst_case_sharpness
 
@@ -62,29 +63,41 @@ def average_case(subject: Subject) -> Answer[AverageCaseSharpness]:
     return subject.remembered(AverageCaseSharpness, "average-case", question, ask)
 
 
-def worst_case_over(subject: Subject, rhos: Sequence[float]) -> Answer[SharpnessCurve]:
+def sharpness_over(subject: Subject, grid: Sequence[int]) -> Answer[SharpnessOverSizes]:
+    """m-sharpness over a grid of shard sizes, in one call that shares the work."""
+    objective, ascent = subject.objective, GradientAscent(subject.protocol.rho)
+
+    def ask(progress: Progress) -> SharpnessOverSizes:
+        found = m_sharpness_grid(objective, ascent, microbatch_sizes=grid, progress=progress)
+        return SharpnessOverSizes.of([result for (result,) in found])
+
+    question = {"microbatch_sizes": sorted(grid), **ascent.settings(), "order": objective.order}
+    return subject.remembered(SharpnessOverSizes, "sharpness-over-sizes", question, ask)
+
+
+def worst_case_over(subject: Subject, grid: Sequence[float]) -> Answer[SharpnessCurve]:
     """Worst-case sharpness over a grid of radii."""
     objective, p, size = subject.objective, subject.protocol, _size(subject)
 
     def ask(progress: Progress) -> SharpnessCurve:
-        ascent = GradientAscent(rhos[0])
-        return worst_case_curve(objective, ascent, rhos=rhos, microbatch_size=size, seed=p.seed, progress=progress)
+        ascent = GradientAscent(grid[0])
+        return worst_case_curve(objective, ascent, rhos=grid, microbatch_size=size, seed=p.seed, progress=progress)
 
-    question = {"rhos": list(rhos), "microbatch_size": size, "order": objective.order, "seed": p.seed}
+    question = {"rhos": list(grid), "microbatch_size": size, "order": objective.order, "seed": p.seed}
     return subject.remembered(SharpnessCurve, "worst-case-over-radii", question, ask)
 
 
-def average_case_over(subject: Subject, rhos: Sequence[float]) -> Answer[SharpnessCurve]:
+def average_case_over(subject: Subject, grid: Sequence[float]) -> Answer[SharpnessCurve]:
     """Average-case sharpness over a grid of deviations of the noise."""
     p = subject.protocol
 
     def ask(progress: Progress) -> SharpnessCurve:
-        noise = GradientAscent(rhos[0])
+        noise = GradientAscent(grid[0])
         return average_case_curve(
-            subject.objective, noise, rhos=rhos, num_draws=p.draws, seed=p.seed, progress=progress
+            subject.objective, noise, rhos=grid, num_draws=p.draws, seed=p.seed, progress=progress
         )
 
-    question = {"rhos": list(rhos), "draws": p.draws, "seed": p.seed}
+    question = {"rhos": list(grid), "draws": p.draws, "seed": p.seed}
     return subject.remembered(SharpnessCurve, "average-case-over-radii", question, ask)
 
 

@@ -106,7 +106,8 @@ def _path(subject: Subject) -> list[Run]:
     """
     _ = subject.run.training  # which says so where nothing is known of it
     own = subject.run.checkpoint.resolve()
-    found = [path for path in subject.run.checkpoints() if path.stem <= own.stem]
+    known = subject.run.checkpoints()  # in the order of training, which names of more than 9,999 epochs are not in
+    found = known[: [path.resolve() for path in known].index(own) + 1]
     if len(found) < 3:
         raise ValueError(
             f"the trajectory of {subject.run.path} needs at least three checkpoints and has {len(found)}; train it "

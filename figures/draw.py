@@ -14,7 +14,7 @@ from figures.curvature import draw_density, draw_diagonal, draw_eigenvalues, dra
 from figures.lines import draw_lines
 from figures.paths import draw_paths
 from figures.planes import draw_planes
-from figures.radii import draw_curves, draw_sigmas
+from figures.radii import draw_curves, draw_sigmas, draw_sizes
 from figures.sharpness import draw_layers, draw_samples, draw_sharpness
 from figures.training import draw_training
 from landscape.answers import (
@@ -33,6 +33,7 @@ from landscape.answers import (
     RelativeFlatness,
     Sharpness,
     SharpnessCurve,
+    SharpnessOverSizes,
     SpectralDensity,
     TraceEstimate,
     WorstCaseSharpness,
@@ -78,6 +79,7 @@ _PICTURES: dict[type[Result], Callable[[Mapping[str, Any]], Figure]] = {
     KeskarSharpness: draw_samples,
     RelativeFlatness: draw_layers,
     SharpnessCurve: draw_curves,
+    SharpnessOverSizes: draw_sizes,
     PacBayesSigma: draw_sigmas,
     Audit: draw_audit,
     LineSlice: draw_lines,

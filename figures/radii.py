@@ -1,4 +1,4 @@
-"""Pictures of what grows with a radius: sharpness over a grid of ρ, and the rise under noise around the PAC-Bayes σ."""
+"""Sharpness over a grid of radii or of shard sizes, and the rise under noise around the PAC-Bayes σ."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.style import INK, SOFT, legend, line_styles, new_figure, theme
-from landscape.answers import PacBayesSigma, SharpnessCurve
+from landscape.answers import PacBayesSigma, SharpnessCurve, SharpnessOverSizes
 from landscape.results import Array
 
 _WIDE = 20.0  # the ratio of largest to smallest from which on a scale is logarithmic
@@ -44,6 +44,33 @@ def draw_curves(results: Mapping[str, SharpnessCurve]) -> Figure:
         radius = radii.pop() if len(radii) == 1 else "radius ρ, of the norm that the legend names"
         ax.set_xlabel(f"{radius}\n({shards}bands: standard error)")
         ax.set_ylabel(f"{kinds.pop() if len(kinds) == 1 else 'sharpness'}\n(rise in loss)")
+        legend(figure, ax, count=len(results))
+    return figure
+
+
+def draw_sizes(results: Mapping[str, SharpnessOverSizes]) -> Figure:
+    """m-sharpness against the examples in a shard, on a scale of powers of two, with bands of one standard error.
+
+    Crosses on the upper edge mark sizes where the value is not finite.
+    """
+    radii = {f"ρ = {result.rho:g} ({result.radius.removeprefix('ρ: ')})" for result in results.values()}
+    with theme():
+        figure, (ax,) = new_figure()
+        logarithmic = _is_wide([result.values for result in results.values()])
+        styles = line_styles(list(results))
+        for label, result in results.items():
+            x, style = result.microbatch_sizes, styles[label]
+            _curve(ax, x, result.values, result.stderrs, style, label=label, above_zero=logarithmic)
+        sizes = sorted({int(size) for result in results.values() for size in result.microbatch_sizes})
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(sizes, [str(size) for size in sizes])
+        ax.minorticks_off()
+        if logarithmic:
+            ax.set_yscale("log")
+        else:
+            ax.axhline(0, color=SOFT, linewidth=0.8, zorder=1)
+        ax.set_xlabel(f"examples in a shard\n({'; '.join(sorted(radii))}; bands: standard error)")
+        ax.set_ylabel("m-sharpness\n(rise in loss)")
         legend(figure, ax, count=len(results))
     return figure
 

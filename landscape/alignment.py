@@ -162,7 +162,7 @@ def _reordered(objective: Objective, units: Sequence[Units], orders: Sequence[Or
 def _require_all_free(objective: Objective, units: Sequence[Units]) -> None:
     """All parameters that go with units must be part of w, or reordering it would tear them apart."""
     known = {*objective.space.names, *(name for name, _ in objective.model.named_buffers())}
-    held = [place.name for unit in units for place in unit.places if place.name not in known]
+    held = [*dict.fromkeys(place.name for unit in units for place in unit.places if place.name not in known)]
     if held:
         raise ValueError(
             f"hidden units cannot be put in another order without {', '.join(held[:4])}, which the objective leaves "

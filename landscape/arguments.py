@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 
 def integer(value: Any, name: str, *, least: int | None = None) -> int:
@@ -57,6 +61,42 @@ def not_negative(value: Any, name: str, *, what: str = "number") -> float:
     if not (math.isfinite(found) and found >= 0):
         raise ValueError(f"{name} must be a finite {what}, zero or more; got {found}")
     return found
+
+
+def entries(values: Any, name: str) -> list[Any]:
+    """What a list, an array or another iterable of settings holds.
+
+    Raises:
+        TypeError: naming the argument, if it is none, or text.
+
+    >>> entries((1, 2), "sizes")
+    [1, 2]
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        raise TypeError(f"{name} must be a list, such as [1, 2, 4]; got {values!r}")
+    return list(values)
+
+
+def reals(values: Any, name: str) -> npt.NDArray[np.float64]:
+    """A list, a tuple, an array or a tensor of real numbers, ``(n,)`` in double precision.
+
+    Raises:
+        TypeError: naming the argument, if it holds anything but real numbers.
+        ValueError: likewise, if it is empty or has another number of dimensions.
+
+    >>> reals([1, 2], "x").tolist()
+    [1.0, 2.0]
+    """
+    values = values.detach().cpu() if hasattr(values, "detach") else values
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of several lengths
+        array = np.array(None)
+    if array.size and array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be a list of real numbers; got {values!r}")
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} must be a list of numbers, not empty; got an array of shape {array.shape}")
+    return array.astype(np.float64)
 
 
 def seed_of(value: Any, name: str = "seed") -> int:

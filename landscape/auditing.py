@@ -12,6 +12,7 @@ import torch
 from landscape.answers import Audit
 from landscape.answers.audit import KINDS
 from landscape.arguments import integer, real
+from landscape.checks import require_finite
 from landscape.fisher_rao import fisher_rao_norm
 from landscape.objective import Objective
 from landscape.operators import GGNOperator, HessianOperator
@@ -59,7 +60,9 @@ def audit(
         Every measure before and after, with uncertainties and verdicts. Where the model has no rescaling that says so.
 
     Raises:
-        ValueError: if there is no measure, the factor makes no sense, or a given rescaling changes the outputs.
+        TypeError: if a measure is no function, or a rescaling none.
+        ValueError: if the weights are not finite, there is no measure, the factor makes no sense, or a given rescaling
+            changes the outputs.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)).double()
     >>> data = [(torch.randn(9, 2).double(), torch.zeros(9, 1).double())]
@@ -70,13 +73,19 @@ def audit(
     (['between layers', 'between units'], [['invariant', 'invariant'], ['moves', 'moves']])
     """
     seed = integer(seed, "seed")
+    require_finite(objective.weights)
     measures = usual_measures(objective, seed=seed) if measures is None else measures
+    if not isinstance(measures, Mapping) or not all(callable(measure) for measure in measures.values()):
+        raise TypeError(f"measures must map names to functions of an objective; got {measures!r}")
     if not measures:
         raise ValueError("measures must have at least one entry, name -> objective -> number; got none")
     skipped: tuple[str, ...] = ()
     if rescalings is None:
         used, skipped = _found(objective, factor, seed)
     else:
+        for rescaling in rescalings:
+            if not isinstance(rescaling, Rescaling):
+                raise TypeError(f"rescalings must be those of find_rescalings; got {rescaling!r}")
         used = [verified(objective, rescaling) for rescaling in rescalings]
     places = [objective, *(rescaling.apply(objective) for rescaling in used)]
     rows: list[list[_Value]] = [[] for _ in measures]

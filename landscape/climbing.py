@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from landscape.arguments import integer, real
+from landscape.arguments import entries, integer, real
+from landscape.balls import norm
 from landscape.chance import normals
 from landscape.perturbations import Ascent
 
@@ -34,8 +35,8 @@ class Point:
 
     @property
     def leads_on(self) -> bool:
-        """Whether there is a gradient to climb along."""
-        return self.gradient is not None and all(bool(torch.isfinite(part).all()) for part in self.gradient)
+        """Whether there is a gradient to climb along, whose length is finite too."""
+        return self.gradient is not None and bool(torch.isfinite(norm(self.gradient)))
 
 
 # (ε, whether the gradient is wanted too) -> the point w + ε
@@ -49,9 +50,10 @@ def require_radii(rhos: Sequence[float] | npt.NDArray[np.floating]) -> list[floa
         TypeError: if one is no number.
         ValueError: if there is none, or one twice, or one that is negative or not finite.
     """
+    rhos = entries(rhos, "rhos")
     radii = sorted(real(rho, "each of rhos") for rho in rhos)
     if not radii or len(set(radii)) < len(radii) or not all(math.isfinite(rho) and rho >= 0 for rho in radii):
-        raise ValueError(f"rhos must be one or more different radii, finite and zero or more; got {list(rhos)}")
+        raise ValueError(f"rhos must be one or more different radii, finite and zero or more; got {rhos}")
     return radii
 
 

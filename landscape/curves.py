@@ -163,6 +163,8 @@ def _trained(pair: Pair, training: BendTraining, progress: Progress) -> tuple[Te
     steps = training.epochs * math.ceil(number / size)
     bend = torch.lerp(pair.a, pair.b, 0.5).requires_grad_()
     optimizer = training.optimizer([bend])
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must make a torch optimizer of a list of tensors; it made {optimizer!r}")
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(mixed(int(training.seed), _BENDS))
     places, losses = np.empty(steps), np.empty(steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,6 +70,8 @@ def spectral_density(
     for name, value in given.items():
         if not value > 0:
             raise ValueError(f"{name} must be positive; got {value}")
+    if width is not None and math.isinf(width):
+        raise ValueError("width must be finite; got inf, under which there is no density")
     values, known = _converged(operator, outliers)
     dim, count = operator.dim, known.shape[1]
     if count == dim:

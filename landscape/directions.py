@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from landscape.answers import Eigenpairs
 from landscape.arguments import integer, seed_of
 from landscape.objective import Objective
-from landscape.planes import Axis, Direction, Plane
+from landscape.planes import Axis, Direction, Plane, tensor_of
 
 FLATTEST = 1e-6  # weights whose distance from a line is less than this share of their spread lie on it
 
@@ -23,7 +23,7 @@ def random_direction(objective: Objective, *, seed: int) -> Tensor:
     return torch.randn(objective.space.dim, generator=generator, dtype=torch.float64).to(objective.weights)
 
 
-def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Tensor | None = None) -> Tensor:
+def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Direction | None = None) -> Tensor:
     """A random direction with d_f ← d_f ‖w_f‖ / ‖d_f‖ for every filter f (Li et al. 2018, arXiv 1712.09913).
 
     A filter is what makes one output: a row of a linear layer, a kernel of a convolution, and of a transposed one, in
@@ -39,7 +39,7 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Tensor 
         A direction, ``(dim,)``.
 
     Raises:
-        ValueError: if the seed gives the very direction to be orthogonal to.
+        TypeError, ValueError: if ``orthogonal_to`` is no direction, or the very one that the seed gives.
 
     >>> model = torch.nn.Linear(4, 3)
     >>> data = [(torch.zeros(2, 4), torch.zeros(2, 3))]
@@ -49,7 +49,9 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Tensor 
     """
     space, groups = objective.space, _groups_of_transposed(objective)
     direction = space.split(random_direction(objective, seed=seed))
-    others = [None] * len(direction) if orthogonal_to is None else space.split(orthogonal_to.to(objective.weights))
+    others: list[Tensor] | list[None] = [None] * len(direction)
+    if orthogonal_to is not None:
+        others = space.split(direction_of(objective, orthogonal_to, name="orthogonal_to"))
     for name, block, weights, other in zip(space.names, direction, space.split(objective.weights), others, strict=True):
         if block.ndim < 2 or not block.numel():
             block.zero_()
@@ -186,13 +188,28 @@ def plane_through(
     return Plane((across.to(objective.weights), (c / c.norm()).to(objective.weights)), marks, names)
 
 
+def direction_of(objective: Objective, direction: Direction, *, name: str) -> Tensor:
+    """A direction in the weight space of an objective as a tensor like its weights, ``(dim,)``.
+
+    Raises:
+        TypeError: naming it, if it holds anything but real numbers.
+        ValueError: naming it, if it has another length or is not finite.
+    """
+    d = tensor_of(direction, name).to(objective.weights)
+    if d.shape != objective.weights.shape:
+        raise ValueError(f"{name} must have shape ({objective.space.dim},), one per weight; got {tuple(d.shape)}")
+    if not torch.isfinite(d).all():
+        raise ValueError(f"{name} has entries that are not finite")
+    return d
+
+
 def weights_of(objective: Objective, weights: Direction, *, name: str) -> Tensor:
     """Other weights of an objective's model as a tensor, ``(dim,)``, where and as precise as they were given.
 
     Raises:
         ValueError: naming them, if they have another length or are not finite.
     """
-    found = weights.detach() if isinstance(weights, Tensor) else torch.from_numpy(np.array(weights))
+    found = tensor_of(weights, name)
     if found.shape != objective.weights.shape:
         raise ValueError(
             f"{name} must have shape ({objective.space.dim},), the weights of the same model; got {tuple(found.shape)}"

@@ -72,7 +72,13 @@ def grid_around(plane: Plane, *, points: int = 25, margin: float = 0.15) -> tupl
 
 
 def _ends(places: Array) -> tuple[float, float]:
-    """The least and the largest of some places and zero."""
+    """The least and the largest of some places and zero.
+
+    Raises:
+        ValueError: if one is not finite.
+    """
+    if not np.isfinite(places).all():
+        raise ValueError(f"what is marked must lie at finite coordinates; got {places[~np.isfinite(places)][0]}")
     return min([0.0, *places.tolist()]), max([0.0, *places.tolist()])
 
 

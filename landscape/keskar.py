@@ -66,7 +66,7 @@ def keskar_sharpness(
     Raises:
         TypeError: if a number is none, or not an integer.
         ValueError: if epsilon is negative or not finite, or another number is too small, or a subspace has more
-            dimensions than there are weights.
+            dimensions than there are weights; or if L(w) is not finite, or −1 or less.
 
     >>> import torch
     >>> model = torch.nn.Linear(1, 1, bias=False).double()
@@ -83,6 +83,8 @@ def keskar_sharpness(
         raise ValueError(f"within must be RandomSubspaces of at most {dim} dimensions, or None; got {within!r}")
     number = 1 if within is None else within.number
     loss = objective.loss(objective.weights).item()
+    if not -1 < loss < math.inf:
+        raise ValueError(f"the rise is relative to 1 + L(w), which must be positive and finite; L(w) is {loss:.6g}")
     samples = np.empty(number)
     for i in range(number):
         columns = None if within is None else _columns(objective.weights, within.dim, seed, i)
@@ -92,7 +94,7 @@ def keskar_sharpness(
             found = box.highest((seed, i, start), steps)
             highest = found if not found <= highest else highest
             progress(i * restarts + start + 1, number * restarts)
-        rise = math.inf if math.isfinite(loss) and not math.isfinite(highest) else highest - loss
+        rise = highest - loss if math.isfinite(highest) else math.inf
         samples[i] = 100 * rise / (1 + loss)
     value, stderr = mean_of(samples) if len(samples) > 1 else (float(samples[0]), math.nan)
     settings = {"name": "keskar_sharpness", "epsilon": epsilon, "steps": steps, "restarts": restarts, "seed": seed}

@@ -16,11 +16,12 @@ from landscape.identity import name_of
 from landscape.noise import Measure, Noise, mean_of
 from landscape.objective import Objective
 from landscape.progress import Progress, silent
-from landscape.scores import Score, denominator_of_score, name_of_score, value_of_score
+from landscape.scores import Score, denominator_of_score, name_of_score, require_score, value_of_score
 from landscape.terms import Term
 
 FIRST = 0.01  # the first σ that is looked at
 FARTHEST, NEXT = math.log(100), math.log(1.1)  # of the steps in log σ towards a bracket, the longest and the first
+_LEAST = 1e-12  # of rtol: below, it is rounding that is searched
 WIDEST = math.log(1e8)  # how far log σ may go from that of the first σ
 
 
@@ -58,9 +59,9 @@ def pac_bayes_sigma(
         progress: called with the deviations looked at, and a number that is larger.
 
     Raises:
-        TypeError: if a number is none, or not an integer.
-        ValueError: if the target or rtol is not positive and finite, the level is not between 0 and 1, or there are
-            fewer than two pairs.
+        TypeError: if a number is none, or not an integer, or the score is no function.
+        ValueError: if the loss or the score is not finite at the weights, if the target or rtol is not positive and
+            finite, the level is not between 0 and 1, or there are fewer than two pairs.
 
     >>> import torch
     >>> model = torch.nn.Linear(1, 1, bias=False).double()
@@ -71,9 +72,14 @@ def pac_bayes_sigma(
     >>> round(four / one, 4)
     2.0
     """
-    target, rtol = _positive(target, "target"), _positive(rtol, "rtol")
+    target, rtol = _positive(target, "target"), max(_positive(rtol, "rtol"), _LEAST)
+    require_score(score)
     measure = None if score is None else _shortfall(objective, score)
     noise = Noise(objective, num_draws=num_draws, seed=seed, measure=measure)
+    if not math.isfinite(noise.clean):
+        raise ValueError(
+            f"what rises must be finite at the weights themselves; it is {noise.clean}. Check the weights."
+        )
     search = _Search(noise, target, rtol, reach_of(noise.num_draws, level), progress)
     sigma = search.crossing(0)
     low, high = search.crossing(1, near=sigma), search.crossing(-1, near=sigma)

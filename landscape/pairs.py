@@ -27,7 +27,7 @@ class Pair:
         b: weights, ``(dim,)``.
 
     Raises:
-        TypeError: if one of them is no objective.
+        TypeError: if one of them is no objective, or ``batch_norm`` no choice of statistics.
         ValueError: if they are of different models, losses or data, if weights are not finite, or if the model has
             batch norm and nothing is said of its statistics.
     """
@@ -51,6 +51,8 @@ class Pair:
                 f"the model has batch norm ({', '.join(list(self.ends[0])[:2])}); say what it normalises by along the "
                 "path: batch_norm=Recomputed(training), an objective over the training data, or batch_norm=Frozen()"
             )
+        if batch_norm is not None and not isinstance(batch_norm, Statistics):
+            raise TypeError(f"batch_norm must be Recomputed(training), Frozen() or None; got {batch_norm!r}")
         self.batch_norm = batch_norm if self.ends[0] else None
         training = getattr(self.batch_norm, "training", None)
         if isinstance(training, Objective):

@@ -122,6 +122,16 @@ def at_radius(perturbation: Kind, rho: float) -> Kind:
     return other
 
 
+def require_perturbation(value: object) -> None:
+    """What is measured must be a perturbation.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not isinstance(value, Perturbation):
+        raise TypeError(f"perturbation must be one, such as GradientAscent(rho); got {value!r}")
+
+
 class InBall(Perturbation):
     """A perturbation of a given length.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from landscape.results import Array
@@ -48,3 +49,22 @@ class Plane:
     path: Array | None = None
     path_distances: Array | None = None
     explained: Array | None = None
+
+
+def tensor_of(vector: Direction, name: str) -> Tensor:
+    """A direction, or weights, as a tensor of real numbers; arrays are copied, since those of results are frozen.
+
+    Raises:
+        TypeError: naming it, if it is anything else, complex numbers included.
+
+    >>> tensor_of(np.ones(2), "direction")
+    tensor([1., 1.], dtype=torch.float64)
+    """
+    try:
+        found = vector.detach() if isinstance(vector, Tensor) else torch.from_numpy(np.array(vector))
+    except (TypeError, ValueError):  # of words, of lists of several lengths
+        found = None
+    if found is None or found.is_complex():
+        what = type(vector).__name__ if found is None else "complex ones"
+        raise TypeError(f"{name} must be a tensor or an array of real numbers, one per weight; got {what}")
+    return found

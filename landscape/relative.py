@@ -14,6 +14,7 @@ from torch import Tensor
 from landscape.answers import RelativeFlatness
 from landscape.arguments import integer
 from landscape.chance import mixed
+from landscape.checks import require_finite
 from landscape.estimators import Estimator
 from landscape.objective import Objective
 from landscape.operators import CurvatureOperator, require_operator
@@ -50,7 +51,8 @@ def relative_flatness(
 
     Raises:
         TypeError: if the operator is none, or an argument is of another kind.
-        ValueError: if no matrix of weights has such a name, or there are too few products to leave a standard error.
+        ValueError: if the weights are not finite, if no matrix of weights has such a name, or there are too few
+            products to leave a standard error.
 
     >>> from landscape.operators import HessianOperator
     >>> model = torch.nn.Linear(2, 1, bias=False).double()
@@ -61,6 +63,9 @@ def relative_flatness(
     80.0
     """
     require_operator(operator)
+    require_finite(operator.weights)
+    if not isinstance(layers, str):
+        raise TypeError(f"layers must be a pattern of names, such as 'head.*'; got {layers!r}")
     seed, space = integer(seed, "seed"), operator.objective.space
     blocks = zip(space.names, space.split(operator.weights), strict=True)
     chosen = {name: W for name, W in blocks if W.ndim > 1 and W.numel() and fnmatch.fnmatchcase(name, layers)}

@@ -67,7 +67,7 @@ class Adaptive:
         seed: of the points that are held out at random.
 
     Raises:
-        ValueError: if the tolerance is not between 0 and 1.
+        ValueError: if the tolerance is not between 0 and 1, or the seed is negative.
 
     Source: polyharmonic splines, Duchon 1977; points where two models disagree, Seung, Opper and Sompolinsky 1992.
 
@@ -82,7 +82,7 @@ class Adaptive:
         tolerance = real(self.tolerance, "tolerance")
         if not 0 < tolerance < 1:
             raise ValueError(f"tolerance must be between 0 and 1, a share of the range of losses; got {self.tolerance}")
-        integer(self.seed, "seed")
+        integer(self.seed, "seed", least=0)
 
     def settings(self) -> dict[str, Any]:
         """For the manifest."""

@@ -58,6 +58,16 @@ class Accuracy:
 accuracy = Accuracy()
 
 
+def require_score(score: object) -> None:
+    """A score must be a function, or None.
+
+    Raises:
+        TypeError: if it cannot be called.
+    """
+    if score is not None and not callable(score):
+        raise TypeError(f"score must be a function of outputs and targets, such as accuracy; got {score!r}")
+
+
 def name_of_score(score: Score | None) -> str:
     """What a score is called in results; empty for none."""
     return "" if score is None else str(getattr(score, "__name__", type(score).__name__))

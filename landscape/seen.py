@@ -12,7 +12,7 @@ from torch import Tensor
 from landscape.batch_norm import Buffers
 from landscape.objective import Objective
 from landscape.pairs import Pair, require_same_model
-from landscape.scores import Score, denominator_of_score, value_of_score
+from landscape.scores import Score, denominator_of_score, require_score, value_of_score
 from landscape.terms import Term
 
 _SAME = 1e-4  # relative difference of means that is put down to rounding, in single precision
@@ -44,8 +44,7 @@ class Eyes:
     def __init__(self, pair: Pair, held_out: Objective | None, score: Score | None) -> None:
         if held_out is not None:
             require_same_model(pair.objective, held_out, "held_out")
-        if score is not None and not callable(score):
-            raise TypeError(f"score must be a function of outputs and targets, such as accuracy; got {score!r}")
+        require_score(score)
         self.pair, self.held_out, self.score = pair, held_out, score
 
     def at(self, w: Tensor, t: float) -> Seen:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from landscape.answers import Sharpness
-from landscape.arguments import integer
+from landscape.arguments import entries, integer
 from landscape.objective import Objective
 from landscape.parts import NOTHING_TO_COUNT, weighted_mean
-from landscape.perturbations import Perturbation, at_radius
+from landscape.perturbations import Perturbation, at_radius, require_perturbation
 from landscape.progress import Progress, silent
 from landscape.rises import Measurement
 
@@ -38,7 +38,7 @@ def m_sharpness(
         denominator of each.
 
     Raises:
-        TypeError: if the size is not an integer.
+        TypeError: if the size is not an integer, or the perturbation is none.
         ValueError: if the size is not between 1 and the number of examples, or if no shard has anything to count.
 
     >>> import torch
@@ -94,18 +94,32 @@ def m_sharpness_grid(
     >>> [[result.value for result in of_size] for of_size in found]
     [[0.0, 1.25, 3.0], [0.0, 1.25, 3.0]]
     """
-    sizes = [integer(size, "the size of a shard") for size in microbatch_sizes]
-    _require_different(sizes, "microbatch_sizes")
+    sizes = require_sizes(microbatch_sizes)
     perturbations = [perturbation]
     if radii is not None:
-        _require_different(list(radii), "radii")
-        perturbations = [at_radius(perturbation, rho) for rho in radii]
+        rhos = entries(radii, "radii")
+        _require_different(rhos, "radii")
+        perturbations = [at_radius(perturbation, rho) for rho in rhos]
     return _measured(objective, perturbations, sizes, progress)
+
+
+def require_sizes(microbatch_sizes: Sequence[int]) -> list[int]:
+    """Sizes of shards, in the order given.
+
+    Raises:
+        TypeError: if one is no integer.
+        ValueError: if there is none, or one twice, or one below 1.
+    """
+    sizes = [integer(size, "the size of a shard", least=1) for size in entries(microbatch_sizes, "microbatch_sizes")]
+    _require_different(sizes, "microbatch_sizes")
+    return sizes
 
 
 def _measured(
     objective: Objective, perturbations: Sequence[Perturbation], sizes: Sequence[int], progress: Progress
 ) -> tuple[tuple[Sharpness, ...], ...]:
+    for perturbation in perturbations:
+        require_perturbation(perturbation)
     for size in sizes:
         objective.shards(size)  # refuses what is no size
     measurement = Measurement(objective, perturbations, sizes, progress)

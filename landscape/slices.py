@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from landscape.answers import LineSlice, PlaneSlice
+from landscape.arguments import entries, reals
+from landscape.directions import direction_of
 from landscape.identity import name_of
 from landscape.kept import Kept
 from landscape.manifest import hash_of_settings, hash_of_tensor
@@ -22,10 +24,11 @@ from landscape.progress import Progress, silent
 from landscape.readings import COLUMNS, Reading
 from landscape.results import Array
 from landscape.sampling import Adaptive, Filled
-from landscape.scores import Score, name_of_score
+from landscape.scores import Score, name_of_score, require_score
 from landscape.walks import Walk
 
 Coordinates = Sequence[float] | npt.NDArray[np.floating]
+_TWO = ("first", "second")
 
 
 def line_slice(
@@ -80,7 +83,7 @@ def line_slice(
     found = question.answered(t[:, None], kept=kept, progress=progress)
     return LineSlice(
         coordinates=t,
-        length=float(d.norm()),
+        length=_length(d),
         marks=axis.marks,
         mark_names=None if axis.marks is None else np.array(axis.mark_names, dtype=str),
         **question.fields(found, t.shape),
@@ -120,9 +123,12 @@ def plane_slice(
         ProcessLostError: if another process has died or failed.
     """
     plane = directions if isinstance(directions, Plane) else Plane(directions)
-    first = _direction(objective, plane.directions[0], name="the first direction")
-    second = _direction(objective, plane.directions[1], name="the second direction")
-    cosine = float(first @ second / (first.norm() * second.norm()))
+    pair = entries(plane.directions, "directions")
+    if len(pair) != 2:
+        raise ValueError(f"directions must be the two that span the plane; got {len(pair)}")
+    first, second = (_direction(objective, d, name=f"the {n} direction") for d, n in zip(pair, _TWO, strict=True))
+    lengths = [_length(d) for d in (first, second)]
+    cosine = float((_in_double(first) / lengths[0]) @ (_in_double(second) / lengths[1]))
     if 1 - abs(cosine) < 1e-6:
         raise ValueError(f"the two directions are parallel (cosine {cosine:.7f}); they span no plane")
     xs, ys = _coordinates(x, name="x"), _coordinates(y, name="y")
@@ -132,7 +138,7 @@ def plane_slice(
     return PlaneSlice(
         x=xs,
         y=ys,
-        lengths=np.array([float(first.norm()), float(second.norm())]),
+        lengths=np.array(lengths),
         cosine=cosine,
         marks=plane.marks,
         mark_names=None if plane.marks is None else np.array(plane.mark_names, dtype=str),
@@ -158,6 +164,7 @@ class _Question:
     ) -> None:
         if sampling is not None and not isinstance(sampling, Adaptive):
             raise TypeError(f"sampling must be None, for all points, or Adaptive(tolerance=...); got {sampling!r}")
+        require_score(score)
         if held_out is not None:
             _require_same_model(objective, held_out)
         self._objectives = {"": objective} | ({} if held_out is None else {"held_out_": held_out})
@@ -253,22 +260,23 @@ def _require_same_model(objective: Objective, held_out: Objective) -> None:
 
 
 def _direction(objective: Objective, direction: Direction, *, name: str) -> Tensor:
-    if not isinstance(direction, Tensor):
-        direction = torch.from_numpy(np.array(direction))  # a copy: the arrays of results are frozen
-    d = direction.detach().to(objective.weights)
-    if d.shape != objective.weights.shape:
-        raise ValueError(f"{name} must have shape ({objective.space.dim},), one per weight; got {tuple(d.shape)}")
-    if not torch.isfinite(d).all():
-        raise ValueError(f"{name} has entries that are not finite")
+    d = direction_of(objective, direction, name=name)
     if not d.any():
         raise ValueError(f"{name} is zero: there is nothing to walk along")
     return d
 
 
+def _length(d: Tensor) -> float:
+    """‖d‖₂, in double precision: squares of single precision overflow, or vanish, long before the entries do."""
+    return float(_in_double(d).norm())
+
+
+def _in_double(d: Tensor) -> Tensor:
+    return d.cpu().double()
+
+
 def _coordinates(values: Coordinates, *, name: str) -> npt.NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{name} must be a list of numbers, not empty; got an array of shape {array.shape}")
+    array = reals(values, name)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; got {array[~np.isfinite(array)][0]}")
     return array

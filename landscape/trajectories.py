@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from landscape.arguments import entries
 from landscape.directions import FLATTEST, rounding_of, weights_of
 from landscape.objective import Objective
 from landscape.planes import Direction, Plane
@@ -86,6 +87,7 @@ class _Steps:
     """The steps wᵢ − w, one row each, which are looked at piece by piece in double precision."""
 
     def __init__(self, objective: Objective, weights: Sequence[Direction], names: Sequence[str]) -> None:
+        weights = entries(weights, "weights")
         if len(weights) < 3:
             raise ValueError(f"a trajectory needs at least three checkpoints to span a plane; got {len(weights)}")
         if names and len(names) != len(weights):

@@ -13,6 +13,7 @@ from landscape.answers import (
     RelativeFlatness,
     Sharpness,
     SharpnessCurve,
+    SharpnessOverSizes,
     WorstCaseSharpness,
 )
 
@@ -88,6 +89,18 @@ def curve(i: int) -> SharpnessCurve:
     )
 
 
+def sizes(i: int) -> SharpnessOverSizes:
+    values = 0.1 * (1 + i) / np.array([1.0, 2.0, 4.0])
+    return SharpnessOverSizes(
+        microbatch_sizes=np.array([1, 8, 128]),
+        values=values,
+        stderrs=np.array([*(0.1 * values[:2]), np.nan]),
+        num_shards=np.array([128, 16, 1]),
+        rho=0.05,
+        radius="ρ: bound on ‖ε‖₂",
+    )
+
+
 def pac_bayes(i: int) -> PacBayesSigma:
     sigmas = np.geomspace(0.01, 0.2, 9) / (1 + 0.2 * i)
     rises = 5 * sigmas**2 * (1 + i) * (1 + 3 * sigmas)
@@ -115,5 +128,6 @@ SHARPNESSES = {
     "Fisher-Rao": fisher_rao,
     "relative flatness": relative,
     "curve": curve,
+    "sizes": sizes,
     "sigma": pac_bayes,
 }

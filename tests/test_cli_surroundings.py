@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import json_of, msam, refused
 
-from landscape import Audit, PlaneSlice, Result, SharpnessCurve, WorstCaseSharpness
+from landscape import Audit, PlaneSlice, Result, SharpnessCurve, SharpnessOverSizes, WorstCaseSharpness
 
 SMALL = "--set hidden=8 --set train_examples=60 --batch-size 25 --checkpoint-every 1"
 FEW = "--draws 3 --microbatch-size 20"
@@ -36,7 +36,14 @@ def test_sharpness_has_three_kinds_each_with_its_error_its_file_and_its_picture(
 
 
 def test_radii_and_noises_are_drawn_as_curves_and_the_audit_says_what_moves(folder):
-    found = json_of(f"sharpness {folder}/a {FEW} --radii 0.02,0.05 --noises 0.01,0.02 --audit")
+    found = json_of(
+        f"sharpness {folder}/a {FEW} --radii 0.02,0.05 --noises 0.01,0.02 --audit --microbatch-sizes 60,1,20"
+    )
+    sizes = Result.load(found["sharpness_over_sizes"]["result"])
+    assert isinstance(sizes, SharpnessOverSizes)
+    assert sizes.microbatch_sizes.tolist() == [1, 20, 60]
+    assert sizes.values[1] == pytest.approx(found["sharpness"]["sharpness"], rel=1e-4)
+    assert Path(found["sharpness_over_sizes"]["figure"]).is_file()
     curves = [Result.load(found[name]["result"]) for name in ("worst_case_over_radii", "average_case_over_noises")]
     assert all(isinstance(curve, SharpnessCurve) for curve in curves)
     assert [curve.rhos.tolist() for curve in curves] == [[0.02, 0.05], [0.01, 0.02]]
@@ -50,6 +57,15 @@ def test_radii_and_noises_are_drawn_as_curves_and_the_audit_says_what_moves(fold
 @pytest.mark.parametrize("radii", ["0.1,0.1", "-1", "nan", "a", ""])
 def test_radii_that_are_none_are_wrong_usage(radii, folder):
     assert msam("sharpness", f"{folder}/a", "--radii", radii).exit_code == 2
+
+
+@pytest.mark.parametrize("sizes", ["8,8", "0", "2.5", ""])
+def test_sizes_of_shards_that_are_none_are_wrong_usage(sizes, folder):
+    assert msam("sharpness", f"{folder}/a", "--microbatch-sizes", sizes).exit_code == 2
+
+
+def test_shards_larger_than_the_data_are_refused(folder):
+    assert "1 to 60 examples" in refused(f"sharpness {folder}/a {FEW} --microbatch-sizes 1,61", status=1)
 
 
 def test_a_slice_has_both_splits_and_the_accuracy(folder):

@@ -20,6 +20,7 @@ from landscape.answers.sharpness import (
     SharpnessCurve as SharpnessCurve,
     WorstCaseSharpness as WorstCaseSharpness,
 )
+from landscape.answers.sizes import SharpnessOverSizes as SharpnessOverSizes
 from landscape.answers.slices import LineSlice as LineSlice, PlaneSlice as PlaneSlice, Slice as Slice
 from landscape.answers.traces import (
     DiagonalEstimate as DiagonalEstimate,

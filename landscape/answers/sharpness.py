@@ -197,7 +197,7 @@ class SharpnessCurve(Result):
             stderrs=np.array([result.stderr for result in results]),
             samples=np.array(shards),
             kind=first.title,
-            radius=_meaning(measurement),
+            radius=meaning_of_radius(measurement),
             microbatch_size=first.microbatch_size if isinstance(first, Sharpness) else None,
             manifest=dict(first.manifest) | {"measurement": measurement},
         )
@@ -237,7 +237,7 @@ def _rho(result: Result) -> float:
     return float(measurement["rho"])
 
 
-def _meaning(measurement: Mapping[str, Any]) -> str:
+def meaning_of_radius(measurement: Mapping[str, Any]) -> str:
     """What the radius of a perturbation is."""
     scaled = "eta" in measurement
     over = " / T" if scaled else ""

@@ -112,7 +112,7 @@ class _Ascended(Pass):
                 site.learn(inputs[here], slope[here])
             self.num_bytes = passes.stacks[0].num_bytes
             squares = plan.squares(passes)
-            doubtful = _cancelled(plan, squares[0], weights)
+            doubtful = _cancelled(plan, squares[0], weights) | ~torch.isfinite(squares[0])
             shards = Shards(passes.shards.runs, interleaved=plan.wants_interleaved and run.size > 1)
             batch, gradients, risen = shards.arranged(take(self.batch, here.start, here.stop)), passes.stacks[0], []
             passes.shards = shards

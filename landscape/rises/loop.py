@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,7 +40,8 @@ class OneAfterAnother:
         if shard.weight != 0:
             for perturbation in self.perturbations:
                 epsilon = perturbation.search(shard.space.split(w), probed.slopes, key=(number,))
-                found.append(shard.loss(probed.at(epsilon)).item() - probed.loss.item())
+                rise = shard.loss(probed.at(epsilon)).item() - probed.loss.item()
+                found.append(rise if probed.has_length else math.nan)
         rises = torch.tensor([found or [0.0] * len(self.perturbations)], dtype=torch.float64)
         return Rises(rises, torch.tensor([shard.weight], dtype=torch.float64), probed.loss.detach().reshape(1))
 
@@ -55,6 +57,11 @@ class _Probed:
             self.loss, self.gradient = shard.loss_and_gradient(w)
         else:
             self.loss = shard.loss(w)
+
+    @property
+    def has_length(self) -> bool:
+        """Whether the length of the gradient is a number: where it overflows, ε would be zero."""
+        return self.gradient is None or bool(torch.isfinite(self.gradient.norm()))
 
     def slopes(self, epsilon: list[Tensor] | None) -> list[Tensor]:
         """The gradient at w + ε."""

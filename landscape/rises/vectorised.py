@@ -93,7 +93,7 @@ class _Copied(Pass):
                 moved.perturb(ascent.factors(squares))
                 copies = [moved.copies(weight) for weight in way.weights]
                 risen.append(_over(loss, rows, 0)(copies, rows)[0] - losses)
-        return Rises(torch.stack(risen, 1), counts, losses)
+        return Rises(torch.stack(risen, 1), counts, losses, ~torch.isfinite(squares))
 
 
 def _over(function: Callable[..., Any], rows: Sequence[Tensor], of_weights: int | None) -> Callable[..., Any]:

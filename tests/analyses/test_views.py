@@ -80,6 +80,16 @@ def test_the_plane_of_a_training_has_all_its_checkpoints_up_to_the_one_that_is_m
     assert earlier.path_distances.max() < 1e-5  # three points lie in a plane
 
 
+def test_checkpoints_are_in_the_order_of_training_beyond_epoch_9999(fresh, few):
+    for epoch in (3, 2, 1, 0):
+        fresh.weights_path(epoch).rename(fresh.weights_path(9998 + epoch))
+    paths = [
+        surroundings.plane(Subject(Run.open(fresh.weights_path(last)), few), View(along="trajectory", dims=2)).result
+        for last in (10000, 10001)
+    ]
+    assert [len(result.path) for result in paths] == [3, 4]
+
+
 def test_a_training_of_too_few_checkpoints_spans_no_plane(fresh, few):
     with pytest.raises(
         ValueError, match=r"needs at least three checkpoints and has 2; train it with --checkpoint-every"

@@ -22,6 +22,7 @@ KINDS = (
     "sharpness",
     "relative flatness",
     "curve",
+    "sizes",
     "sigma",
     "audit",
     "line",

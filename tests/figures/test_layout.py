@@ -50,6 +50,7 @@ AXES = {
     "Fisher-Rao": ("Fisher-Rao norm, squared: w'Fw per shard of 32 examples",),
     "relative flatness": ("relative flatness of each layer, large where it is sharp",),
     "curve": ("ρ: bound on ‖ε‖₂ (shards of 128 examples; bands", "worst-case sharpness (rise in loss)"),
+    "sizes": ("examples in a shard (ρ = 0.05 (bound on ‖ε‖₂); bands", "m-sharpness (rise in loss)"),
     "sigma": ("standard deviation σ of the noise in each weight", "mean rise in loss, or fall in score"),
     "line": ("coordinate t along the direction d",),
     "plane": ("along the first direction", "along the second direction"),
@@ -59,10 +60,10 @@ AXES = {
 CASES = [
     *itertools.product(KINDS[:-1], ["one", "two", "three", "six", "nine", "long"]),
     *itertools.product(["micro-batches"], ["two", "three", "six", "nine"]),
-    *itertools.product(["curve", "sigma", "relative flatness"], ["one", "nine", "long"]),
+    *itertools.product(["curve", "sizes", "sigma", "relative flatness"], ["one", "nine", "long"]),
     *itertools.product(["worst case", "average case", "Fisher-Rao"], ["one"]),
 ]
-WITH_LEGEND = ("eigenvalues", "trace", "diagonal", "norm", "line", "curve", "sigma", "relative flatness")
+WITH_LEGEND = ("eigenvalues", "trace", "diagonal", "norm", "line", "curve", "sizes", "sigma", "relative flatness")
 
 
 @pytest.mark.parametrize(("kind", "labels"), CASES)

@@ -69,6 +69,18 @@ def test_curves_of_several_kinds_are_named_in_the_legend(make):
     assert figure.axes[0].get_ylabel() == "sharpness\n(rise in loss)"
 
 
+def test_sharpness_over_sizes_has_a_tick_and_a_point_for_every_size(make):
+    results = make("sizes", ["a", "b"])
+    ax = draw(results).axes[0]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "8", "128"]
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "linear")
+    bands = [part for part in ax.collections if isinstance(part, PolyCollection)]
+    for curve, band, result in zip(lines(ax), bands, results.values(), strict=True):
+        assert curve.get_xdata().tolist() == [1, 8, 128]
+        assert curve.get_ydata().tolist() == result.values.tolist()
+        assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx((result.values + result.stderrs)[0])
+
+
 def test_sigma_is_marked_on_its_target_with_its_interval(make):
     (result,) = make("sigma", ["b"]).values()
     result = dataclasses.replace(result, high=1.5 * result.sigma)

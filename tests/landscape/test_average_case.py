@@ -85,6 +85,7 @@ def test_the_low_pass_filter_adds_the_loss_at_w():
     rise = average_case_sharpness(objective, GradientAscent(RHO), num_draws=5, seed=2)
     loss = (W @ A @ W / 2 + SLOPES.mean(dim=0) @ W).item()
     assert smooth.loss == pytest.approx(loss, rel=1e-12)
+    assert smooth.sigma == RHO
     assert smooth.value == pytest.approx(loss + rise.value, rel=1e-12)
     assert smooth.stderr == pytest.approx(rise.stderr, rel=1e-9)
 
@@ -101,6 +102,7 @@ def test_of_a_quadratic_the_sigma_is_the_root_of_the_target_and_its_interval_tha
     assert len(result.sigmas) < 20
     assert (np.diff(result.sigmas) > 0).all()
     assert np.allclose(result.rises, result.sigmas**2 * forms.mean(), rtol=1e-6)
+    assert np.allclose(result.stderrs, result.sigmas**2 * forms.std(ddof=1) / 3, rtol=1e-6)
 
 
 @pytest.mark.parametrize("target", [1e-6, 1e6])

@@ -135,6 +135,20 @@ def test_steps_that_climb_below_the_highest_point_are_halved_from_there():
     assert visited[5] == [0.5, 0.0]  # 0.75 of a step of 1 from the start, less 0.25 of the way back to it
 
 
+def test_a_step_climbs_when_it_is_higher_than_the_step_before_and_not_than_the_highest():
+    losses = iter([5.0, 6.0, 7.0, 8.0, 11.0, *range(12, 27)])
+    visited = []
+
+    def probe(e, with_gradient):
+        visited.append(e[0].tolist())
+        return Point(e, float(next(losses)), [torch.tensor([0.0, 1.0] if len(visited) == 5 else [1.0, 0.0])])
+
+    climb(probe, Point([torch.zeros(2)], 10.0, [torch.tensor([1.0, 0.0])]), GradientAscent(1.0), None, steps=20)
+    ahead = torch.tensor([1.0, 2.0]) / 5**0.5  # a step of 2 ρ from (1, 0) towards (0, 1), on the ball again
+    expected = 0.75 * ahead + 0.25 * torch.tensor([1.0, 0.0])
+    assert visited[5] == pytest.approx(expected.tolist())  # four of five have climbed, and the step is not halved
+
+
 def test_a_gradient_that_is_not_finite_leads_nowhere_and_is_no_rise():
     start = Point([torch.zeros(2)], 0.5, [torch.tensor([1.0, math.inf])])
     assert climb(lambda e, g: 1 / 0, start, GradientAscent(1.0), None, steps=5) is start

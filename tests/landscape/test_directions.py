@@ -113,7 +113,7 @@ def test_a_random_direction_is_standard_normal_and_the_same_in_single_precision(
 
 def test_another_direction_of_another_length_is_refused():
     objective = problem("tanh_mlp").objective()
-    with pytest.raises(ValueError, match=r"expected a vector of shape \(31,\), one per weight; got \(30,\)"):
+    with pytest.raises(ValueError, match=r"orthogonal_to must have shape \(31,\), one per weight; got \(30,\)"):
         filter_normalized(objective, seed=0, orthogonal_to=torch.zeros(30))
 
 

@@ -60,6 +60,15 @@ def test_where_w_has_no_slope_and_with_restarts_it_begins_at_random():
         assert result.value == pytest.approx(100 * 0.1**2 * 4 / 2, rel=1e-9)
 
 
+def test_restarts_find_what_lies_on_the_other_side():
+    model = nn.Linear(1, 1, bias=False).double()
+    slope = lambda outputs, _: (0.01 * outputs + torch.relu(-outputs).square()).mean()  # noqa: E731
+    objective = Objective(model, slope, [(torch.ones(2, 1).double(), torch.zeros(2, 1).double())])
+    objective = objective.at(torch.zeros(1).double())
+    found = [keskar_sharpness(objective, epsilon=1.0, restarts=number).value for number in (1, 6)]
+    assert found == pytest.approx([100 * 0.01, 100 * (1 - 0.01)])
+
+
 def test_a_loss_that_overflows_is_infinitely_high():
     model = nn.Linear(1, 1, bias=False).double()
     data = [(torch.ones(9, 1).double(), torch.zeros(9, 1).double())]

@@ -18,7 +18,9 @@ from landscape import (
     RandomPerturbation,
     SeveralSteps,
     Sharpness,
+    SharpnessOverSizes,
     m_sharpness,
+    m_sharpness_grid,
 )
 from landscape.chance import normals
 from landscape.manifest import differences
@@ -111,6 +113,29 @@ def test_denominators_are_kept_and_are_the_weights_of_the_mean(tmp_path):
     again = Sharpness.load(result.save(tmp_path / "sharpness.npz"))
     assert again.denominators.tolist() == [4, 4, 4, 1]
     assert again.to_frame()["denominator"].tolist() == [4, 4, 4, 1]
+
+
+def test_a_curve_over_sizes_holds_what_each_size_gives_alone(tmp_path):
+    objective = quadratic(A, w=W, slopes=SLOPES)
+    sizes = [N, 4, 1]
+    found = m_sharpness_grid(objective, GradientAscent(0.2), microbatch_sizes=sizes)
+    curve = SharpnessOverSizes.of([result for (result,) in found])
+    alone = [m_sharpness(objective, GradientAscent(0.2), microbatch_size=size) for size in sorted(sizes)]
+    assert curve.microbatch_sizes.tolist() == [1, 4, N]
+    np.testing.assert_allclose(curve.values, [result.value for result in alone], rtol=1e-12)
+    np.testing.assert_allclose(curve.stderrs, [result.stderr for result in alone], rtol=1e-9)
+    assert curve.num_shards.tolist() == [N, -(-N // 4), 1]
+    assert (curve.rho, curve.radius) == (0.2, "ρ: bound on ‖ε‖₂")
+    assert curve.manifest["measurement"]["microbatch_size"] == [1, 4, N]
+    assert [line.value for line in curve.lines()] == curve.values.tolist()
+    assert curve.to_frame()["stderr"].tolist()[:2] == curve.stderrs.tolist()[:2]
+    assert SharpnessOverSizes.load(curve.save(tmp_path / "sizes.npz")) == curve
+    with pytest.raises(ValueError, match=r"in the size of shards alone; they differ in measurement\.rho: 0\.2 or 0\.1"):
+        SharpnessOverSizes.of([alone[0], measured(GradientAscent(0.1))])
+    with pytest.raises(ValueError, match="must have different sizes of shards"):
+        SharpnessOverSizes.of([alone[0], alone[0]])
+    with pytest.raises(ValueError, match="must hold at least one"):
+        SharpnessOverSizes.of([])
 
 
 def test_results_that_were_saved_without_denominators_can_be_loaded(tmp_path):

@@ -185,6 +185,13 @@ def test_the_second_radius_begins_where_the_first_has_ended():
     assert max(rises) == rises[2]
 
 
+def test_every_shard_begins_at_random_points_of_its_own():
+    saddle = quadratic(A, w=ZERO)  # the same for all examples, and without a slope
+    result = worst_case_sharpness(saddle, GradientAscent(0.5), microbatch_size=5, steps=1)
+    assert result.starts.tolist() == ["random 1"] * 3
+    assert len(set(result.per_shard.tolist())) == 3
+
+
 def test_a_grid_of_radii_meets_the_closed_form():
     curve = worst_case_curve(
         quadratic(A, w=W, slopes=SLOPES), GradientAscent(1.0), rhos=[0.05, 0.5, 4.0], microbatch_size=N, steps=60
