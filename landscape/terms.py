@@ -170,16 +170,14 @@ class Mean:
             value = torch.where(count == 0, torch.zeros_like(value), value)  # a mean over nothing is NaN
         elif count == 0:
             value = torch.zeros_like(value)
-        if value.ndim == 0 and value.device.type != "mps":
-            value = value.double()
-        share = value * count
+        share = value.to(_precision_of_sums(value)) * count
         self._total = share if self._total is None else self._total.add_(share)
         self.weight = self.weight + count
 
     def total_like(self, value: Tensor) -> Tensor:
-        """The sum so far, of the dtype it was summed in; zeros of the shape of ``value`` where there was none."""
+        """The sum so far, of the dtype it is summed in; zeros of the shape of ``value`` where there was none."""
         if self._total is None:
-            return torch.zeros_like(value)
+            return torch.zeros_like(value, dtype=_precision_of_sums(value))  # processes exchange them
         return self._total.reshape(value.shape)
 
     @property
@@ -188,6 +186,10 @@ class Mean:
         if self._total is None:
             raise ValueError("a mean over no batch is not defined")
         return self._total / self.weight
+
+
+def _precision_of_sums(value: Tensor) -> torch.dtype:
+    return torch.float64 if value.ndim == 0 and value.device.type != "mps" else value.dtype
 
 
 def double(tensor: Tensor) -> Tensor:

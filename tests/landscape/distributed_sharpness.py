@@ -13,10 +13,12 @@ from landscape import (
     HessianOperator,
     Objective,
     accuracy,
+    average_case_curve,
     average_case_sharpness,
     fisher_rao_norm,
     keskar_sharpness,
     low_pass_flatness,
+    m_sharpness_grid,
     pac_bayes_sigma,
     relative_flatness,
     worst_case_sharpness,
@@ -50,6 +52,22 @@ def measured(sharing):
     return found | {"starts": shards.starts.tolist()}
 
 
+def in_one_chunk(sharing):
+    """In single precision, of so few examples that they are one chunk: all processes but one have none."""
+    torch.manual_seed(1)
+    generator = torch.Generator().manual_seed(3)
+    data = [(torch.randn(17, 6, generator=generator), torch.arange(17) % 3)]
+    objective = Objective(nn.Linear(6, 3), nn.functional.cross_entropy, data, sharing=sharing)
+    curve = average_case_curve(objective, GradientAscent(0.1), rhos=[0.1, 0.3], num_draws=3)
+    sizes = m_sharpness_grid(objective, GradientAscent(0.1), microbatch_sizes=[17, 5])
+    return {
+        "loss": objective.loss(objective.weights).item(),
+        "curve": curve.values.tolist(),
+        "sizes": [result.value for (result,) in sizes],
+        "sigma of accuracy": pac_bayes_sigma(objective, score=accuracy, num_draws=4).sigma,
+    }
+
+
 def failing(sharing):
     """One process cannot evaluate its shards: it says why, and the others that another one has failed."""
     objective = Objective(
@@ -70,7 +88,7 @@ def failing(sharing):
 if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     sharing = Together()
-    found = measured(sharing) | {"error": failing(sharing)}
+    found = measured(sharing) | {"one chunk": in_one_chunk(sharing)} | {"error": failing(sharing)}
     Path(sys.argv[1], f"rank{sharing.rank}.json").write_text(json.dumps(found))
     sharing.wait()
     torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The same sharpness on one process and on two, which divide its shards or its chunks."""
+"""The same sharpness on one process and on three, which divide its shards or its chunks."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import pytest
 from launching import launch
 
 from landscape.processes import Alone
-from tests.landscape.distributed_sharpness import measured
+from tests.landscape.distributed_sharpness import in_one_chunk, measured
 
 PROGRAM = Path(__file__).with_name("distributed_sharpness.py")
 
 
-def test_two_processes_find_the_same_numbers(tmp_path):
-    ended = launch(2, PROGRAM, tmp_path)
+def test_three_processes_find_the_same_numbers(tmp_path):
+    ended = launch(3, PROGRAM, tmp_path)
     assert ended.returncode == 0, ended.stderr
     alone = measured(Alone())
-    first, last = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
-    assert first.pop("error").startswith("ProcessLostError: another process has failed")
+    first, second, last = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(3))
+    for other in (first, second):
+        assert other.pop("error").startswith("ProcessLostError: another process has failed")
     assert last.pop("error").startswith("AttributeError: 'NoneType' object has no attribute")
-    assert first == last
+    assert first == second == last
+    single = first.pop("one chunk")
+    for name, value in in_one_chunk(Alone()).items():
+        assert single[name] == pytest.approx(value, rel=1e-4), name
     assert first.pop("starts") == alone.pop("starts")
     assert alone["denominators"] == [4, 4, 4, 1]
     assert first.keys() == alone.keys()
