@@ -18,6 +18,7 @@ from landscape.identity import name_of
 from landscape.kept import Kept
 from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.objective import Objective
+from landscape.pairs import require_same_model
 from landscape.planes import Axis, Direction, Plane
 from landscape.points import Points
 from landscape.progress import Progress, silent
@@ -166,7 +167,7 @@ class _Question:
             raise TypeError(f"sampling must be None, for all points, or Adaptive(tolerance=...); got {sampling!r}")
         require_score(score)
         if held_out is not None:
-            _require_same_model(objective, held_out)
+            _require_same_weights(objective, held_out)
         self._objectives = {"": objective} | ({} if held_out is None else {"held_out_": held_out})
         self._directions, self._score, self._sampling = directions, score, sampling
         manifest = objective.manifest()
@@ -231,31 +232,18 @@ class _Question:
         }
 
 
-def _require_same_model(objective: Objective, held_out: Objective) -> None:
-    """A held-out objective must be of the same model at the same weights."""
-    if not isinstance(held_out, Objective):
-        raise TypeError(
-            f"held_out must be an Objective of the same model over other data; got {type(held_out).__name__}"
-        )
-    one, other = objective.manifest(), held_out.manifest()
-    found = [
-        f"{name} ({one[part][name]} and {other[part][name]})"
-        for part, name in (("subject", "model"), ("objective", "architecture"), ("objective", "mode"))
-        if one[part][name] != other[part][name]
-    ]
-    if objective.space != held_out.space:
-        found.append(f"the blocks of weights ({objective.space.dim} weights and {held_out.space.dim})")
-    elif objective.weights.dtype != held_out.weights.dtype or objective.weights.device != held_out.weights.device:
-        weights = [f"{each.weights.dtype} on {each.weights.device}" for each in (objective, held_out)]
-        found.append(f"precision or device ({weights[0]} and {weights[1]})")
-    elif not torch.equal(objective.weights, held_out.weights):
-        found.append(f"the weights, by up to {float((objective.weights - held_out.weights).abs().max()):.3g}")
-    elif one["subject"]["fixed"] != other["subject"]["fixed"]:
-        found.append("the numbers of the model that are not varied (frozen weights, or running statistics)")
+def _require_same_weights(objective: Objective, held_out: Objective) -> None:
+    """A held-out objective must be of the same model at the same weights, batch-norm statistics included."""
+    require_same_model(objective, held_out, "held_out")
+    found = ""
+    if not torch.equal(objective.weights, held_out.weights):
+        found = f"the weights differ by up to {float((objective.weights - held_out.weights).abs().max()):.3g}"
+    elif objective.manifest()["subject"]["fixed"] != held_out.manifest()["subject"]["fixed"]:
+        found = "the running statistics of batch norm differ"
     if found:
         raise ValueError(
-            f"held_out must be of the same model at the same weights; the two differ in {'; '.join(found)}. Make both "
-            "objectives of one model, or use held_out.at(objective.weights)."
+            f"held_out must be of the same model at the same weights; {found}. Make both objectives of one model, or "
+            "use held_out.at(objective.weights)."
         )
 
 

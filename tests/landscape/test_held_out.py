@@ -68,11 +68,14 @@ def shifted(model):
 
 
 OTHERS = {
-    "other weights": (moved, "the weights, by up to 0.5"),
-    "other statistics": (shifted, "the numbers of the model that are not varied"),
-    "another architecture": (lambda m: nn.Sequential(*m, nn.Identity()), "architecture"),
-    "other sizes": (lambda m: nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double(), "the blocks of weights"),
-    "another precision": (lambda m: copy.deepcopy(m).float(), "precision or device"),
+    "other weights": (moved, "at the same weights; the weights differ by up to 0.5"),
+    "other statistics": (shifted, "at the same weights; the running statistics of batch norm differ"),
+    "another architecture": (lambda m: nn.Sequential(*m, nn.Identity()), "is of another architecture; layers differ"),
+    "other sizes": (
+        lambda m: nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double(),
+        "is of another architecture; parameters differ",
+    ),
+    "another precision": (lambda m: copy.deepcopy(m).float(), "has weights of torch.float32"),
 }
 
 
@@ -82,13 +85,13 @@ def test_a_held_out_objective_of_another_model_is_refused(change, words):
     model = change(given.model)
     inputs = given.x.to(next(model.parameters()).dtype)
     other = Objective(model, functional.cross_entropy, ragged(inputs, given.y))
-    with pytest.raises(ValueError, match=f"held_out must be of the same model at the same weights.*{words}"):
+    with pytest.raises(ValueError, match=f"held_out .*{words}"):
         line_slice(given.objective(), torch.ones(41), coordinates=[0.0], held_out=other)
 
 
 def test_what_is_no_objective_is_refused():
     objective, _ = pair()
-    with pytest.raises(TypeError, match="held_out must be an Objective of the same model over other data; got list"):
+    with pytest.raises(TypeError, match="held_out must be given as an Objective; got list"):
         line_slice(objective, torch.ones(objective.space.dim), coordinates=[0.0], held_out=[])
 
 
