@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from problems import normal, problem, quadratic, symmetric
+from scipy.interpolate import RBFInterpolator
 
 from landscape import Adaptive, accuracy, filter_normalized, line_slice, plane_slice
 
@@ -21,8 +22,10 @@ class Table:
         self.truth = np.stack([np.asarray(column).ravel() for column in columns], axis=1)
         self.values = np.full(self.truth.shape, math.nan)
         self.asked = []
+        self.rounds = []
 
     def visit(self, indices):
+        self.rounds.append([int(i) for i in indices])
         self.asked += [int(i) for i in indices if int(i) not in set(self.asked)]
         self.values[indices] = self.truth[indices]
 
@@ -57,6 +60,21 @@ def test_smooth_surfaces_are_within_the_tolerance_with_few_evaluations(function,
         assert len(table.asked) * gain <= table.truth.size
         assert sorted(table.asked) == np.flatnonzero(found.evaluated).tolist()
         assert np.array_equal(found.values[found.evaluated], table.truth[found.evaluated])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["a curved valley", "waves", "a logistic wall"])
+def test_the_error_is_that_of_the_last_two_rounds_on_points_that_were_held_out(name, seed):
+    table, places = plane(SMOOTH[name][0])
+    found = Adaptive(tolerance=0.01, seed=seed).fill(table, places, losses=[0])
+    errors = []
+    for number in (-2, -1):
+        known = sum(table.rounds[:number], [])
+        spline = RBFInterpolator(places[known], table.truth[known], kernel="quintic")
+        held_out = table.rounds[number]
+        errors.append(np.abs(spline(places[held_out]) - table.truth[held_out]).max())
+    assert found.error == pytest.approx(max(errors), rel=1e-3)
+    assert max(errors) <= 0.005 * np.ptp(table.truth)
 
 
 def test_points_lie_where_the_surface_bends():
