@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from problems import N, classes, normal, problem, ragged
+from problems import N, classes, normal, problem, quadratic, ragged
 from torch import nn
 from torch.func import functional_call
 
@@ -157,3 +157,17 @@ def test_settings_that_make_no_sense_are_refused(settings, sentence):
 def test_something_else_than_settings_is_refused():
     with pytest.raises(TypeError, match="training must be a BendTraining; got int"):
         bezier(*ring([1.0, 0.0], [0.0, 1.0]), training=30)
+
+
+def test_the_learning_rate_falls_to_zero_along_a_cosine():
+    rates = []
+
+    def watched(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        optimizer.register_step_pre_hook(lambda made, *_: rates.append(made.param_groups[0]["lr"]))
+        return optimizer
+
+    objective = quadratic(torch.eye(6).double(), w=normal(6), slopes=normal(N, 6, seed=1))
+    other = objective.at(objective.weights + 1)
+    bezier(objective, other, training=BendTraining(epochs=4, batch_size=N, optimizer=watched), points=3)
+    assert rates == pytest.approx([0.1 * (1 + np.cos(np.pi * k / 4)) / 2 for k in range(4)])

@@ -69,7 +69,7 @@ def test_the_error_is_that_of_the_last_two_rounds_on_points_that_were_held_out(n
     found = Adaptive(tolerance=0.01, seed=seed).fill(table, places, losses=[0])
     errors = []
     for number in (-2, -1):
-        known = sum(table.rounds[:number], [])
+        known = [index for visited in table.rounds[:number] for index in visited]
         spline = RBFInterpolator(places[known], table.truth[known], kernel="quintic")
         held_out = table.rounds[number]
         errors.append(np.abs(spline(places[held_out]) - table.truth[held_out]).max())
