@@ -691,7 +691,7 @@ def _print_table(table: RunTable, as_json: bool, files: dict[str, Path]) -> None
         table.save_table(files["table"])
     lines = ["", *(f"{kind}: {file}" for kind, file in files.items())] if files else []
     content = table.summary() | {"manifest": table.manifest, "files": files}
-    terminal.answer(content, [terminal.table(*words.cells(table, words.HEADLINES)), *lines], as_json=as_json)
+    terminal.answer(content, [terminal.table(*words.cells(table, words.headlines(table))), *lines], as_json=as_json)
 
 
 @main.command(epilog="Example: msam analyze runs/a runs/b")

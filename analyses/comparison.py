@@ -197,14 +197,17 @@ def _row(subject: Subject) -> dict[str, tuple[float, float]]:
     }
 
 
-def _accuracy_covariance(subjects: Sequence[Subject]) -> Array:
+def _accuracy_covariance(subjects: Sequence[Subject]) -> Array | None:
     """Of the test accuracies, ``(n, n)``; the test examples and their order were found to be the same for all.
 
-    On the diagonal are the squares of the binomial standard errors.
+    On the diagonal are the squares of their standard errors. None where there are no accuracies.
     """
-    correct = np.array([subject.test.correct for subject in subjects], dtype=float)  # (n, examples)
-    deviations = correct - correct.mean(axis=1, keepdims=True)
-    covariance: Array = deviations @ deviations.T / correct.shape[1] ** 2
+    found = [subject.test.deviations for subject in subjects]
+    known = [deviations for deviations in found if deviations is not None]
+    if len(known) < len(found):
+        return None
+    deviations = np.array(known)  # (n, examples)
+    covariance: Array = deviations @ deviations.T / deviations.shape[1] ** 2
     return covariance
 
 

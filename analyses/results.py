@@ -26,6 +26,7 @@ class Measure:
         digits: after the decimal point.
         scale: factor for display, 100 for percentages.
         flatness: whether it is a measure of flatness, where lower is flatter.
+        of_classes: whether it is of classes; it is NaN, and written "-", where the targets of a task are none.
     """
 
     label: str
@@ -33,11 +34,12 @@ class Measure:
     digits: int
     scale: float = 1.0
     flatness: bool = False
+    of_classes: bool = False
 
 
 MEASURES: dict[str, Measure] = {
-    "test_accuracy": Measure("test accuracy (%)", "binomial standard error", 1, scale=100),
-    "gap": Measure("generalization gap (points)", "that of the test accuracy", 1, scale=100),
+    "test_accuracy": Measure("test accuracy (%)", "standard error over test examples", 1, scale=100, of_classes=True),
+    "gap": Measure("generalization gap (points)", "that of the test accuracy", 1, scale=100, of_classes=True),
     "train_loss": Measure("training loss", "", 3),
     "test_loss": Measure("test loss", "standard error over test examples", 3),
     "largest_eigenvalue": Measure("largest Hessian eigenvalue", "residual ‖Hv − λv‖", 3, flatness=True),
@@ -77,7 +79,7 @@ class RunTable(Result):
         errors: ``(n, p)``, the uncertainty of each value, as ``MEASURES`` says; NaN where there is no estimate.
         converged: ``(n,)``, whether the largest eigenvalue met its tolerance.
         accuracy_covariance: ``(n, n)``, of the test accuracies, as estimates for new examples: all runs are tested on
-            the same ones. None in tables of versions that did not keep it.
+            the same ones. None where there is no accuracy, and in tables of versions that did not keep it.
     """
 
     names: Array
@@ -127,6 +129,11 @@ class RunTable(Result):
     def seeds_of_groups(self) -> list[int]:
         """The number of distinct seeds of each group, in the order of the groups."""
         return [len(set(self.seeds[self.of_group(group)].tolist())) for group in self.group_names]
+
+    @property
+    def tells_classes(self) -> bool:
+        """Whether there are accuracies: the targets are classes."""
+        return not bool(np.isnan(self.column("test_accuracy")).all())
 
     @property
     def has_repeats(self) -> bool:

@@ -19,12 +19,14 @@ from landscape.operators import HessianOperator
 from landscape.parameters import Vector
 from landscape.processes import Alone, Sharing
 from landscape.progress import Progress
-from landscape.scores import Score, accuracy
+from landscape.scores import Score
 from msam.data import Examples
 from msam.evaluation import Evaluation, evaluate
 from msam.run import Run
 from msam.tasks import Task
 from msam.training import choose_device
+
+FEW = 100  # examples that show whether targets are classes
 
 
 def _fingerprint(examples: Examples) -> str:
@@ -76,16 +78,11 @@ class Subject:
         """The loss of the checkpoint over one split, that of the protocol or the other."""
         return self.objective if split == self.protocol.split else self.held_out
 
-    @property
-    def tells_classes(self) -> bool:
-        """Whether the targets are classes, so that there is an accuracy."""
-        targets = self._task.train.targets
-        return targets.ndim == 1 and not targets.is_floating_point()
-
-    @property
+    @cached_property
     def score(self) -> Score | None:
-        """The accuracy, where there is one."""
-        return accuracy if self.tells_classes else None
+        """The accuracy that goes with the loss; None where the targets are no classes."""
+        few = Examples(*next(self._task.train.batches(FEW)))
+        return self._evaluation(few).score
 
     @property
     def num_training_examples(self) -> int:
@@ -217,4 +214,5 @@ class Subject:
 
     def _evaluation(self, examples: Examples) -> Evaluation:
         there = examples.to(self.objective.weights.device)
-        return evaluate(self._model, self._task.loss, there, forward=self._task.forward)
+        task = self._task
+        return evaluate(self._model, task.loss, there, forward=task.forward, denominator=task.denominator, each=True)

@@ -12,6 +12,7 @@ from analyses.results import MEASURES, RunTable
 from landscape.results import Array
 
 HEADLINES = ("test_accuracy", "gap", "largest_eigenvalue", "trace", "sharpness")
+NONE = "-"  # in place of an accuracy, where targets are no classes
 LIKE_LOSSES = 1.5  # mean training losses within this factor pass as equal
 FLATNESS = [name for name, measure in MEASURES.items() if measure.flatness]
 
@@ -19,13 +20,15 @@ FLATNESS = [name for name, measure in MEASURES.items() if measure.flatness]
 def number(measure: str, value: float) -> str:
     """A value as the table writes it."""
     settings = MEASURES[measure]
+    if settings.of_classes and np.isnan(value):
+        return NONE
     rounded = round(value * settings.scale, settings.digits) + 0.0  # without the sign of a negative zero
     return f"{rounded:.{settings.digits}f}".replace("-", "−")
 
 
 def with_error(measure: str, value: float, error: float) -> str:
     """A value and its uncertainty as the table writes them: ``91.2 ± 1.0``; a value that is exact stands alone."""
-    if not MEASURES[measure].error:
+    if not MEASURES[measure].error or (MEASURES[measure].of_classes and np.isnan(value)):
         return number(measure, value)
     if not np.isfinite(error):
         return f"{number(measure, value)} (error unknown)"
@@ -43,10 +46,15 @@ def _error(measure: str, error: float) -> str:
 def over_seeds(measure: str, values: Array) -> str:
     """The mean over seeds with the lowest and the highest: ``2.13 (2.06–2.20)``."""
     mean = number(measure, float(values.mean()))
-    if len(values) == 1:
+    if len(values) == 1 or mean == NONE:
         return mean
     dash = "–" if values.min() >= 0 else " to "
     return f"{mean} ({number(measure, float(values.min()))}{dash}{number(measure, float(values.max()))})"
+
+
+def headlines(table: RunTable) -> list[str]:
+    """The measures that a terminal shows: the test loss beside them where there is no accuracy."""
+    return [name for name in MEASURES if name in HEADLINES or (name == "test_loss" and not table.tells_classes)]
 
 
 def cells(table: RunTable, measures: Sequence[str] = tuple(MEASURES)) -> tuple[list[str], list[list[str]]]:
@@ -79,7 +87,7 @@ def what_it_shows(table: RunTable) -> list[str]:
     if len(table.group_names) < 2:
         alone = "one run" if len(table.names) == 1 else "one way of training"
         return [f"There is {alone} in this table, so nothing is compared."]
-    sentences = [_flattest(table), _most_accurate(table)]
+    sentences = [_flattest(table), _most_accurate(table) if table.tells_classes else _least_loss(table)]
     if len(table.group_names) > 2:  # any two points lie in perfect order
         sentences.append(_together(table))
     return sentences
@@ -95,10 +103,13 @@ def what_it_does_not_show(table: RunTable) -> list[str]:
         "The largest eigenvalue, the trace and m-sharpness change when a network is rescaled into another that "
         "computes the same function (Dinh et al. 2017); lower values are evidence of flatness between like networks.",
     ]
+    if not table.tells_classes:
+        sentences.append("There is no accuracy: the targets are not known to be classes.")
     if len(table.group_names) > 1:
         sentences.append(
-            "Where flatness and accuracy go together in this table, they do so along the settings that were varied, "
-            "which may drive both; that does not show that flatness causes generalization."
+            f"Where flatness and {'accuracy' if table.tells_classes else 'test loss'} go together in this table, they "
+            "do so along the settings that were varied, which may drive both; that does not show that flatness causes "
+            "generalization."
         )
     losses = _means(table, "train_loss").values()
     if max(losses) > LIKE_LOSSES * min(losses):
@@ -210,8 +221,20 @@ def _against_chance(difference: float, error: float, *, seeds: int) -> str:
     )
 
 
+def _least_loss(table: RunTable) -> str:
+    means, column = _means(table, "test_loss"), table.column("test_loss")
+    best, worst = _lowest_and_highest(means)
+    if means[best] == means[worst]:
+        return f"Test loss is the same for all, {number('test_loss', means[best])}."
+    return (
+        f"Test loss: lowest for {best}, {over_seeds('test_loss', column[table.of_group(best)])}, and highest for "
+        f"{worst}, {over_seeds('test_loss', column[table.of_group(worst)])}."
+    )
+
+
 def _together(table: RunTable) -> str:
-    accuracy = _means(table, "test_accuracy")
+    goal = "test_accuracy" if table.tells_classes else "test_loss"
+    accuracy = _means(table, goal)
     parts = []
     for measure in FLATNESS:
         means = _means(table, measure)
@@ -219,9 +242,10 @@ def _together(table: RunTable) -> str:
         parts.append(
             f"{'undefined' if np.isnan(tau) else f'{tau:+.2f}'.replace('-', '−')} for {MEASURES[measure].label}"
         )
+    ends = "−1: flatter always went with more accurate" if table.tells_classes else "+1: flatter always had less loss"
     return (
-        f"Together: Kendall's τ between test accuracy and flatness over the {len(accuracy)} means is "
-        f"{', '.join(parts)} (−1: flatter always went with more accurate; +1: the reverse). "
+        f"Together: Kendall's τ between {goal.replace('_', ' ')} and flatness over the {len(accuracy)} means is "
+        f"{', '.join(parts)} ({ends}; {'+' if table.tells_classes else '−'}1: the reverse). "
         f"{len(accuracy)} points are few."
     )
 

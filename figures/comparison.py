@@ -14,9 +14,14 @@ from analyses.results import MEASURES, RunTable
 from figures.style import INK, SOFT, new_figure, theme, wrapped
 from landscape.results import Array
 
-PANELS = ("largest_eigenvalue", "trace", "sharpness", "test_accuracy")
+FLATNESS = ("largest_eigenvalue", "trace", "sharpness")
 _RUN: dict[str, Any] = {"fmt": "o", "color": SOFT, "markersize": 3.5, "linewidth": 0.9, "capsize": 2, "alpha": 0.85}
 _MEAN: dict[str, Any] = {"marker": "D", "color": INK, "markersize": 5, "zorder": 5}
+
+
+def panels(table: RunTable) -> tuple[str, ...]:
+    """The measures that are drawn: three of flatness, and the test accuracy, or the test loss where there is none."""
+    return (*FLATNESS, "test_accuracy" if table.tells_classes else "test_loss")
 
 
 def draw_flatness_vs_m(table: RunTable) -> Figure:
@@ -25,7 +30,7 @@ def draw_flatness_vs_m(table: RunTable) -> Figure:
     position = {count: i for i, count in enumerate(counts)}
     with theme():
         figure, axes = new_figure(2, 2, height=2.5)
-        for ax, measure in zip(axes, PANELS, strict=True):
+        for ax, measure in zip(axes, panels(table), strict=True):
             _panel(ax, table, measure, position)
         for ax in axes[:2]:
             ax.tick_params(labelbottom=False)
@@ -41,7 +46,7 @@ def draw_measures(table: RunTable) -> Figure:
     rows = np.array([groups.index(group) for group in table.groups.tolist()])
     with theme():
         figure, axes = new_figure(2, 2, height=max(1.7, 0.8 + (0.16 + 0.14 * lines) * len(groups)))
-        for ax, measure in zip(axes, PANELS, strict=True):
+        for ax, measure in zip(axes, panels(table), strict=True):
             values, errors = _finite(table, measure)
             ax.errorbar(values, rows + _shifts(table), xerr=errors, **_RUN)
             for row, group in enumerate(groups):

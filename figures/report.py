@@ -51,7 +51,8 @@ def pictures(
             )
         ]
     else:
-        found = [Picture("Flatness and accuracy", f"{dots} {lower}", render(draw_measures(table), "svg"))]
+        title = f"Flatness and {'accuracy' if table.tells_classes else 'test loss'}"
+        found = [Picture(title, f"{dots} {lower}", render(draw_measures(table), "svg"))]
     chosen = _chosen(table)
     several = len(table.group_names) > 1
     found += [

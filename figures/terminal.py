@@ -65,7 +65,8 @@ def run_table(outcomes: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for run in outcomes:
         config = run["config"]
-        losses = [f"{run['train_loss']:.4f}", f"{run['test_loss']:.4f}", f"{100 * run['test_accuracy']:.2f}"]
+        losses = [f"{run['train_loss']:.4f}", f"{run['test_loss']:.4f}"]
+        losses.append("-" if math.isnan(run["test_accuracy"]) else f"{100 * run['test_accuracy']:.2f}")
         rows.append([str(run["run"]), run["method"], str(config["num_microbatches"]), str(config["seed"]), *losses])
     columns = ["run", "method", "micro-batches", "seed", "train loss", "test loss", "test accuracy (%)"]
     return table(columns, rows, words=2)

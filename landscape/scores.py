@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from landscape.denominators import Denominator
+from landscape.denominators import CrossEntropyDenominator, Denominator, denominator_of
 
 Score = Callable[[Any, Any], Tensor]  # score(outputs, targets): the mean over a batch, a scalar
 
@@ -38,18 +38,29 @@ class Accuracy:
         Raises:
             ValueError: if the targets are no classes.
         """
-        axis = _axis_of_classes(outputs, targets)
-        right = (outputs.argmax(axis) == targets) & (targets != self.ignore_index)
-        number = right.sum()
+        number = self.right(outputs, targets).sum()
         number = number.double() if number.device.type != "mps" else number.float()
         share: Tensor = number / self.denominator(outputs, targets)
         return share
 
+    def right(self, outputs: Any, targets: Any) -> Tensor:
+        """How many of the targets of each example count and are right, ``(n,)``.
+
+        Raises:
+            ValueError: if the targets are no classes.
+        """
+        axis = _axis_of_classes(outputs, targets)
+        found = (outputs.argmax(axis) == targets) & (targets != self.ignore_index)
+        return found.view(len(targets), -1).sum(1)
+
+    def counted(self, targets: Tensor) -> Tensor:
+        """How many of the targets of each example count, ``(n,)``."""
+        return (targets != self.ignore_index).view(len(targets), -1).sum(1)
+
     def denominator(self, outputs: Any, targets: Any) -> Tensor:
         """How many targets count."""
         del outputs
-        found: Tensor = (targets != self.ignore_index).sum()
-        return found
+        return self.counted(targets).sum()
 
     def __repr__(self) -> str:
         return f"accuracy over targets other than {self.ignore_index}"
@@ -66,6 +77,34 @@ def require_score(score: object) -> None:
     """
     if score is not None and not callable(score):
         raise TypeError(f"score must be a function of outputs and targets, such as accuracy; got {score!r}")
+
+
+def accuracy_beside(loss: Callable[..., Any], outputs: Any, targets: Any) -> Accuracy | None:
+    """The accuracy that goes with a loss, over the targets that it counts; None where they are not known to be classes.
+
+    They are where the loss is a cross-entropy that says what it ignores, and targets number the second dimension of the
+    outputs, ``(n, classes, ...)``; and under another loss where each row of scores, ``(n, classes)``, has one target
+    among its classes. Elsewhere the loss may pair outputs and targets as it likes, and an accuracy would be made up.
+
+    >>> import torch
+    >>> outputs, targets = torch.zeros(2, 3, 4), torch.zeros(2, 4, dtype=torch.long)
+    >>> accuracy_beside(torch.nn.CrossEntropyLoss(ignore_index=0), outputs, targets)
+    accuracy over targets other than 0
+    >>> accuracy_beside(torch.nn.functional.mse_loss, outputs, torch.zeros(2, 3, 4)) is None
+    True
+    """
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)) or outputs.ndim != targets.ndim + 1:
+        return None
+    if targets.is_floating_point() or targets.is_complex() or outputs.ndim < 2:
+        return None
+    if (outputs.shape[0], *outputs.shape[2:]) != targets.shape or outputs.shape[1] < 2:
+        return None
+    known = denominator_of(loss)
+    if isinstance(known, CrossEntropyDenominator):
+        return Accuracy(ignore_index=known.ignore_index)
+    named = targets[targets != accuracy.ignore_index]
+    among = bool(((named >= 0) & (named < outputs.shape[1])).all())
+    return accuracy if targets.ndim == 1 and among else None
 
 
 def name_of_score(score: Score | None) -> str:

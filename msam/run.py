@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -207,24 +208,24 @@ class Run:
         return model.eval()
 
     def metrics(self) -> list[dict[str, float]]:
-        """The rows of ``metrics.csv``, one per epoch."""
+        """The rows of ``metrics.csv``, one per epoch; NaN where a cell is empty."""
         file = self.path / "metrics.csv"
         if not file.is_file():
             return []
         try:
             with file.open(newline="", encoding="utf-8") as stream:
                 rows = list(csv.DictReader(stream))
-            return [{k: int(v) if k == "epoch" else float(v) for k, v in row.items()} for row in rows]
+            return [{k: int(v) if k == "epoch" else float(v or "nan") for k, v in row.items()} for row in rows]
         except (ValueError, TypeError, csv.Error) as error:
             raise ValueError(f"{file} is damaged ({error}); put it back, or train anew with --overwrite") from None
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Replace ``metrics.csv``, in a run that is still there."""
+        """Replace ``metrics.csv``, in a run that is still there; what is NaN has an empty cell."""
         self.require_present("trained")
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({k: "" if math.isnan(v) else v for k, v in row.items()} for row in rows)
         with atomic_write(self.path / "metrics.csv") as stream:
             stream.write(text.getvalue().encode())
 

@@ -49,7 +49,7 @@ class Trainer:
         self.task, self.config, self.run, self.device, self.processes = task, config, run, device, processes
         self.train, self.test = task.train.to(device), task.test.to(device)
         self.model = task.model(seed=config.seed).to(device)
-        self.denominator = denominator_of(task.loss)
+        self.denominator = task.denominator or denominator_of(task.loss)
         self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
         self.optimizer = config.optimizer_for(self.model, processes=processes, scaler=self.scaler)
         steps = config.epochs * math.ceil(len(self.train) / config.batch_size)
@@ -97,7 +97,7 @@ class Trainer:
             shares.append(self.optimizer.denominator)
             losses.append(loss.item() * shares[-1])
         self._require_finite(_all_weights(self.model), "a weight is no longer finite", step=number)
-        test = evaluate(self.model, self.task.loss, self.test, forward=self.task.forward)
+        test = evaluate(self.model, self.task.loss, self.test, forward=self.task.forward, denominator=self.denominator)
         self._require_finite(
             torch.tensor(test.loss, dtype=torch.float64), f"the test loss became {test.loss}", step=number
         )
@@ -124,7 +124,7 @@ class Trainer:
         precision = PRECISIONS[self.config.precision]
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             outputs, targets = self.task.forward(self.model, batch)
-            loss = self.task.loss(outputs, targets)
+            loss = self.task.loss_of(outputs, targets)
         return loss if self.denominator is examples else (loss, self.denominator(outputs, targets))
 
     def _require_progress(self, step: int) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from landscape.batches import num_examples
+from landscape.checks import require_shapes_that_fit
+from landscape.denominators import Denominator
 from landscape.forward import Forward, supervised
 from landscape.objective import Objective
 from landscape.processes import Sharing
@@ -35,6 +37,8 @@ class Task:
         probe: what is to be watched besides loss and accuracy: model -> numbers by name, the same names every time.
             Training writes them into ``metrics.csv`` after every epoch.
         augment: how training changes its batches at random; no measurement and no evaluation does.
+        denominator: what the mean of a batch was divided by, ``denominator(outputs, targets)``; read off the loss where
+            it is a cross-entropy, and examples otherwise, when left out. See :class:`Objective`.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Task:
     validation: Examples | None = None
     probe: Callable[[nn.Module], Mapping[str, float]] | None = None
     augment: Augmentation | None = None
+    denominator: Denominator | None = None
 
     def require_usable(self) -> None:
         """Find out early whether the parts are what they should be.
@@ -55,7 +60,8 @@ class Task:
             TypeError: if ``build`` is no function, or the data are not :class:`Examples`.
             ValueError: if a split is empty, or its inputs and targets differ in number.
         """
-        for name in ("build", "loss", "forward") if self.augment is None else ("build", "loss", "forward", "augment"):
+        optional = [name for name in ("augment", "denominator") if getattr(self, name) is not None]
+        for name in ("build", "loss", "forward", *optional):
             if not callable(getattr(self, name)):
                 raise TypeError(f"{name} must be a function; got a {type(getattr(self, name)).__name__}")
         for name in ("train", "test") if self.validation is None else ("train", "validation", "test"):
@@ -74,6 +80,18 @@ class Task:
         if not isinstance(model, nn.Module):
             raise TypeError(f"the task {self.name} builds a {type(model).__name__}; it must build a torch.nn.Module")
         return model
+
+    def loss_of(self, outputs: Any, targets: Any) -> Tensor:
+        """The loss of a batch.
+
+        Raises:
+            ValueError: if outputs and targets do not fit a cross-entropy.
+        """
+        try:
+            return self.loss(outputs, targets)
+        except (RuntimeError, ValueError) as error:
+            require_shapes_that_fit(error, outputs, targets)
+            raise
 
     def probed(
         self, model: nn.Module, *, beside: Collection[str] = (), before: Sequence[Collection[str]] = ()
@@ -136,7 +154,15 @@ class Task:
         modes = [(module, module.training) for module in model.modules()]
         try:
             data = list(examples.to(device).batches(batch_size))
-            return Objective(model.eval(), self.loss, data, forward=self.forward, split=split, sharing=sharing)
+            return Objective(
+                model.eval(),
+                self.loss,
+                data,
+                forward=self.forward,
+                denominator=self.denominator,
+                split=split,
+                sharing=sharing,
+            )
         finally:
             for module, mode in modes:
                 module.training = mode

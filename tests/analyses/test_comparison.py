@@ -54,14 +54,14 @@ def test_the_gap_is_training_minus_test_accuracy_and_has_the_error_of_the_test_a
 
 
 def test_the_covariance_of_the_accuracies_is_that_of_what_is_right_example_by_example(table, subjects):
-    correct = np.array([subject.test.correct for subject in subjects])
+    correct = np.array([subject.test.right for subject in subjects])
     assert correct.shape == (6, 797)
     np.testing.assert_allclose(table.accuracy_covariance, np.cov(correct, ddof=0) / 797, rtol=1e-12)
     np.testing.assert_allclose(np.sqrt(np.diag(table.accuracy_covariance)), table.error("test_accuracy"), rtol=1e-12)
 
 
 def test_the_error_of_a_difference_is_that_of_the_differences_of_single_examples_averaged_over_seeds(table, subjects):
-    correct = np.array([subject.test.correct for subject in subjects], dtype=float)
+    correct = np.array([subject.test.right for subject in subjects], dtype=float)
     first, second = correct[table.of_group("SAM")].mean(axis=0), correct[table.of_group("SGD")].mean(axis=0)
     difference, error = table.accuracy_difference("SAM", "SGD")
     assert difference == pytest.approx((first - second).mean(), rel=1e-12)

@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 
 import pytest
-import torch
 
 from analyses.paths import PathPlan, paths_between, require_pair
 from analyses.subject import Subject
@@ -99,15 +98,7 @@ def test_runs_of_other_settings_are_refused_with_all_that_differ(pair):
 
 
 def test_a_task_without_classes_has_paths_without_a_score(pair, monkeypatch):
-    monkeypatch.setattr(Subject, "tells_classes", False)
+    monkeypatch.setitem(vars(pair[0]), "score", None)
     result = paths_between(*pair, PathPlan(points=3))["straight"].result
     assert result.scores is None
     assert result.score_barrier is None
-
-
-def test_targets_that_are_classes_are_known(pair):
-    assert pair[0].tells_classes
-    subject = object.__new__(Subject)
-    examples = dataclasses.replace(pair[0]._task.train, targets=torch.zeros(60, 2))
-    subject._task = dataclasses.replace(pair[0]._task, train=examples)
-    assert not subject.tells_classes

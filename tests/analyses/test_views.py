@@ -160,7 +160,7 @@ def test_a_tolerance_interpolates_and_is_another_question(fresh, few):
 
 
 def test_a_slice_of_a_task_without_classes_has_no_score(fresh, few, monkeypatch):
-    monkeypatch.setattr(Subject, "tells_classes", False)
+    monkeypatch.setattr(Subject, "score", None)
     result = surroundings.line(Subject(fresh, few)).result
     assert (result.score, result.scores, result.held_out_scores) == ("", None, None)
     assert result.held_out_losses is not None

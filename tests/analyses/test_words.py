@@ -220,3 +220,23 @@ def test_means_within_twice_the_error_of_their_difference_are_said_to_be_so(make
     (flatness, *_) = words.what_it_shows(table)
     trace = next(part for part in flatness.split(";") if "trace" in part)
     assert ("differ by no more than twice the error" in trace) == said
+
+
+def test_without_accuracies_the_test_loss_stands_in_for_them(make_table):
+    none = {"test_accuracy": [math.nan], "gap": [math.nan]}
+    given = {"A": 0.1, "B": 0.3, "C": 0.2}
+    flat = {"A": 1.0, "B": 3.0, "C": 2.0}
+    table = make_table(
+        {group: none | {"test_loss": [given[group]]} | {key: [flat[group]] for key in FLAT} for group in "ABC"},
+        correlation=None,
+    )
+    shows, limits = words.what_it_shows(table), words.what_it_does_not_show(table)
+    assert shows[1] == "Test loss: lowest for A, 0.100, and highest for B, 0.300."
+    assert "between test loss and flatness over the 3 means is +1.00 for largest Hessian eigenvalue" in shows[2]
+    assert "+1: flatter always had less loss; −1: the reverse" in shows[2]
+    assert "There is no accuracy: the targets are not known to be classes." in limits
+    assert any("Where flatness and test loss go together" in sentence for sentence in limits)
+    headings, rows = words.cells(table, words.headlines(table))
+    assert rows[0][1:4] == ["-", "-", "0.100 ± 0.010"]
+    assert headings[3] == "test loss"
+    assert "test_loss" not in words.headlines(make_table({"A": {"test_accuracy": [0.9]}}))

@@ -88,3 +88,15 @@ def test_a_dot_has_the_value_and_the_error_of_its_run_as_displayed(draw, table):
     np.testing.assert_allclose(errorbar[0].get_xydata()[:, along], 100 * made.column("test_accuracy"))
     lengths = [np.ptp(segment[:, along]) for segment in errorbar[2][0].get_segments()]
     np.testing.assert_allclose(lengths, 200 * made.error("test_accuracy"))
+
+
+@pytest.mark.parametrize("draw", PICTURES)
+def test_the_test_loss_is_drawn_where_there_is_no_accuracy(draw, table):
+    made = table(GROUPS, [0, 1, 2])
+    values = made.values.copy()
+    values[:, made.measures.tolist().index("test_accuracy")] = np.nan
+    figure = draw(dataclasses.replace(made, values=values))
+    (errorbar,) = figure.axes[3].containers
+    drawn = errorbar[0].get_xydata()[:, 1 if draw is draw_flatness_vs_m else 0]
+    np.testing.assert_allclose(drawn, made.column("test_loss"))
+    assert "test loss" in {figure.axes[3].get_title(loc="left"), figure.axes[3].get_xlabel()}

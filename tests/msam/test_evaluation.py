@@ -35,7 +35,8 @@ def test_accuracy_and_loss_are_means_over_examples_also_with_a_ragged_last_batch
     expected = functional.cross_entropy(examples.inputs, examples.targets).item()
     assert found.accuracy == 1000 / 1003
     assert found.loss == pytest.approx(expected, rel=1e-12)
-    assert found.correct.tolist() == [True] * 1000 + [False] * 3
+    assert found.right.tolist() == [1] * 1000 + [0] * 3
+    assert found.counted.tolist() == [1] * 1003
 
 
 def test_the_loss_of_all_is_divided_by_what_the_loss_itself_divides_by_across_batches():
@@ -53,7 +54,7 @@ def test_the_standard_error_of_the_accuracy_is_binomial(right, expected):
 @pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1}, {"weight": torch.full((3,), 2.0).double()}])
 def test_the_standard_error_of_the_loss_is_that_of_the_mean_of_the_losses_of_single_examples(settings):
     examples = scored(37)
-    found = evaluate(nn.Identity(), functools.partial(functional.cross_entropy, **settings), examples)
+    found = evaluate(nn.Identity(), functools.partial(functional.cross_entropy, **settings), examples, each=True)
     plain = {key: value for key, value in settings.items() if key != "weight"}  # equal weights do not act
     each = functional.cross_entropy(examples.inputs, examples.targets, reduction="none", **plain)
     np.testing.assert_allclose(found.losses, each.numpy(), rtol=1e-13)
@@ -63,7 +64,9 @@ def test_the_standard_error_of_the_loss_is_that_of_the_mean_of_the_losses_of_sin
 
 def test_in_single_precision_the_losses_average_to_the_loss_within_rounding():
     examples = scored(797, classes=10)
-    found = evaluate(nn.Identity(), functional.cross_entropy, Examples(20 * examples.inputs.float(), examples.targets))
+    found = evaluate(
+        nn.Identity(), functional.cross_entropy, Examples(20 * examples.inputs.float(), examples.targets), each=True
+    )
     assert found.loss_stderr == pytest.approx(found.losses.std(ddof=1) / math.sqrt(797), rel=1e-12)
 
 
@@ -83,13 +86,13 @@ def of_several(outputs, targets):
 
 @pytest.mark.parametrize("criterion", [unequal, without_a_class, of_several])
 def test_where_the_loss_is_no_plain_mean_its_standard_error_is_unknown(criterion):
-    found = evaluate(nn.Identity(), criterion, scored(37))
+    found = evaluate(nn.Identity(), criterion, scored(37), each=True)
     assert math.isfinite(found.loss)
     assert math.isnan(found.loss_stderr)
 
 
 def test_a_single_example_gives_no_standard_error_of_the_loss():
-    assert math.isnan(evaluate(nn.Identity(), functional.cross_entropy, scored(1)).loss_stderr)
+    assert math.isnan(evaluate(nn.Identity(), functional.cross_entropy, scored(1), each=True).loss_stderr)
 
 
 def test_it_is_measured_in_evaluation_mode_and_each_module_gets_its_mode_back(make_net, make_batch):
@@ -102,7 +105,6 @@ def test_it_is_measured_in_evaluation_mode_and_each_module_gets_its_mode_back(ma
     assert torch.equal(model[1].running_mean, statistics)
     assert torch.equal(torch.get_rng_state(), state)
     again = evaluate(model.eval(), functional.cross_entropy, Examples(*make_batch(11)))
-    assert torch.equal(found.outputs, again.outputs)
     assert found.loss == again.loss
 
 
@@ -114,15 +116,79 @@ def test_modes_come_back_after_an_error(make_net, make_batch):
     assert all(module.training for module in model.modules())
 
 
-def test_outputs_have_no_gradient(make_net, make_batch):
-    assert not evaluate(make_net(), functional.cross_entropy, Examples(*make_batch(11))).outputs.requires_grad
-
-
 @pytest.mark.parametrize("right", [0, 10])
 def test_ten_right_answers_are_no_certainty(right):
-    targets = torch.zeros(10, dtype=torch.long)
-    outputs = torch.zeros(10, 2)
-    outputs[:, 0 if right else 1] = 1.0
-    found = Evaluation(outputs, targets, functional.cross_entropy)
+    found = Evaluation(1.0, right=np.full(10, right / 10), counted=np.ones(10))
     assert found.accuracy == right / 10
     assert found.accuracy_stderr == pytest.approx(math.sqrt(0.1 * 0.9 / 10))
+
+
+def tokens():
+    """Outputs ``(n, classes, length)`` with the identity as the model; no token of two sentences counts."""
+    generator = torch.Generator().manual_seed(1)
+    outputs = torch.randn(1203, 3, 4, generator=generator, dtype=torch.float64)
+    targets = torch.randint(0, 3, (1203, 4), generator=generator)
+    targets[::3, 2:] = -100
+    targets[5] = targets[1200] = -100
+    return outputs, targets
+
+
+def test_tokens_that_are_ignored_count_neither_in_the_loss_nor_in_the_accuracy():
+    outputs, targets = tokens()
+    found = evaluate(nn.Identity(), functional.cross_entropy, Examples(outputs, targets), each=True)
+    right, counts = outputs.argmax(1) == targets, targets != -100
+    assert found.loss == pytest.approx(functional.cross_entropy(outputs, targets).item(), rel=1e-13)
+    assert found.accuracy == pytest.approx(right[counts].double().mean().item(), rel=1e-15)
+    assert found.counted.tolist() == counts.sum(1).tolist()
+    n, p = len(targets), found.accuracy
+    spread = ((right & counts).sum(1).double() - p * counts.sum(1).double()) / counts.sum(1).double().mean()
+    assert found.accuracy_stderr == pytest.approx((spread.square().mean() / n).sqrt().item(), rel=1e-12)
+    assert found.deviations.mean() == pytest.approx(0.0, abs=1e-14)
+    each, d = functional.cross_entropy(outputs, targets, reduction="none").sum(1), counts.sum(1)
+    single = each[d > 0] / d[d > 0]
+    variance = (d[d > 0] * (single - found.loss) ** 2).sum() / (len(single) - 1)
+    assert found.loss_stderr == pytest.approx((variance / d.sum()).sqrt().item(), rel=1e-10)
+
+
+def test_another_number_may_be_ignored():
+    outputs, targets = tokens()
+    loss = nn.CrossEntropyLoss(ignore_index=2)
+    found = evaluate(nn.Identity(), loss, Examples(outputs, targets.clamp(min=0)))
+    counts = targets.clamp(min=0) != 2
+    assert found.accuracy == pytest.approx((outputs.argmax(1) == targets.clamp(min=0))[counts].double().mean().item())
+    assert repr(found.score) == "accuracy over targets other than 2"
+
+
+def turned(outputs, targets):
+    """A loss that does not say what it ignores."""
+    return functional.cross_entropy(outputs.transpose(1, 2), targets)
+
+
+def test_tokens_under_a_loss_of_ones_own_have_a_loss_by_their_denominator_and_no_accuracy():
+    outputs, targets = tokens()
+    count = lambda _, y: (y != -100).sum()  # noqa: E731
+    found = evaluate(nn.Identity(), turned, Examples(outputs.transpose(1, 2), targets), denominator=count, each=True)
+    assert found.loss == pytest.approx(functional.cross_entropy(outputs, targets).item(), rel=1e-13)
+    assert found.loss_stderr > 0
+    assert math.isnan(found.accuracy)
+    assert math.isnan(found.accuracy_stderr)
+    assert found.deviations is found.score is None
+
+
+@pytest.mark.parametrize("shape", [(1003,), (1003, 2)])
+def test_regression_has_a_loss_with_its_error_and_no_accuracy(shape):
+    generator = torch.Generator().manual_seed(2)
+    outputs, targets = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    found = evaluate(nn.Identity(), functional.mse_loss, Examples(outputs, targets), each=True)
+    each = (outputs - targets).square().view(1003, -1).mean(1)
+    assert found.loss == pytest.approx(each.mean().item(), rel=1e-13)
+    assert found.loss_stderr == pytest.approx((each.var() / 1003).sqrt().item(), rel=1e-12)
+    assert math.isnan(found.accuracy)
+
+
+def test_counts_are_no_classes():
+    rates, counts = torch.rand(11, 2).double(), torch.arange(11)
+    loss = lambda z, y: functional.gaussian_nll_loss(z[:, 0], y.double(), z[:, 1])  # noqa: E731
+    assert math.isnan(evaluate(nn.Identity(), loss, Examples(rates, counts)).accuracy)
+    one = lambda z, y: functional.poisson_nll_loss(z[:, 0], y.double())  # noqa: E731
+    assert math.isnan(evaluate(nn.Identity(), one, Examples(rates[:, :1], counts)).accuracy)
