@@ -50,12 +50,12 @@ class Accuracy:
             ValueError: if the targets are no classes.
         """
         axis = _axis_of_classes(outputs, targets)
-        found = (outputs.argmax(axis) == targets) & (targets != self.ignore_index)
-        return found.view(len(targets), -1).sum(1)
+        hits: Tensor = (outputs.argmax(axis) == targets) & (targets != self.ignore_index)
+        return hits.reshape(len(targets), -1).sum(1)
 
     def counted(self, targets: Tensor) -> Tensor:
         """How many of the targets of each example count, ``(n,)``."""
-        return (targets != self.ignore_index).view(len(targets), -1).sum(1)
+        return (targets != self.ignore_index).reshape(len(targets), -1).sum(1)
 
     def denominator(self, outputs: Any, targets: Any) -> Tensor:
         """How many targets count."""

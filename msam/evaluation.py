@@ -77,13 +77,14 @@ class Evaluation:
         among all targets. Where all are right, or none, the binomial one is that of one fewer, or one more: a hundred
         right answers are no certainty.
         """
-        if self.right is None or self.counted is None or not self.counted.any():
+        deviations = self.deviations
+        if self.right is None or self.counted is None or deviations is None:
             return math.nan
         number, right = int(self.counted.sum()), int(self.right.sum())
         if self.counted.max() <= 1:
             share = (min(max(right, 1), number - 1) if number > 1 else 0.5) / number
             return math.sqrt(share * (1 - share) / number)
-        drawn = math.sqrt(float(np.square(self.deviations).mean()) / len(self.counted))
+        drawn = math.sqrt(float(np.square(deviations).mean()) / len(deviations))
         return max(drawn, math.sqrt(1 / number * (1 - 1 / number) / number))
 
     @property
