@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.batches import Batch, concatenate, num_examples, split, tensors
+from landscape.batches import Batch, bytes_of_example, concatenate, num_examples, split, tensors
 from landscape.denominators import Denominator, denominator_of, examples as number_of_examples
 from landscape.forward import Forward, supervised
 from landscape.parts import weighted_mean
@@ -20,7 +20,8 @@ from landscape.scores import Accuracy, accuracy_beside
 from landscape.terms import Loss, Mean
 from msam.data import Examples
 
-BATCH = 1000
+BATCH = 1000  # examples at the most that go through the model together
+MOST_BYTES = 2**28  # of their outputs: a language model has a score for each word at each place
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,9 @@ def evaluate(
     model.eval()
     try:
         with torch.no_grad():
-            pairs: Iterator[Batch] = (forward(model, batch) for batch in examples.batches(BATCH))
+            first, _ = forward(model, next(examples.batches(1)))
+            size = max(1, min(BATCH, MOST_BYTES // max(1, bytes_of_example(first))))
+            pairs: Iterator[Batch] = (forward(model, batch) for batch in examples.batches(size))
             if denominator is number_of_examples:
                 pairs = iter([concatenate(list(pairs))])
             parts = [_Part.of(outputs, targets, loss, denominator, each) for outputs, targets in pairs]

@@ -150,6 +150,23 @@ def test_tokens_that_are_ignored_count_neither_in_the_loss_nor_in_the_accuracy()
     assert found.loss_stderr == pytest.approx((variance / d.sum()).sqrt().item(), rel=1e-10)
 
 
+def test_outputs_that_are_large_are_never_there_all_at_once(monkeypatch):
+    outputs, targets = tokens()
+    whole = evaluate(nn.Identity(), functional.cross_entropy, Examples(outputs, targets), each=True)
+    seen = []
+
+    def forward(model, batch):
+        seen.append(len(batch[1]))
+        return model(batch[0]), batch[1]
+
+    monkeypatch.setattr("msam.evaluation.MOST_BYTES", 8 * 12 * 500)  # scores of 500 examples
+    found = evaluate(nn.Identity(), functional.cross_entropy, Examples(outputs, targets), forward=forward, each=True)
+    assert seen == [1, 500, 500, 203]
+    assert found.loss == pytest.approx(whole.loss, rel=1e-13)
+    assert found.accuracy == whole.accuracy
+    assert found.loss_stderr == pytest.approx(whole.loss_stderr, rel=1e-12)
+
+
 def test_another_number_may_be_ignored():
     outputs, targets = tokens()
     loss = nn.CrossEntropyLoss(ignore_index=2)
