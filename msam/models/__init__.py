@@ -2,7 +2,7 @@
 
 from msam.models.norms import group_norm
 from msam.models.patches import PatchNet
-from msam.models.registry import IMAGE_MODELS, ImageModel, NormName, image_model
+from msam.models.registry import IMAGE_MODELS, ImageModel, NormName, image_model, origin_of
 from msam.models.resnet import LARGE_IMAGES, SMALL_IMAGES, ResNet, Stem, resnet18, resnet50, resnet_of_three_stages
 from msam.models.small import cnn, mlp
 from msam.models.vit import ViT
@@ -23,6 +23,7 @@ __all__ = [
     "ViT",
     "group_norm",
     "image_model",
+    "origin_of",
     "ImageModel",
     "NormName",
     "IMAGE_MODELS",

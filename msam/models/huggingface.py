@@ -28,7 +28,7 @@ _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
 @dataclass(frozen=True)
 class HuggingFace:
-    """A model of a folder.
+    """A model of a folder; called, it builds it.
 
     Attributes:
         folder: where its ``config.json`` is, and its weights, if it has any.
@@ -44,15 +44,15 @@ class HuggingFace:
     about: str = ""
     limit: int | None = None
 
-    def build(self) -> nn.Module:
+    def __call__(self) -> nn.Module:
         """The model; what is not in the folder is drawn from the global random state.
 
         Raises:
             ValueError: if it cannot be built.
         """
-        return self._built()[0]
+        return self.built()[0]
 
-    def _built(self) -> tuple[nn.Module, list[str]]:
+    def built(self) -> tuple[nn.Module, list[str]]:
         """The model, and the names of what begins at random though the folder has weights."""
         with _quietly(), _understood(self.folder, self.kind):
             config, auto = copy.deepcopy(self.config), _auto(self.kind)
@@ -86,8 +86,8 @@ def local_folder(name: str, *, download: bool = False) -> Path:
     folder = Path(name).expanduser()
     if not name or not (folder.is_dir() or download):
         raise FileNotFoundError(
-            f"there is no folder {name!r}, and nothing is downloaded unless asked for; download the model there (hf "
-            f"download {name or 'NAME'} --local-dir FOLDER) and name the folder, or set download=true"
+            f"there is no folder {name!r}, and nothing is downloaded unless asked for; bring the model into a folder "
+            f"(hf download {name or 'NAME'} --local-dir FOLDER) and name it: hf:FOLDER"
         )
     if not folder.is_dir():
         with extra("hf", "models of the hub"):
@@ -164,7 +164,7 @@ def from_folder(
         _fit_images(config, shape, folder=folder, known=known)
     made = HuggingFace(folder, kind, config)
     with torch.random.fork_rng([]):
-        model, random = made._built()
+        model, random = made.built()
     if words is not None:
         _require_words(model, words, folder=folder)
     if kind == "causal":

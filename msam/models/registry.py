@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from msam.models.huggingface import PREFIX, HuggingFace, from_folder
 from msam.models.norms import group_norm
 from msam.models.resnet import LARGE_IMAGES, SMALL_IMAGES, Norm, resnet18, resnet50, resnet_of_three_stages
 from msam.models.small import cnn, mlp
@@ -56,7 +57,7 @@ def image_model(
     """What builds a model for images ``(N, channels, size, size)``; settings that are None are the model's own.
 
     Args:
-        name: one of ``IMAGE_MODELS``.
+        name: one of ``IMAGE_MODELS``, or ``hf:FOLDER``, a Hugging Face image classifier, which takes no settings.
         channels: of the images.
         size: their side in pixels; from 128 on, ResNet-18 and -50 begin with a 7x7 convolution and a pool, else 3x3.
         classes: outputs.
@@ -69,7 +70,8 @@ def image_model(
         dropout: of wrn-28-10 or vit, from 0 to below 1.
 
     Raises:
-        ValueError: if there is no such model, it does not take a setting, or a value is out of range.
+        FileNotFoundError: if there is no such folder.
+        ValueError: if there is no such model, it does not take a setting or the images, or a value is out of range.
 
     >>> build = image_model("resnet20", channels=3, size=32, classes=10, norm="group")
     >>> sum(parameter.numel() for parameter in build().parameters())
@@ -77,6 +79,8 @@ def image_model(
     """
     given = {"norm": norm, "width": width, "depth": depth, "patch": patch, "hidden": hidden, "dropout": dropout}
     chosen = settled({"model": name, **given})
+    if name.startswith(PREFIX):
+        return from_folder(name, kind="image", outputs=classes, shape=(channels, size, size))
     _require_in_range(name, chosen)
     shape: dict[str, Any] = {"channels": channels, "classes": classes}
     wide, deep = chosen["width"], chosen["depth"]
@@ -103,6 +107,11 @@ def image_model(
     return lambda: resnet_of_three_stages(int(name.removeprefix("resnet")), width=wide, norm=of_norm, **shape)
 
 
+def origin_of(build: Callable[[], nn.Module]) -> list[str]:
+    """What is to be said of where a model comes from: nothing of those that are built in."""
+    return [build.about] if isinstance(build, HuggingFace) else []
+
+
 def settled(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a task, with those that its ``model`` takes made the model's own where they are None.
 
@@ -113,16 +122,17 @@ def settled(settings: Mapping[str, Any]) -> dict[str, Any]:
     {'model': 'cnn', 'width': 16, 'hidden': None, 'label_noise': 0.1}
     """
     name = settings["model"]
-    if name not in _OWN:
-        raise ValueError(f"there is no model {name!r}; there are: {', '.join(IMAGE_MODELS)}")
-    own, found = _OWN[name], dict(settings)
+    if name not in _OWN and not name.startswith(PREFIX):
+        raise ValueError(f"there is no model {name!r}; there are: {', '.join(IMAGE_MODELS)}, hf:FOLDER")
+    own, found = _OWN.get(name, {}), dict(settings)
     if name in _FROM_BEFORE and found.get("hidden") is not None and found.get("width") is not None:
         found["width" if name == "mlp" else "hidden"] = None
     for key in MODEL_SETTINGS:
         if key in found and found[key] is None:
             found[key] = own.get(key)
         elif key in found and key not in own:
-            raise ValueError(f"the model {name} does not take {key} (got {found[key]!r}); it takes {', '.join(own)}")
+            taken = ", ".join(own) or "none of these settings"
+            raise ValueError(f"the model {name} does not take {key} (got {found[key]!r}); it takes {taken}")
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.nn import functional
 
 from msam.data import augmentation_of, digits_examples, stratified, with_label_noise
-from msam.models import ImageModel, NormName, image_model
+from msam.models import ImageModel, NormName, image_model, origin_of
 from msam.tasks.task import Task
 
 
@@ -26,7 +26,8 @@ def digits(
     """Handwritten digits, 8x8 pixels, embedded in scikit-learn: 1,000 to train on, 797 to test on.
 
     Args:
-        model: what is trained; settings of it that are none are its own, and those of others are refused.
+        model: what is trained; settings of it that are none are its own, and those of others are refused. hf:FOLDER is
+            a Hugging Face image classifier.
         hidden: hidden units of mlp.
         width: channels of the convolutional nets, factor of wrn-28-10, width of a token of vit.
         norm: normalisation of the convolutional nets.
@@ -63,4 +64,5 @@ def digits(
     train = with_label_noise(train, label_noise, classes=10, seed=data_seed)
     noise = f", {label_noise:.0%} of the training labels drawn at random" if label_noise else ""
     about = f"scikit-learn's digits: {train_examples} training and {len(test)} test images, stratified{noise}"
+    about = "; ".join([about, *origin_of(build)])
     return Task("digits", build, functional.cross_entropy, train, test, about, augment=augmented)

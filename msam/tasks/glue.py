@@ -137,7 +137,7 @@ def glue(name: str) -> Callable[..., Task]:
         about = _about(name, shown, held, test, label_noise=label_noise, cut_to=max_length, parts=parts)
         return Task(
             f"glue:{name}",
-            transformer if ready is None else ready.build,
+            transformer if ready is None else ready,
             functional.mse_loss if kind.classes is None else functional.cross_entropy,
             shown,
             Examples(parts["test"].inputs, test.labels),
@@ -153,7 +153,10 @@ def glue(name: str) -> Callable[..., Task]:
             named {name} with them: columns {", ".join(kind.columns)} and label.
         model: "{BUILT_IN}", a small one that is built in, or hf:FOLDER, a Hugging Face sequence classifier: with the
             weights in the folder, or untrained where there is a config.json alone.
-        width, depth, heads, dropout: of the transformer.
+        width: of the transformer's vectors.
+        depth: its blocks.
+        heads: of its attention; they divide the width.
+        dropout: share that it drops in training, from 0 to below 1.
         tokenizer: "words" or "pieces", trained on the training texts, or a file or folder to read it from; that of
             the model's folder, or words, when left out.
         vocabulary: the most entries of a tokenizer that is trained.

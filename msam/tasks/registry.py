@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from msam.models.huggingface import PREFIX
 from msam.models.registry import ImageModel, settled
 from msam.tasks.built_in import TASKS
 from msam.tasks.task import Task
@@ -165,7 +166,7 @@ def function_of(name: str) -> Callable[..., Any]:
 def kind_in_words(kind: Any) -> str:
     """How a type is written for a person: its name, or what there is to choose from."""
     if typing.get_origin(kind) is Literal:
-        return " or ".join(map(str, typing.get_args(kind)))
+        return " or ".join([*map(str, typing.get_args(kind)), *_besides(kind)])
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         return " or ".join("none" if part is type(None) else kind_in_words(part) for part in typing.get_args(kind))
     return getattr(kind, "__name__", str(kind))
@@ -180,8 +181,12 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is Literal:
         options = list(typing.get_args(kind))
         chosen = [option for option in options if option == value or str(option) == value]
+        if _besides(kind) and str(value).startswith(PREFIX):
+            return str(value)
         if not chosen:
-            raise ValueError(f"there is no {name} {value!r}; {_hint(str(value), list(map(str, options)))}")
+            raise ValueError(
+                f"there is no {name} {value!r}; {_hint(str(value), [*map(str, options), *_besides(kind)])}"
+            )
         return chosen[0]
     if kind is bool:
         if not isinstance(value, bool) and str(value).lower() not in _TRUTHS:
@@ -200,6 +205,11 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
     if converted is None or isinstance(value, bool) or rounded or value is None:
         raise ValueError(f"{name} must be of type {kind_in_words(kind)}; got {value!r}")
     return converted
+
+
+def _besides(kind: Any) -> list[str]:
+    """What an image model may be, besides those that are built in."""
+    return [f"{PREFIX}FOLDER"] if kind == ImageModel else []
 
 
 def _written(value: Any) -> str:

@@ -46,7 +46,10 @@ def text(
         model: "transformer", a small one that is built in, or hf:FOLDER, a Hugging Face causal language model: with the
             weights in the folder, or untrained where there is a config.json alone.
         length: tokens of a block; each but the first of the text is told from those before it in its block.
-        width, depth, heads, dropout: of the transformer.
+        width: of the transformer's vectors.
+        depth: its blocks.
+        heads: of its attention; they divide the width.
+        dropout: share that it drops in training, from 0 to below 1.
         tied: whether the transformer's scores are products with the embeddings of the words.
         tokenizer: "pieces" or "words", trained on the training text, or a file or folder to read it from; that of the
             model's folder, or pieces, when left out.
@@ -105,7 +108,7 @@ def text(
     about = f"{data}: {counts} tokens, one part after another; {len(train)} training blocks of {length}"
     return Task(
         "text",
-        transformer if ready is None else ready.build,
+        transformer if ready is None else ready,
         functional.cross_entropy,
         train,
         found["test"],

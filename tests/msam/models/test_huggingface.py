@@ -8,7 +8,10 @@ import shutil
 import pytest
 import torch
 from texts import save_config, save_model
+from torch.nn import functional
 
+from landscape import Objective
+from msam import load_task
 from msam.models.huggingface import from_folder, has_weights, local_folder
 
 transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
@@ -38,7 +41,7 @@ def same(one, other) -> list[str]:
 def built(made, seed):
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        return made.build()
+        return made()
 
 
 def test_weights_come_from_the_folder_and_a_head_that_is_missing_begins_at_random(folders):
@@ -105,6 +108,23 @@ def test_an_image_model_alone_takes_the_images_of_the_task_and_with_weights_only
         from_folder(tmp_path, kind="image", outputs=2, shape=(1, 8, 8))
 
 
+def test_a_task_of_images_takes_a_model_of_a_folder(folders):
+    name = f"hf:{folders / 'vit'}"
+    task = load_task("digits", {"model": name, "train_examples": "20"})
+    assert task.about.endswith(f"; untrained, from the config of {folders / 'vit'} alone")
+    model = task.model(seed=0).double().eval()
+    assert type(model).__name__ == "ViTForImageClassification"
+    objective = task.objective(model, batch_size=9)
+    expected = functional.cross_entropy(model(task.train.inputs.double()).logits, task.train.targets)
+    read = Objective(model, task.loss, [(task.train.inputs.double(), task.train.targets)], forward=task.forward)
+    assert torch.allclose(read.loss(read.weights), expected, rtol=1e-12)
+    assert objective.space.dim == read.space.dim
+    with pytest.raises(ValueError, match=f"the model {name} does not take width"):
+        load_task("digits", {"model": name, "width": 8})
+    with pytest.raises(ValueError, match=r"there is no model 'vitt'; did you mean 'vit'.*hf:FOLDER"):
+        load_task("digits", {"model": "vitt"})
+
+
 def test_the_library_says_nothing_and_is_left_as_it_was(folders, capfd):
     before = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     built(from_folder(folders / "pretrained", kind="sequence", outputs=3), 0)
@@ -158,7 +178,7 @@ def test_nothing_is_downloaded_unless_asked_for(monkeypatch, folders):
 
     monkeypatch.setattr("transformers.utils.hub.snapshot_download", download)
     with pytest.raises(
-        FileNotFoundError, match=r"no folder 'lab/model', .* \(hf download lab/model --local-dir FOLDER\)"
+        FileNotFoundError, match=r"no folder 'lab/model', .* \(hf download lab/model --local-dir FOLDER\) and"
     ):
         local_folder("hf:lab/model")
     assert not asked

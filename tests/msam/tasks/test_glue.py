@@ -204,7 +204,14 @@ def test_the_tasks_are_listed_with_what_they_need():
     assert json_of("tasks")["tasks"]["glue:mnli"].startswith("GLUE mnli: a premise and a hypothesis")
     rows = {row["setting"]: row for row in json_of("tasks show glue:sst2")["settings"]}
     assert rows["data"]["type"].startswith("Path")
-    assert rows["max_length"] == {"setting": "max_length", "type": "int or none", "default": "none"}
+    assert rows["max_length"] == {
+        "setting": "max_length",
+        "type": "int or none",
+        "default": "none",
+        "about": "longer texts are cut to so many tokens; none are when left out.",
+    }
+    assert all(row["about"] for row in rows.values())
+    assert all(row["about"] for row in json_of("tasks show text")["settings"])
 
 
 def test_a_task_is_whole():
