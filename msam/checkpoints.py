@@ -21,8 +21,14 @@ from torch.optim import Optimizer
 from landscape.files import atomic_write
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write parameters and buffers, whole or not at all; tied tensors are stored once."""
+def save_weights(model: nn.Module, path: str | Path, *, vocabulary: str = "") -> None:
+    """Write parameters and buffers, whole or not at all; tied tensors are stored once.
+
+    Args:
+        model: whose they are.
+        path: of the safetensors file.
+        vocabulary: a hash of the words that the model was trained on the numbers of; empty where there are none.
+    """
     stored: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
@@ -33,7 +39,8 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         else:
             seen[key] = name
             stored[name] = tensor.detach().cpu().contiguous()
-    raw = safetensors.torch.save(stored, metadata={"tied": json.dumps(tied)})
+    words = {"vocabulary": vocabulary} if vocabulary else {}
+    raw = safetensors.torch.save(stored, metadata={"tied": json.dumps(tied), **words})
     with atomic_write(path) as stream:
         stream.write(raw)
 
@@ -60,6 +67,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError(f"{path} is not a mapping of names to tensors; save model.state_dict() alone")
     return dict(loaded)
+
+
+def vocabulary_of(path: Path) -> str:
+    """The hash of the vocabulary that a checkpoint was trained with; empty where it says none."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as archive:
+            return str((archive.metadata() or {}).get("vocabulary", ""))
+    except (safetensors.SafetensorError, OSError):  # of another format
+        return ""
 
 
 def is_whole(path: Path) -> bool:

@@ -16,7 +16,7 @@ from torch import nn
 
 from landscape.files import atomic_write, is_vacant, remove_partial, require_writable
 from msam.adopted import Adopted
-from msam.checkpoints import is_whole, load_weights, read_weights
+from msam.checkpoints import is_whole, load_weights, read_weights, vocabulary_of
 from msam.config import TrainConfig
 from msam.configs import SWEEP_FILE, is_run, read_config, write_config
 from msam.tasks import Task
@@ -201,8 +201,9 @@ class Run:
 
         Raises:
             FileNotFoundError: if there is no checkpoint.
-            ValueError: if it is damaged, refused, or of another architecture.
+            ValueError: if it is damaged, refused, of another architecture, or of a vocabulary that is no more.
         """
+        task.require_vocabulary(vocabulary_of(self.checkpoint), source=str(self.checkpoint))
         model = task.model(seed=0 if isinstance(self.config, Adopted) else self.config.seed)
         load_weights(model, read_weights(self.checkpoint), source=str(self.checkpoint))
         return model.eval()

@@ -69,7 +69,7 @@ class Trainer:
                 "put it back, or train anew with --overwrite"
             )
         elif config.checkpoint_every and processes.is_first:
-            save_weights(self.model, run.weights_path(0))
+            save_weights(self.model, run.weights_path(0), vocabulary=task.vocabulary)
 
     def train_epoch(self) -> None:
         """One pass over the training data, then write everything.
@@ -153,11 +153,12 @@ class Trainer:
         if not self.processes.is_first:
             return
         self.run.write_metrics(self.rows)
-        save_weights(self.model, self.run.weights_path(self.epoch))
+        save_weights(self.model, self.run.weights_path(self.epoch), vocabulary=self.task.vocabulary)
         save_state(
             {
                 "epoch": self.epoch,
                 "config": self.config.identity,
+                "vocabulary": self.task.vocabulary,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
@@ -184,6 +185,7 @@ class Trainer:
                 raise ValueError(f"{self.run.state_path} is of a run with other settings; train anew with --overwrite")
             if type(state["epoch"]) is not int or not 0 < state["epoch"] <= self.config.epochs:
                 raise KeyError(f"epoch {state['epoch']!r}")
+            self.task.require_vocabulary(state.get("vocabulary", ""), source=str(self.run.state_path))
             load_weights(self.model, state["model"], source=str(self.run.state_path))
             fresh = self.config.base_optimizer(nn.Linear(2, 1, bias=False))
             load_optimizer_state(self.optimizer, state["optimizer"], fresh=fresh, source=str(self.run.state_path))
@@ -210,7 +212,7 @@ class Trainer:
         if not self.processes.is_first:
             return
         if not is_whole(self.run.weights_path(self.epoch)):
-            save_weights(self.model, self.run.weights_path(self.epoch))
+            save_weights(self.model, self.run.weights_path(self.epoch), vocabulary=self.task.vocabulary)
         self._discard_old_weights()  # it may have been stopped before it did
 
 

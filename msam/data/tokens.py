@@ -47,8 +47,9 @@ class Vocabulary:
 
     @property
     def hash(self) -> str:
-        """A hash of all that decides which numbers a text has."""
-        return hashlib.blake2b(self.inner.to_str().encode(), digest_size=4).hexdigest()
+        """A hash of the words and their numbers; the same whatever else a version of the library writes of them."""
+        words = sorted(self.inner.get_vocab(with_added_tokens=True).items())
+        return hashlib.blake2b(json.dumps(words).encode(), digest_size=4).hexdigest()
 
     def numbers(self, text: str) -> Tensor:
         """The tokens of a text, ``(tokens,)``, without any that would mark its beginning or end."""

@@ -144,6 +144,7 @@ def glue(name: str) -> Callable[..., Task]:
             "; ".join([about, words.about, *([] if ready is None else [ready.about])]),
             forward=value if kind.classes is None else supervised,
             validation=held,
+            vocabulary=words.hash,
         )
 
     build.__doc__ = f"""GLUE {name}: {kind.about}; from parquet files in a folder.

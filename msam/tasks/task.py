@@ -39,6 +39,8 @@ class Task:
         augment: how training changes its batches at random; no measurement and no evaluation does.
         denominator: what the mean of a batch was divided by, ``denominator(outputs, targets)``; read off the loss where
             it is a cross-entropy, and examples otherwise, when left out. See :class:`Objective`.
+        vocabulary: a hash of the words that the inputs are numbers of; empty where they are no words. Checkpoints keep
+            it, so that weights are never given the numbers of other words.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Task:
     probe: Callable[[nn.Module], Mapping[str, float]] | None = None
     augment: Augmentation | None = None
     denominator: Denominator | None = None
+    vocabulary: str = ""
 
     def require_usable(self) -> None:
         """Find out early whether the parts are what they should be.
@@ -71,6 +74,18 @@ class Task:
             number = num_examples((examples.inputs, examples.targets))
             if number == 0:
                 raise ValueError(f"{name} has no examples")
+
+    def require_vocabulary(self, known: str, *, source: str) -> None:
+        """Before weights are used that were trained on the numbers of words.
+
+        Raises:
+            ValueError: if the words are others now.
+        """
+        if known and self.vocabulary != known:
+            raise ValueError(
+                f"{source} was trained with the vocabulary {known}, and the task {self.name} has "
+                f"{self.vocabulary or 'none'} now; put the training texts, or the tokenizer, back as they were"
+            )
 
     def model(self, *, seed: int) -> nn.Module:
         """An untrained model; the global random state is left as it was."""

@@ -115,6 +115,7 @@ def text(
         "; ".join([about, words.about, *([] if ready is None else [ready.about])]),
         forward=next_token,
         validation=found.get("validation"),
+        vocabulary=words.hash,
     )
 
 

@@ -21,6 +21,7 @@ def test_every_training_makes_the_same_vocabulary_of_the_same_texts(kind):
     texts = [" ".join(words[start : start + 9]) for start in range(0, 300, 3)]
     made = [trained(texts, kind=kind, size=400, lower=True) for _ in range(4)]
     assert len({vocabulary.hash for vocabulary in made}) == 1
+    assert len({vocabulary.inner.to_str() for vocabulary in made}) == 1
     assert made[0].size > 280
 
 

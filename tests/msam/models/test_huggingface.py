@@ -59,6 +59,15 @@ def test_weights_come_from_the_folder_and_a_head_that_is_missing_begins_at_rando
     assert made.about == f"weights of {folders / 'pretrained'}; classifier.bias, classifier.weight begin at random"
 
 
+def test_weights_may_be_in_several_files(folders, tmp_path):
+    stored = transformers.BertForSequenceClassification.from_pretrained(folders / "five")
+    stored.save_pretrained(tmp_path, max_shard_size="2KB")
+    assert not (tmp_path / "model.safetensors").exists()
+    made = from_folder(tmp_path, kind="sequence", outputs=5)
+    assert made.about == f"weights of {tmp_path}"
+    assert len(same(built(made, 0), stored)) == len(list(stored.parameters()))
+
+
 def test_a_head_for_another_number_of_classes_is_replaced_and_one_for_the_same_is_kept(folders):
     made = from_folder(folders / "five", kind="sequence", outputs=2)
     assert "classifier.bias, classifier.weight begin at random" in made.about

@@ -10,7 +10,7 @@ from commands import json_of, refused
 from texts import GOOD, glue_table, save_config, save_model, write_glue, write_table
 from torch.nn import functional
 
-from msam import load_task
+from msam import Run, TrainConfig, evaluate, load_task, train
 from msam.data.tokens import trained
 from msam.tasks.glue import GLUE
 
@@ -198,6 +198,23 @@ def test_a_run_is_trained_and_measured_from_the_command_line(sst2, tmp_path):
     measured = json_of("spectrum", str(tmp_path / "a"), "-k 1 --probes 4 --steps 3")
     assert measured["eigenvalues"]["manifest"]["objective"]["dim"] > 500
     refused("train --task glue:sst2 --out", str(tmp_path / "b"), status=2)
+
+
+def test_weights_are_not_given_the_numbers_of_other_words(tmp_path):
+    write_glue(tmp_path, "sst2")
+    settings = {"data": str(tmp_path), **SMALL}
+    config = TrainConfig(task="glue:sst2", settings=settings, epochs=2, batch_size=12)
+    run = train(config.load_task(), config, Run.create(tmp_path / "a", config))
+    evaluate(run.load_model(config.load_task()), functional.cross_entropy, config.load_task().test)
+    table = glue_table("sst2", 23)
+    table["sentence"] = [text.replace("story", "tale") for text in table["sentence"]]
+    write_table(next(tmp_path.glob("train*")), table)
+    (run.path / "metrics.csv").unlink()
+    for ask in (lambda task: run.load_model(task), lambda task: train(task, config, run)):
+        with pytest.raises(
+            ValueError, match="was trained with the vocabulary .*, and the task glue:sst2 has .* now; put"
+        ):
+            ask(config.load_task())
 
 
 def test_the_tasks_are_listed_with_what_they_need():
