@@ -19,7 +19,7 @@ from msam.data.tokens import Encoded, encoded
 from msam.models.huggingface import from_folder
 from msam.models.text import TextClassifier
 from msam.tasks.task import Task
-from msam.tasks.wording import folder_of, require_seed, require_sizes, vocabulary_of
+from msam.tasks.wording import folder_of_model, require_seed, require_sizes, vocabulary_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def glue(name: str) -> Callable[..., Task]:
             raise ValueError(f"max_length must be at least 8 tokens; got {max_length}")
         if not 0 <= label_noise <= 1 or (kind.classes is None and label_noise):
             raise ValueError(f"label_noise must be between 0 and 1, and 0 for a regression; got {label_noise}")
-        folder = folder_of(model, built_in=BUILT_IN, download=download)
+        folder = folder_of_model(model, built_in=BUILT_IN, download=download)
         files = {split: _files(data, name, split) for split in ("train", kind.tested_on)}
         train, test = (labelled(paths, kind.columns, classes=kind.classes) for paths in files.values())
         validation, train = _parts(train, validation_examples, train_examples, kind=kind, seed=data_seed)

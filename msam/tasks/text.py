@@ -15,7 +15,7 @@ from msam.data.text import plain_text
 from msam.models.huggingface import from_folder
 from msam.models.text import LanguageModel
 from msam.tasks.task import Task
-from msam.tasks.wording import folder_of, require_seed, require_sizes, vocabulary_of
+from msam.tasks.wording import folder_of_model, require_seed, require_sizes, vocabulary_of
 
 BUILT_IN = "transformer"
 NO_TARGET = -100  # what cross-entropy leaves out unless told otherwise
@@ -69,7 +69,7 @@ def text(
             f"test_fraction must be above 0, validation_fraction 0 or more, and something must be left to train on; "
             f"got {test_fraction} and {validation_fraction}"
         )
-    folder = folder_of(model, built_in=BUILT_IN, download=download)
+    folder = folder_of_model(model, built_in=BUILT_IN, download=download)
     whole = plain_text(data)
     ends = [_between_words(whole, share) for share in (1 - test_fraction - validation_fraction, 1 - test_fraction)]
     parts = {"training": whole[: ends[0]], "validation": whole[ends[0] : ends[1]], "test": whole[ends[1] :]}

@@ -9,7 +9,7 @@ from msam.data.tokens import KINDS, Kind, Vocabulary, read_vocabulary, trained
 from msam.models.huggingface import PREFIX, has_weights, local_folder
 
 
-def folder_of(model: str, *, built_in: str, download: bool) -> Path | None:
+def folder_of_model(model: str, *, built_in: str, download: bool) -> Path | None:
     """The folder of ``hf:FOLDER``, None for the model that is built in.
 
     Raises:
