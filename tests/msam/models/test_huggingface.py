@@ -68,6 +68,12 @@ def test_weights_may_be_in_several_files(folders, tmp_path):
     assert len(same(built(made, 0), stored)) == len(list(stored.parameters()))
 
 
+def test_weights_in_half_precision_are_trained_in_single(tmp_path):
+    save_model(tmp_path, "BertForSequenceClassification").bfloat16().save_pretrained(tmp_path)
+    model = built(from_folder(tmp_path, kind="sequence", outputs=2), 0)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
 def test_a_head_for_another_number_of_classes_is_replaced_and_one_for_the_same_is_kept(folders):
     made = from_folder(folders / "five", kind="sequence", outputs=2)
     assert "classifier.bias, classifier.weight begin at random" in made.about
