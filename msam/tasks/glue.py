@@ -222,7 +222,7 @@ def _about(
     cut_to: int | None,
     parts: dict[str, Encoded],
 ) -> str:
-    held = "" if validation is None else f", {len(validation)} of its training texts to choose settings by"
+    held = "" if validation is None else f", {len(validation)} others of its training data to choose settings by"
     noise = f", {label_noise:.0%} of the training labels drawn at random" if label_noise else ""
     cuts = {split: part.cut for split, part in parts.items() if part.cut}
     cut = "".join(f", {number} {split} texts cut to {cut_to} tokens" for split, number in cuts.items())
