@@ -212,7 +212,7 @@ def test_weights_are_not_given_the_numbers_of_other_words(tmp_path):
     (run.path / "metrics.csv").unlink()
     for ask in (lambda task: run.load_model(task), lambda task: train(task, config, run)):
         with pytest.raises(
-            ValueError, match="was trained with the vocabulary .*, and the task glue:sst2 has .* now; put"
+            ValueError, match=r"was trained with the vocabulary .*, and the task glue:sst2 has .* now; put"
         ):
             ask(config.load_task())
 
