@@ -73,11 +73,10 @@ def run_path(text: Path, *, like: Run, say: Say) -> Path:
 
 def _folders(path: Path, key: str) -> list[Path]:
     """Where the run may be, without its number: beside the file or folder, and in the working directory."""
-    place = path.absolute()  # not resolved: a link is beside its own name, and not beside what it points to
-    place = place.resolve() if ".." in place.parts else place
+    place = path if path.name not in ("", "..") else path.resolve()  # a link stands beside its own name
     stem = place.name if place.is_dir() else Path(place.name.removesuffix(".index.json")).stem
     name = "-".join([stem, *([key.replace("/", "-").replace(os.sep, "-")] if key else []), "msam"])
-    homes = [*dict.fromkeys([place.parent, Path.cwd()])]
+    homes = [place.parent, *([Path()] if place.parent.absolute() != Path.cwd() else [])]
     writable = [home / name for home in homes if os.access(home, os.W_OK | os.X_OK)]
     if not writable:
         require_writable(homes[0] / name / "config.json")  # which says why not
@@ -104,8 +103,9 @@ def _make(folder: Path, wanted: Adopted, say: Say) -> Run:
     try:
         loaded = load_foreign(model, wanted.file, key=wanted.key)
     except NamesDifferError as error:
-        for line in error.lines:
-            say(line)
+        if error.says_less_than_lines:
+            for line in error.lines:
+                say(line)
         raise
     if digest(wanted.file) != wanted.sha256:
         raise ValueError(f"{wanted.file} was changed while it was being read; give the same command again")

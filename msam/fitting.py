@@ -25,6 +25,8 @@ class NamesDifferError(ValueError):
         missing: names that the model has and the file lacks.
         unexpected: names that the file has and the model lacks.
         reshaped: what differs in shape or kind, a sentence each.
+        lines: all of these, with the nearest matches, in lines that a terminal holds.
+        says_less_than_lines: whether the first line of the error leaves some of it out.
     """
 
     def __init__(
@@ -39,6 +41,9 @@ class NamesDifferError(ValueError):
             *([f"{len(reshaped)} differ in shape or kind ({_some(self.reshaped)})"] if reshaped else []),
         ]
         near = [f"{name} (perhaps {other})" if other else name for name, other in unexpected.items()]
+        self.says_less_than_lines = any(unexpected.values()) or any(
+            len(names) > 3 for names in (missing, unexpected, reshaped)
+        )
         self.lines = [
             *_wrapped("missing in the file", self.missing),
             *_wrapped("not in the model", near),
@@ -73,14 +78,16 @@ class _Flat:
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)  # name -> the mapping that it lies in
-    others: list[str] = field(default_factory=list)
+    others: dict[str, str] = field(default_factory=dict)  # likewise, of what is no tensor
+    levels: set[str] = field(default_factory=set)  # the names of all mappings
 
     def take(self, content: Mapping[Any, Any], folder: str = "", depth: int = 0) -> None:
         """Add a mapping and what is below it."""
+        self.levels.add(folder)
         for key, value in content.items():
             name = f"{folder}.{key}" if folder else str(key)
             if not isinstance(key, str) or not isinstance(value, Tensor | Mapping) or depth > _DEEPEST:
-                self.others.append(name)
+                self.others[name] = folder
             elif isinstance(value, Mapping):
                 self.take(value, name, depth + 1)
             elif name in self.tensors:
@@ -112,9 +119,8 @@ def fitted(content: Mapping[str, Any], own: Mapping[str, Tensor], *, source: str
     if not inside:
         there = dict.fromkeys(flat.folders[name] or name.split(".")[0] for name in flat.tensors)
         raise ValueError(f"{source} has no entry {key!r} with tensors in it; there are: {', '.join(there)}")
-    levels = {"", *_levels(flat)}
-    start = _beginning(inside, own, source=source, folders=flat.folders, levels=levels)
-    entry = _entry(start, levels)
+    start = _beginning(inside, own, source=source, folders=flat.folders, levels=flat.levels)
+    entry = _entry(start, flat.levels)
     base = f"{entry}." if entry else ""
     fitting = {flat.folders[name] for name in inside if _final(name, start, base, own) in own}
     is_nested = bool(fitting - {entry})  # or else what lies in mappings beside the weights is something else
@@ -134,8 +140,8 @@ def fitted(content: Mapping[str, Any], own: Mapping[str, Tensor], *, source: str
         (tensors if final in own else unexpected)[final] = tensor
         for part in _taken(name[len(base) :], final):
             stripped[part] += 1
-    rest = [_upper(name, flat.folders[name], entry, levels) for name in flat.tensors if name not in used]
-    rest += [_upper(name, name.rpartition(".")[0], entry, levels) for name in flat.others]
+    unused = {name: folder for name, folder in flat.folders.items() if name not in used} | flat.others
+    rest = [_upper(name, folder, entry, flat.levels) for name, folder in unused.items()]
     return Fit(tensors, unexpected, entry, stripped, [*dict.fromkeys(rest)])
 
 
@@ -241,12 +247,6 @@ def _taken(before: str, after: str) -> Iterator[str]:
             removed.append(left.pop())
     if removed:
         yield ".".join(reversed(removed)) + "."
-
-
-def _levels(flat: _Flat) -> Iterator[str]:
-    """The names of all nested mappings."""
-    for folder in set(flat.folders.values()):
-        yield from (start[:-1] for start in _starts(f"{folder}.") if start)
 
 
 def _upper(name: str, folder: str, entry: str, levels: set[str]) -> str:
