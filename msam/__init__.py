@@ -16,6 +16,7 @@ from msam.execution import OneByOne
 from msam.fastest import Fastest
 from msam.layerwise import Layerwise
 from msam.linear_course import LinearCourse
+from msam.loading import Loaded, load_foreign
 from msam.microbatches import microbatches
 from msam.optimizer import mSAM
 from msam.run import Run
@@ -55,6 +56,8 @@ __all__ = [
     "Task",
     "Examples",
     "load_task",
+    "load_foreign",
+    "Loaded",
     "TrainConfig",
     "Run",
     "train",

@@ -77,8 +77,7 @@ class _Flat:
     """A nested mapping, by dotted names."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    folders: dict[str, str] = field(default_factory=dict)  # name -> the mapping that it lies in
-    others: dict[str, str] = field(default_factory=dict)  # likewise, of what is no tensor
+    folders: dict[str, str] = field(default_factory=dict)  # name of any entry -> the mapping that it lies in
     levels: set[str] = field(default_factory=set)  # the names of all mappings
 
     def take(self, content: Mapping[Any, Any], folder: str = "", depth: int = 0) -> None:
@@ -87,7 +86,7 @@ class _Flat:
         for key, value in content.items():
             name = f"{folder}.{key}" if folder else str(key)
             if not isinstance(key, str) or not isinstance(value, Tensor | Mapping) or depth > _DEEPEST:
-                self.others[name] = folder
+                self.folders[name] = folder
             elif isinstance(value, Mapping):
                 self.take(value, name, depth + 1)
             elif name in self.tensors:
@@ -140,8 +139,7 @@ def fitted(content: Mapping[str, Any], own: Mapping[str, Tensor], *, source: str
         (tensors if final in own else unexpected)[final] = tensor
         for part in _taken(name[len(base) :], final):
             stripped[part] += 1
-    unused = {name: folder for name, folder in flat.folders.items() if name not in used} | flat.others
-    rest = [_upper(name, folder, entry, flat.levels) for name, folder in unused.items()]
+    rest = [_upper(name, folder, entry, flat.levels) for name, folder in flat.folders.items() if name not in used]
     return Fit(tensors, unexpected, entry, stripped, [*dict.fromkeys(rest)])
 
 
