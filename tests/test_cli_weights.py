@@ -42,14 +42,13 @@ def folder(tmp_path_factory):
 def test_a_foreign_copy_has_the_very_numbers_of_the_run(folder):
     options = "--probes 4 --steps 5 -k 2"
     own = json_of(f"spectrum {folder}/a {options}")
-    for weights in ("copy.pt", "two.pt:model"):
-        found = json_of(f"spectrum --weights {folder}/{weights} {TASK} {options}")
-        for question in ("eigenvalues", "trace", "density"):
-            paths = [Path(answers[question]["result"]) for answers in (found, own)]
-            assert paths[0].name == paths[1].name  # a hash of weights, data and question
-            assert paths[0].parent != paths[1].parent
-            one, other = (vars(Result.load(path)) for path in paths)
-            assert {name for name in one if not np.array_equal(one[name], other[name])} <= {"manifest"}
+    found = json_of(f"spectrum --weights {folder}/two.pt:model {TASK} {options}")
+    for question in ("eigenvalues", "trace", "density"):
+        paths = [Path(answers[question]["result"]) for answers in (found, own)]
+        assert paths[0].name == paths[1].name  # a hash of weights, data and question
+        assert paths[0].parent != paths[1].parent
+        one, other = (vars(Result.load(path)) for path in paths)
+        assert {name for name in one if not np.array_equal(one[name], other[name])} <= {"manifest", "seconds"}
 
 
 def test_the_same_command_again_reads_answers_back_and_a_changed_file_does_not(folder, tmp_path):
@@ -78,7 +77,6 @@ def test_every_command_that_takes_a_run_takes_weights(folder, tmp_path):
     weights = f"--weights {folder}/copy.pt {TASK}"
     few = "--points 5 --tolerance 0"
     assert "line" in json_of(f"slice {weights} --through {folder}/two.pt:ema {few}")
-    assert len(json_of(f"path --weights {folder}/two.pt:ema {weights} --points 3")["runs"]) == 2
     mixed = json_of(f"path {folder}/a --weights {folder}/two.pt:ema {TASK} --points 3 --out {tmp_path}/path.png")
     assert mixed["runs"] == [str(folder / "a"), str(folder / "two-ema-msam")]
     table = json_of(f"analyze {folder}/a {weights} {FEW} --draws 3")
