@@ -227,7 +227,7 @@ _ELSEWHERE = (
 )
 
 
-def runs_argument(number: int | None = 1) -> Decorator:
+def runs_argument(number: int | None = 1, metavar: str = "RUN") -> Decorator:
     """So many RUNs, any number when None, or weights from elsewhere; the command gets ``runs``, which opens them."""
 
     def decorate(command: Command) -> Command:
@@ -242,9 +242,7 @@ def runs_argument(number: int | None = 1) -> Decorator:
                 raise click.UsageError("--weights FILE and --task, with its --model and --set, go together")
             return command(runs=lambda: _opened(paths, weights, sweeps=number is None, **about), **arguments)
 
-        metavar = "RUN..." if number is None else " ".join(["RUN"] * number)
-        for option in _ELSEWHERE:
-            parsed = option(parsed)
+        parsed = functools.reduce(lambda made, option: option(made), _ELSEWHERE, parsed)
         return click.argument("paths", metavar=metavar, nargs=-1, type=PATH)(parsed)
 
     return decorate
@@ -252,15 +250,14 @@ def runs_argument(number: int | None = 1) -> Decorator:
 
 def _opened(paths: Sequence[Path], weights: Sequence[Path], *, sweeps: bool, task: str, **about: Any) -> list[Run]:
     from msam.adoption import adopt
-    from msam.foreign import split_key
     from msam.run import Run
     from msam.sweep import open_runs
 
     runs = open_runs(paths) if sweeps else [Run.open(path) for path in paths]
-    for file, key in map(split_key, weights):
+    for file in weights:
         with _usage():
             settings = _settings(task, **about)
-        runs.append(adopt(file, task, settings=settings, key=key, say=_say))
+        runs.append(adopt(file, task, settings=settings, say=_say))
     return runs
 
 
@@ -595,7 +592,7 @@ def slice_(
 
 
 @main.command(name="path", epilog="Example: msam path runs/a runs/b --align --bezier")
-@runs_argument(2)
+@runs_argument(2, "RUN RUN")
 @click.option(
     "--align", is_flag=True, help="The line after the second network's units are put in the first's order, too."
 )
@@ -695,7 +692,7 @@ def _print_table(table: RunTable, as_json: bool, files: dict[str, Path]) -> None
 
 
 @main.command(epilog="Example: msam analyze runs/a runs/b")
-@runs_argument(None)
+@runs_argument(None, "RUN...")
 @protocol_options()
 def analyze(runs: Opener, protocol: Protocol, as_json: bool, device: str) -> None:
     """Ask every question of every run under one protocol, and print the table. RUN may be a sweep."""
@@ -704,7 +701,7 @@ def analyze(runs: Opener, protocol: Protocol, as_json: bool, device: str) -> Non
 
 
 @main.command(epilog="Example: msam compare runs/a runs/b --out report.html")
-@runs_argument(None)
+@runs_argument(None, "RUN...")
 @click.option("--out", default="report.html", show_default=True, type=PATH, help="HTML to write.")
 @click.option("--note", default="", help="How the settings were chosen; printed in the report.")
 @protocol_options()

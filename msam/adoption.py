@@ -27,24 +27,23 @@ Say = Callable[[str], None]
 _UNDER_WAY = "adopting"  # how folders end that are not whole yet
 
 
-def adopt(path: str | Path, task: str, *, settings: Mapping[str, Any], key: str = "", say: Say) -> Run:
+def adopt(source: str | Path, task: str, *, settings: Mapping[str, Any], say: Say) -> Run:
     """The run of a checkpoint from elsewhere, ``<name>-msam`` beside the file, or in the working directory.
 
     The same file under the same settings is adopted once. A file that has changed, another entry of it or another task
     is another run, ``<name>-msam-2``, so that no answer is taken for that of other weights.
 
     Args:
-        path: see :func:`msam.load_foreign`.
+        source: the checkpoint, see :func:`msam.load_foreign`; ``FILE:ENTRY`` for one of several entries.
         task: whose model the weights are for.
         settings: of the task; those that are not named are the defaults.
-        key: the entry of the file.
         say: is told what was done to the names, line by line, and where the run is.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`msam.load_foreign`; or if there is no such task or setting.
         OSError: if neither folder can be written.
     """
-    path = Path(path)
+    path, key = split_key(source)
     whole(path)  # that it is there
     complete = complete_settings(task, settings)
     wanted = Adopted(task=task, settings=complete, file=str(path.absolute()), sha256=digest(path), key=key)
@@ -64,11 +63,11 @@ def run_path(text: Path, *, like: Run, say: Say) -> Path:
     Raises:
         FileNotFoundError, ValueError, OSError: see :func:`adopt`.
     """
-    path, key = split_key(text)
+    path, _ = split_key(text)
     inside = path.absolute().parent
     if is_run(path) or (inside.name == "checkpoints" and is_run(inside.parent)) or not path.exists():
         return text
-    return adopt(path, like.config.task, settings=like.config.settings, key=key, say=say).path
+    return adopt(text, like.config.task, settings=like.config.settings, say=say).path
 
 
 def _folders(path: Path, key: str) -> list[Path]:

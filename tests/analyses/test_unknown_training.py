@@ -72,7 +72,7 @@ def test_an_unknown_number_of_micro_batches_is_none_that_runs_differ_in():
 @pytest.mark.parametrize(
     ("configs", "names"),
     [
-        ([adopted("/x/b.pt"), TrainConfig(perturbation="none")], ["weights from b.pt", "SGD"]),
+        ([adopted("/x/b.pt"), TrainConfig(perturbation="none", settings={"hidden": 8})], ["weights from b.pt", "SGD"]),
         ([adopted("/x/b.pt"), adopted("/x/b.pt", key="ema")], ["weights from b.pt", "weights from b.pt:ema"]),
         ([adopted("/x/b.pt"), adopted("/y/b.pt")], ["weights from /x/b.pt", "weights from /y/b.pt"]),
         (

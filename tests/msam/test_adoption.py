@@ -30,8 +30,8 @@ def saved(path, *, seed):
     return path
 
 
-def adopted(path, said=None, *, settings=SETTINGS, **options):
-    return adopt(path, "digits", settings=settings, say=[].append if said is None else said.append, **options)
+def adopted(path, said=None, *, settings=SETTINGS):
+    return adopt(path, "digits", settings=settings, say=[].append if said is None else said.append)
 
 
 def test_the_run_stands_beside_the_file_and_says_where_it_comes_from(file):
@@ -66,7 +66,7 @@ def test_the_same_file_is_adopted_once_and_says_the_same(file):
 def test_other_bytes_another_task_and_another_entry_are_other_runs(file):
     first = adopted(file)
     assert adopted(file, settings=SETTINGS | {"train_examples": 30}).path.name == "b-msam-2"
-    assert adopted(file, key="state_dict").path.name == "b-state_dict-msam"
+    assert adopted(f"{file}:state_dict").path.name == "b-state_dict-msam"
     before = read_weights(first.checkpoint)
     saved(file, seed=2)
     changed = adopted(file)
