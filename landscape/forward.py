@@ -7,11 +7,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from landscape.batches import Batch
 
 Forward = Callable[[nn.Module, Batch], tuple[Any, Any]]
+Place = tuple[dict[str, Any], str]  # tensors of a layer by their names there, and one of these names
 
 
 def supervised(model: nn.Module, batch: Batch) -> tuple[Any, Any]:
@@ -58,18 +58,22 @@ class Names:
 
     Attributes:
         buffers: by name, tied ones once.
-        others: (another name of a tensor, its first name), of layers that are held under two names and of tied tensors.
+        places: where each tensor lies, by its name; of a layer that is held under several names, each of these.
+        tied: the places of a tensor's other names, by its first.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.buffers = dict(module.named_buffers())
+        self.places: dict[str, Place] = {}
+        self.tied: dict[str, list[Place]] = {}
         firsts = {id(tensor): name for name, tensor in (*module.named_parameters(), *self.buffers.items())}
-        held = [
-            (f"{owner}.{key}".removeprefix("."), firsts.get(id(tensor), ""))
-            for owner, part in module.named_modules()  # every layer once
-            for key, tensor in (*part._parameters.items(), *part._buffers.items())
-        ]
-        self.others = [(name, first) for name, first in held if first and name != first]
+        for owner, part in module.named_modules():  # every layer once
+            for slots in (part._parameters, part._buffers):
+                for key, tensor in slots.items():
+                    name, first = f"{owner}.{key}".removeprefix("."), firsts.get(id(tensor), "")
+                    self.places[name] = (slots, key)
+                    if first and name != first:
+                        self.tied.setdefault(first, []).append((slots, key))
 
     @classmethod
     def of(cls, module: nn.Module) -> Names:
@@ -85,10 +89,18 @@ _KNOWN: WeakKeyDictionary[nn.Module, Names] = WeakKeyDictionary()
 def call_with(module: nn.Module, named: Mapping[str, Tensor], *arguments: Any) -> Any:
     """What a module returns with other tensors in the place of those named; tied ones go with the one that is named.
 
-    As ``torch.func.functional_call``, which would leave the replacement behind in a layer that is held under two names.
+    As ``torch.func.functional_call``, which looks for the places at every call, and which would leave the replacement
+    behind in a layer that is held under two names.
     """
-    placed = dict(named)
-    for name, first in Names.of(module).others:
-        if first in named:
-            placed.setdefault(name, named[first])
-    return functional_call(module, placed, arguments, tie_weights=False)
+    names = Names.of(module)
+    held: list[tuple[Place, Any]] = []
+    try:
+        for name, tensor in named.items():
+            for place in (names.places[name], *names.tied.get(name, ())):
+                slots, key = place
+                held.append((place, slots[key]))
+                slots[key] = tensor
+        return module(*arguments)
+    finally:
+        for (slots, key), tensor in reversed(held):
+            slots[key] = tensor

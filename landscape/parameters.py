@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -54,12 +55,12 @@ class ParameterSpace:
                 )
         return cls(tuple(trainable), tuple(p.shape for p in trainable.values()))
 
-    @property
+    @functools.cached_property
     def sizes(self) -> list[int]:
         """The number of coordinates of each block."""
         return [shape.numel() for shape in self.shapes]
 
-    @property
+    @functools.cached_property
     def dim(self) -> int:
         """The number of coordinates in all."""
         return sum(self.sizes)

@@ -162,30 +162,48 @@ class Mean:
 
     def __init__(self) -> None:
         self._total: Tensor | None = None
+        self._only: Tensor | None = None  # the value of the first batch, until there is a second
         self.weight: Tensor | float = 0
 
     def add(self, value: Tensor, count: Tensor | int) -> None:
         """Take in the value of one batch. Scalars are summed in double precision."""
-        if isinstance(count, Tensor):
-            value = torch.where(count == 0, torch.zeros_like(value), value)  # a mean over nothing is NaN
-        elif count == 0:
+        number: Tensor | float = count
+        if isinstance(count, Tensor) and count.device.type == "cpu":  # elsewhere looking at it would wait for it
+            number = count.item()
+        if isinstance(number, Tensor):
+            value = torch.where(number == 0, torch.zeros_like(value), value)  # a mean over nothing is NaN
+        elif number == 0:
             value = torch.zeros_like(value)
-        share = value.to(_precision_of_sums(value)) * count
-        self._total = share if self._total is None else self._total.add_(share)
-        self.weight = self.weight + count
+        value = value.to(_precision_of_sums(value))
+        if self._only is None and self._total is None and not isinstance(number, Tensor):
+            self._only = value.clone()
+        elif self._total is None and self._only is None:
+            self._total = value * number
+        else:
+            self._total = self._sum().add_(value * number)
+            self._only = None
+        self.weight = self.weight + number
 
     def total_like(self, value: Tensor) -> Tensor:
         """The sum so far, of the dtype it is summed in; zeros of the shape of ``value`` where there was none."""
-        if self._total is None:
+        if self._total is None and self._only is None:
             return torch.zeros_like(value, dtype=_precision_of_sums(value))  # processes exchange them
-        return self._total.reshape(value.shape)
+        return self._sum().reshape(value.shape)
 
     @property
     def value(self) -> Tensor:
         """The mean so far."""
-        if self._total is None:
+        if self._total is None and self._only is None:
             raise ValueError("a mean over no batch is not defined")
-        return self._total / self.weight
+        if self._only is not None and self.weight != 0:
+            return self._only
+        return self._sum() / self.weight
+
+    def _sum(self) -> Tensor:
+        if self._only is not None:
+            return self._only * self.weight
+        assert self._total is not None
+        return self._total
 
 
 def _precision_of_sums(value: Tensor) -> torch.dtype:

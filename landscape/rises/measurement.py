@@ -17,7 +17,7 @@ from landscape.objective import Objective
 from landscape.perturbations import Perturbation
 from landscape.progress import Progress
 from landscape.results import Array
-from landscape.rises.layerwise import LayerByLayer
+from landscape.rises.layerwise import MOST_COPIED, LayerByLayer
 from landscape.rises.loop import OneAfterAnother
 from landscape.rises.rows import Portion, Rows, Run, portions
 from landscape.rises.vectorised import WithCopies
@@ -107,6 +107,12 @@ class Measurement:
     def account(self) -> dict[str, Any]:
         """How many shards went which way, and why not another, for a manifest."""
         return {"ways": dict(sorted(self.taken.items())), **({"reasons": self.reasons} if self.reasons else {})}
+
+    def _may_pay(self, size: int) -> bool:
+        """Whether a look at the layers is worth its time: for large shards only wide ones can make it pay."""
+        wide = [shape for shape in self.objective.space.shapes if len(shape) == 2]
+        few = size <= MOST_COPIED or any(size * sum(shape) < shape.numel() for shape in wide)
+        return few and self.shards[size] >= FEWEST
 
     def _usable(self, perturbations: Sequence[Perturbation]) -> list[Way]:
         ascents = [Ascent.of(perturbation, balls=(L2, Linf)) for perturbation in perturbations]
