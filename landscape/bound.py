@@ -58,9 +58,9 @@ class CurvatureAt:
         require_like(V, self._w, "V", columns=True)
         columns = V.reshape(len(self._w), -1)
         (image,), _ = self._work.means(
+            self._work.terms,
             lambda term: (self._bound.product(term, columns),),
-            (columns,),
-            terms=self._work.terms,
+            like=(columns,),
             release=self._bound.release,
         )
         self._require_certified()

@@ -16,7 +16,9 @@ from landscape.terms import Definition, Term
 
 MOST_EXAMPLES = 1024  # beyond, small networks gain nothing either
 QUICK_BYTES = 96 * 2**20  # a graph of products that is larger leaves the caches, and takes up to twice the time
-PASS_BYTES = 256 * 2**20  # a gradient goes through its graph once: larger chunks pay a little longer
+GRADIENT_BYTES = 256 * 2**20  # a graph that is gone through once may be larger
+LOSS_BYTES = 2 * 2**20  # no graph is kept: what layers pass on stays in the caches of a core
+LEAST_FOR_LOSS = 64  # examples, whatever that is
 _FEW = (2, 8)  # examples that graphs are measured on
 
 
@@ -107,7 +109,7 @@ def bytes_of_products(term: Term, w: Tensor, kind: Curvature) -> int:
     return graph.num_bytes + w.nbytes  # the gradient is kept with its graph
 
 
-def bytes_of_pass(term: Term, w: Tensor) -> int:
+def bytes_of_gradient(term: Term, w: Tensor) -> int:
     """What autograd keeps of a term for its gradient."""
     with graph_measured(without=[w, *tensors(term.batch)]) as graph:
         _is_differentiable(term, w)

@@ -92,7 +92,7 @@ class _Examples:
         """Σ dᵢ ℓᵢ² / (2 Σ dᵢ), whose second derivative in ℓ is diag(dᵢ) / Σ d."""
         return (self.counts * losses.square()).sum() / (2 * self.counts.sum())
 
-    def _require_mean(self, losses: Tensor, whole: Tensor, count: Tensor | int) -> None:
+    def _require_mean(self, losses: Tensor, whole: Tensor, count: Tensor | float) -> None:
         mean = (self.counts * losses).sum() / self.counts.sum()
         tolerance = 1e3 * torch.finfo(whole.dtype).eps * (1 + whole.abs())
         if not bool((mean - whole).abs() <= tolerance) or not bool((self.counts.sum() - count).abs() <= tolerance):

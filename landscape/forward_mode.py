@@ -34,7 +34,7 @@ class _Forward(Bound):
 
     def __init__(self, curvature: Curvature, w: Tensor) -> None:
         self.curvature, self.w = curvature, w
-        self.counts: dict[Term, Tensor | int] = {}
+        self.counts: dict[Term, Tensor | float] = {}
 
     def product(self, term: Term, V: Tensor) -> Tensor:
         if term not in self.counts:

@@ -150,7 +150,8 @@ class Objective:
         """L(w), a scalar tensor in the dtype of the weights; not finite where the loss is not."""
         self._require_weights(w)
         with torch.no_grad():  # not inference mode: what a model caches there could not be differentiated later
-            (loss,), weight = self.work.means(lambda term: (term.loss(w),), (w.new_zeros((), dtype=w.dtype),))
+            terms, like = self.work.loss_terms, (w.new_zeros(()),)
+            (loss,), weight = self.work.means(terms, lambda term: (term.loss(w),), like=like)
         self._weight = weight if w is self.weights else self._weight
         return loss
 
@@ -159,7 +160,7 @@ class Objective:
         self._require_weights(w)
         alone = self.work.of(self.batches)  # a graph does not go from process to process
         with second_derivatives():
-            return alone.means(lambda term: (term.loss(w),), (w.new_zeros(()),))[0][0]
+            return alone.means(alone.terms, lambda term: (term.loss(w),), like=(w.new_zeros(()),))[0][0]
 
     def gradient(self, w: Tensor) -> Tensor:
         """∇L(w), shape ``(dim,)``."""
@@ -168,10 +169,9 @@ class Objective:
     def loss_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """L(w), a scalar tensor, and ∇L(w), ``(dim,)``, in one pass over the data."""
         self._require_weights(w)
-        leaf = w.detach().requires_grad_()
-        (loss, gradient), weight = self.work.means(
-            lambda term: loss_and_slope(term.loss, leaf), (w.new_zeros(()), w.detach())
-        )
+        leaf, like = w.detach().requires_grad_(), (w.new_zeros(()), w.detach())
+        terms = self.work.gradient_terms
+        (loss, gradient), weight = self.work.means(terms, lambda term: loss_and_slope(term.loss, leaf), like=like)
         self._weight = weight if w is self.weights else self._weight
         return loss, gradient
 

@@ -153,7 +153,7 @@ def _shortfall(objective: Objective, score: Score) -> Measure:
     def measure(w: Tensor) -> float:
         like = (w.new_zeros(()),)
         with torch.no_grad():
-            (mean,), _ = objective.work.means(lambda term: value(term, w), like)
+            (mean,), _ = objective.work.means(objective.work.loss_terms, lambda term: value(term, w), like=like)
         return 1 - mean.item()
 
     return measure

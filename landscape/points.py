@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.batches import Batch, map_tensors, shape_of_examples, take, tensors
+from landscape.denominators import CrossEntropyDenominator
 from landscape.folding import Fold, folds, rectify_in_place
 from landscape.memory import is_out_of_memory
 from landscape.readings import Reading
@@ -74,6 +76,7 @@ class InPlace(Way):
         self, definition: Definition, buffer: Tensor, batches: Sequence[Batch], *, channels_last: bool, folded: bool
     ) -> None:
         self._definition = definition
+        self._counts: dict[Term, tuple[Any, int, Tensor | float]] = {}
         self._seam = copy.deepcopy(definition.seam)
         named = dict(self._seam.model.named_parameters())
         for name, view in definition.space.unflatten(buffer).items():
@@ -102,8 +105,18 @@ class InPlace(Way):
         """The outputs for a term."""
         with self._definition.kernels() if self._recurrent else nullcontext():
             outputs, term.targets = self._seam(term.batch)
-        term.count = self._definition.denominator(outputs, term.targets)
+        term.count = self._count(term, outputs)
         return outputs
+
+    def _count(self, term: Term, outputs: Any) -> Tensor | float:
+        """The denominator, known from the point before where it hangs on the same targets and on nothing else."""
+        targets, denominator = term.targets, self._definition.denominator
+        if not (isinstance(denominator, CrossEntropyDenominator) and isinstance(targets, Tensor)):
+            return denominator(outputs, targets)
+        known = self._counts.get(term)
+        if known is None or known[0] is not targets or known[1] != targets._version:
+            known = self._counts[term] = targets, targets._version, float(denominator(outputs, targets))
+        return known[2]
 
     def buffers(self) -> dict[str, Tensor]:
         """Copies of the numbers of the model that are no weights."""
@@ -127,6 +140,8 @@ class Points:
     def __init__(self, readings: Sequence[Reading], w: Tensor, directions: Sequence[Tensor], coordinates: Any) -> None:
         self._readings = readings
         self._w, self._directions, self._coordinates = w, directions, coordinates
+        self._at_home: list[bool] = (~coordinates.any(axis=1)).tolist()
+        self._rounded: list[list[float]] = torch.as_tensor(coordinates).to(w.dtype).tolist()  # infinite where too large
         self._buffer, self._row = w.clone(), torch.empty_like(w)
         self._row_is: tuple[float, ...] | None = None
         self._plain = [Plain(reading.definition, self._buffer, reading.batches) for reading in readings]
@@ -140,14 +155,14 @@ class Points:
 
     def at(self, index: int) -> list[float]:
         """The columns of all readings at one of the points."""
-        self._go(self._coordinates[index])
-        at_home = not self._coordinates[index].any()
+        self._go(self._rounded[index])
+        at_home = self._at_home[index]
         found: list[float] = []
         with torch.no_grad():
             for reading, way, plain in zip(self._readings, self._ways, self._plain, strict=True):
                 way.move()
-                columns = reading.columns(way.terms, way.outputs) if not at_home else [float("nan")]
-                if columns[0] - columns[0] != 0:  # not finite
+                columns = reading.columns(way.terms, way.outputs) if not at_home else [math.nan]
+                if not math.isfinite(columns[0]):
                     columns = reading.columns(plain.terms, plain.outputs)
                 found += columns
         return found
@@ -158,12 +173,9 @@ class Points:
         if others != self._row_is:
             self._row.copy_(self._w)
             for value, direction in zip(others, self._directions[1:], strict=True):
-                self._row.add_(direction, alpha=self._in_precision(value))
+                self._row.add_(direction, alpha=value)
             self._row_is = others
-        torch.add(self._row, self._directions[0], alpha=self._in_precision(coordinates[0]), out=self._buffer)
-
-    def _in_precision(self, value: float) -> float:
-        return torch.tensor(value, dtype=torch.float64).to(self._w.dtype).item()  # infinite where it is too large
+        torch.add(self._row, self._directions[0], alpha=coordinates[0], out=self._buffer)
 
     def _quickest(self, plain: Plain, reading: Reading) -> Way:
         images = any(isinstance(module, nn.Conv2d) for module in reading.definition.seam.modules())
@@ -203,12 +215,11 @@ class Points:
                 return same and unmoved
         return False
 
-    def _far(self) -> Iterator[Any]:
+    def _far(self) -> Iterator[list[float]]:
         """Some points of the grid, the outermost first."""
-        order = (abs(self._coordinates) ** 1.0).sum(axis=1).argsort()[::-1]
-        order = [i for i in order if self._coordinates[i].any()]
+        order = [i for i in abs(self._coordinates).sum(axis=1).argsort()[::-1] if not self._at_home[i]]
         for number in range(min(_TRIES, len(order))):
-            yield self._coordinates[order[number * len(order) // _TRIES]]
+            yield self._rounded[order[number * len(order) // _TRIES]]
 
     def _same(self, pairs: Sequence[tuple[Term, Term]], way: InPlace, plain: Plain) -> bool | None:
         """Whether two ways agree where the buffer is; None where the plain one is not finite."""

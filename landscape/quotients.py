@@ -106,4 +106,4 @@ def _quotient(
         term.count = chunk.count
         return (value,)
 
-    return objective.work.means(of_term, (w,), terms=objective.work.terms)[0][0]
+    return objective.work.means(objective.work.terms, of_term, like=(w,))[0][0]

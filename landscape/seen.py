@@ -77,7 +77,8 @@ class Eyes:
             return found
 
         with torch.no_grad():
-            means, _ = under.work.means(of_term, (w.new_zeros(()),) * (1 if self.score is None else 3))
+            like = (w.new_zeros(()),) * (1 if self.score is None else 3)
+            means, _ = under.work.means(under.work.loss_terms, of_term, like=like)
         return float(means[0]), math.nan if self.score is None else float(means[1] / means[2])
 
     def stderr(self, values: Tensor, mean: float) -> float:

@@ -125,7 +125,7 @@ class Term:
     def __init__(self, definition: Definition, batch: Batch) -> None:
         self.definition = definition
         self.batch = batch
-        self.count: Tensor | int = 0
+        self.count: Tensor | float = 0
         self.targets: Any = None  # what ``forward`` made of the batch, once the outputs have been computed
 
     def outputs(self, w: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class Mean:
         self._only: Tensor | None = None  # the value of the first batch, until there is a second
         self.weight: Tensor | float = 0
 
-    def add(self, value: Tensor, count: Tensor | int) -> None:
+    def add(self, value: Tensor, count: Tensor | float) -> None:
         """Take in the value of one batch. Scalars are summed in double precision."""
         number: Tensor | float = count
         if isinstance(count, Tensor) and count.device.type == "cpu":  # elsewhere looking at it would wait for it

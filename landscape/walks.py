@@ -85,11 +85,12 @@ class Walk:
         return self._summed(array if self._sharing.is_first else np.zeros_like(array))[0]
 
     def _alone(self, waiting: Sequence[int]) -> None:
-        for index in waiting:
+        done = int(self.finished.sum())
+        for number, index in enumerate(waiting, start=done + 1):
             self._evaluate(index)
             if self._kept is not None:
                 self._kept.write(self.values, self.finished, now=False)
-            self._progress(int(self.finished.sum()), len(self.finished))
+            self._progress(number, len(self.finished))
 
     def _evaluate(self, index: int) -> None:
         self.values[index] = self._at(index)

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from landscape.arguments import integer
 from landscape.batches import Batch, bytes_of_example, num_examples
-from landscape.chunks import PASS_BYTES, QUICK_BYTES, GraphSize, bytes_of_pass, bytes_of_products, cut, halves
+from landscape.chunks import (
+    GRADIENT_BYTES,
+    LEAST_FOR_LOSS,
+    LOSS_BYTES,
+    QUICK_BYTES,
+    GraphSize,
+    bytes_of_gradient,
+    bytes_of_products,
+    cut,
+    halves,
+)
 from landscape.curvatures import HESSIAN, Curvature
 from landscape.memory import is_out_of_memory
 from landscape.processes import Alone, Sharing
@@ -25,8 +35,8 @@ ALWAYS_QUICK = 32  # examples that are not worth a look at how large their graph
 class Work:
     """The data of an objective in chunks, those of this process, and how means over all of them are taken.
 
-    Losses and gradients go through the data in larger chunks than products with matrices do, whose graphs are larger
-    and are gone through again and again.
+    Products with matrices, gradients and losses each go through the data in chunks of their own size: a gradient's graph
+    is smaller than the one that a product keeps, and a loss has none.
 
     Args:
         definition: of the terms.
@@ -54,9 +64,8 @@ class Work:
         self.sharing = Alone() if sharing is None else sharing
         self._whole = whole
         self._graphs: dict[str, GraphSize] = {}  # by the kind of matrix; that of a gradient under no name
-        self._decided: tuple[int, int] | None = None if whole is None else whole._decided
-        self._terms: list[Term] | None = None
-        self._passes: list[Term] | None = None
+        self._decided: tuple[int, ...] | None = None if whole is None else whole._decided
+        self._chunks: dict[int, list[Term]] = {}  # by the most examples in one
         self.halvings = 0  # how often a chunk was cut in two because memory ran out
         if self.sharing.number > 1 and self._decided is None and self._limit is None and not self._is_quick:
             # graphs may be measured to take more on another machine, and chunks must be the same for all
@@ -70,7 +79,7 @@ class Work:
         """The same data and processes under another definition of the terms."""
         other = copy.copy(self)
         other.definition, other._w = definition, w
-        other._terms, other._passes, other.halvings = None, None, 0
+        other._chunks, other.halvings = {}, 0
         if definition.space != self.definition.space:  # graphs hang on shapes only
             other._graphs, other._whole = {}, None
         return other
@@ -85,9 +94,9 @@ class Work:
         return self._measured(kind.name, lambda term: bytes_of_products(term, self._w, kind))
 
     @property
-    def pass_graph(self) -> GraphSize:
+    def gradient_graph(self) -> GraphSize:
         """What the graphs of gradients take."""
-        return self._measured("", lambda term: bytes_of_pass(term, self._w))
+        return self._measured("", lambda term: bytes_of_gradient(term, self._w))
 
     @property
     def limit(self) -> int | None:
@@ -97,42 +106,58 @@ class Work:
     @property
     def chunk_size(self) -> int:
         """The most examples to a chunk for products."""
-        if self._limit is not None:
-            return self._limit
-        return self.graph.chunk(QUICK_BYTES) if self._decided is None else self._decided[0]
+        return self._sizes(0, lambda: self.graph.chunk(QUICK_BYTES))
 
     @property
-    def pass_size(self) -> int:
-        """The most examples to a chunk for losses and gradients."""
-        if self._limit is not None:
-            return self._limit
-        return self.pass_graph.chunk(PASS_BYTES) if self._decided is None else self._decided[1]
+    def gradient_size(self) -> int:
+        """The most examples to a chunk for gradients."""
+        return self._sizes(1, lambda: self.gradient_graph.chunk(GRADIENT_BYTES))
+
+    @property
+    def loss_size(self) -> int:
+        """The most examples to a chunk for losses."""
+
+        def quick() -> int:
+            if self._w.device.type != "cpu":
+                return self.gradient_size
+            return min(self.gradient_size, max(LEAST_FOR_LOSS, self.gradient_graph.chunk(LOSS_BYTES)))
+
+        return self._sizes(2, quick)
 
     @property
     def terms(self) -> list[Term]:
         """The chunks of this process for products."""
-        if self._terms is None:
-            self._terms = self._own(list(self.batches) if self._is_quick else cut(self.batches, self.chunk_size))
-        return self._terms
+        return self._of_size(ALWAYS_QUICK if self._is_quick else self.chunk_size)
 
     @property
-    def passes(self) -> list[Term]:
-        """The chunks of this process for losses and gradients."""
-        if self._passes is None:
-            self._passes = self._own(self.pieces)
-        return self._passes
+    def gradient_terms(self) -> list[Term]:
+        """The chunks of this process for gradients."""
+        return self._of_size(ALWAYS_QUICK if self._is_quick else self.gradient_size)
+
+    @property
+    def loss_terms(self) -> list[Term]:
+        """The chunks of this process for losses."""
+        return self._of_size(ALWAYS_QUICK if self._is_quick else self.loss_size)
 
     @property
     def pieces(self) -> list[Batch]:
-        """The chunks of all processes for losses and gradients."""
-        return list(self.batches) if self._is_quick else cut(self.batches, self.pass_size)
+        """The chunks of all processes for losses."""
+        return cut(self.batches, ALWAYS_QUICK if self._is_quick else self.loss_size)
 
     @property
     def _is_quick(self) -> bool:
         return self._limit is None and all(num_examples(batch) <= ALWAYS_QUICK for batch in self.batches)
 
-    def _own(self, pieces: Sequence[Batch]) -> list[Term]:
-        return [Term(self.definition, pieces[i]) for i in self.sharing.block(len(pieces))]
+    def _sizes(self, place: int, measured: Callable[[], int]) -> int:
+        if self._limit is not None:
+            return self._limit
+        return measured() if self._decided is None else self._decided[place]
+
+    def _of_size(self, size: int) -> list[Term]:
+        if size not in self._chunks:
+            pieces = cut(self.batches, size)
+            self._chunks[size] = [Term(self.definition, pieces[i]) for i in self.sharing.block(len(pieces))]
+        return self._chunks[size]
 
     def _measured(self, name: str, num_bytes: Callable[[Term], int]) -> GraphSize:
         if self._whole is not None:
@@ -143,19 +168,18 @@ class Work:
             self._graphs[name] = GraphSize.measured(self.definition, longest, num_bytes)
         return self._graphs[name]
 
-    def _decided_by_first(self) -> tuple[int, int]:
-        """The sizes of chunks for products and for passes that the first process finds."""
-        sizes = self._w.new_tensor([self.chunk_size, self.pass_size])
+    def _decided_by_first(self) -> tuple[int, ...]:
+        """The sizes of chunks for products, gradients and losses that the first process finds."""
+        sizes = self._w.new_tensor([self.chunk_size, self.gradient_size, self.loss_size])
         (found,) = self.sharing.summed([sizes if self.sharing.is_first else torch.zeros_like(sizes)])
-        for_products, for_passes = found.tolist()
-        return int(for_products), int(for_passes)
+        return tuple(int(size) for size in found.tolist())
 
     def means(
         self,
+        terms: list[Term],
         of_term: Callable[[Term], Values],
-        like: Values,
         *,
-        terms: list[Term] | None = None,
+        like: Values,
         release: Callable[[], bool] | None = None,
     ) -> tuple[list[Tensor], float | Tensor]:
         """Σ_b d_b · value_b / Σ_b d_b over the terms of all processes, with one exchange, and Σ_b d_b.
@@ -163,9 +187,9 @@ class Work:
         Where memory runs out, ``release`` is called, and when there was nothing to release the chunk is cut in two.
 
         Args:
+            terms: the chunks of this process, those for products, gradients or losses.
             of_term: the values of one term; they set its count.
             like: tensors with the shapes, dtype and device of the values.
-            terms: the chunks of this process, as :attr:`terms`; :attr:`passes` when left out.
             release: gives back memory, and says whether there was any.
 
         Raises:
@@ -175,7 +199,7 @@ class Work:
         means = [Mean() for _ in like]
         failure: Exception | None = None
         try:
-            self._add(self.passes if terms is None else terms, of_term, means, release)
+            self._add(terms, of_term, means, release)
         except Exception as error:
             if self.sharing.number == 1:
                 raise

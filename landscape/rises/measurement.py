@@ -149,7 +149,7 @@ class Measurement:
         work = self.objective.work
         if work.limit is not None:
             return work.limit
-        return self.rows.number if self.rows.number <= ALWAYS_QUICK else work.pass_size
+        return self.rows.number if self.rows.number <= ALWAYS_QUICK else work.gradient_size
 
     def _portion(self, portion: Portion) -> None:
         """All shards of a portion, and of its halves where memory runs out."""

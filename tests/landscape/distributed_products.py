@@ -95,7 +95,7 @@ def failing(sharing):
     data = [(torch.ones(17, 6).double(), torch.arange(17) % 3)]
     objective = Objective(model, nn.functional.cross_entropy, data, chunk_size=4, sharing=sharing)
     if sharing.rank == sharing.number - 1:
-        objective.work.passes[0].batch = (torch.ones(4, 5).double(), torch.zeros(4).long())
+        objective.work.loss_terms[0].batch = (torch.ones(4, 5).double(), torch.zeros(4).long())
     try:
         objective.loss(objective.weights)
     except Exception as error:

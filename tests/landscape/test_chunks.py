@@ -93,21 +93,23 @@ class Watched(nn.Sequential):
         return super().forward(x)
 
 
-def test_losses_and_gradients_take_larger_chunks_than_products(monkeypatch):
+def test_losses_gradients_and_products_go_in_chunks_of_their_own(monkeypatch):
     monkeypatch.setattr("landscape.work.QUICK_BYTES", 1000)  # 136 an example
-    monkeypatch.setattr("landscape.work.PASS_BYTES", 1000)  # 56 an example
+    monkeypatch.setattr("landscape.work.GRADIENT_BYTES", 2000)  # 56 an example
+    monkeypatch.setattr("landscape.work.LOSS_BYTES", 500)
+    monkeypatch.setattr("landscape.work.LEAST_FOR_LOSS", 5)
     given, Watched.seen = problem("tanh_mlp"), []
     x, y = given.x.repeat(5, 1), given.y.repeat(5)  # 65 examples
     objective = Objective(Watched(*given.model), given.loss, [(x, y)])
     whole = Objective(given.model, given.loss, [(x, y)], chunk_size=65)
     w = objective.weights + 0.1
-    passes, products = objective.work.pass_size, objective.work.chunk_size
-    assert (products, passes) == (4, 16)
+    work = objective.work
+    assert (work.chunk_size, work.gradient_size, work.loss_size) == (4, 32, 8)
     hessian = HessianOperator(objective, weights=w)
     for ask, expected, size in (
-        (lambda: objective.loss(w), whole.loss(w), passes),
-        (lambda: objective.gradient(w), whole.gradient(w), passes),
-        (lambda: hessian.apply(w), whole.hvp(w, w), products),
+        (lambda: objective.loss(w), whole.loss(w), 8),
+        (lambda: objective.gradient(w), whole.gradient(w), 32),
+        (lambda: hessian.apply(w), whole.hvp(w, w), 4),
     ):
         Watched.seen.clear()
         assert torch.allclose(ask(), expected, rtol=1e-11, atol=1e-14)
@@ -116,10 +118,10 @@ def test_losses_and_gradients_take_larger_chunks_than_products(monkeypatch):
 
 
 def test_what_gradients_keep_stays_below_its_bytes(monkeypatch):
-    monkeypatch.setattr("landscape.work.PASS_BYTES", 4000)
+    monkeypatch.setattr("landscape.work.GRADIENT_BYTES", 4000)
     given = problem("tanh_mlp")
     objective = Objective(given.model, given.loss, [(given.x.repeat(10, 1), given.y.repeat(10))])
-    term = objective.work.passes[0]
+    term = objective.work.gradient_terms[0]
     with graph_measured(without=[objective.weights, *term.batch]) as graph:
         loss = term.loss(objective.weights.detach().requires_grad_())
     assert loss.requires_grad
