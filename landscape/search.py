@@ -78,7 +78,7 @@ class Search:
     ) -> None:
         self._sharing, self._weights = operator.objective.work.sharing, operator.weights
         self.ends, self.tol, self.budget, self.chance = ends, tol, budget, chance
-        self.space = Subspace(operator.apply, like=operator.weights, most=max_basis, agreed=self._agreed)
+        self.space = Subspace(operator.apply, like=operator.weights, most=max_basis)
         self.stopped = ""
         self._started_again = False
         self._dim = operator.dim
@@ -107,7 +107,9 @@ class Search:
             if self.stopped or self._agreed(self._none_hides(another, looked)):
                 break
             if self._agreed(not looked and not self._borders()):
-                self._add(None)
+                self._make_room(1)
+                outside, is_rounding = self.space.outside(self.space.next)
+                self._extend(outside, is_rounding=self._agreed(is_rounding))
         if not self.stopped:
             self._until(lambda: bool(self.pairs(self.ends).converged.all()))
         pairs = self.pairs(self.ends)
@@ -126,16 +128,36 @@ class Search:
         allowed = self.tol * values.abs() + 100 * self._rounding * self.space.scale
         return Pairs(values, coordinates, (norms**2 + floor**2).sqrt(), allowed, directions)
 
+    def _decided(self, found: int) -> int:
+        """What the first process has found: others, with other CPUs, may round what they go by to the other side.
+
+        That is an exchange of one number; what depends on one product is decided in one.
+        """
+        return int(self._sharing.decided(found, like=self._weights))
+
     def _agreed(self, found: bool) -> bool:
-        """What the first process has found: others, with other CPUs, may round what they go by to the other side."""
-        return bool(self._sharing.decided(float(found), like=self._weights))
+        return bool(self._decided(int(found)))
 
     def _until(self, enough: Callable[[], bool]) -> None:
         while self.space.size < self.ends.k or not self._may_not_go_on():
-            if self.space.size >= min(self.ends.k + 1, self._dim) and self._agreed(enough()):
+            may_end = self.space.size >= min(self.ends.k + 1, self._dim)
+            if self._stepped(ended=may_end and enough()):
                 return
-            # In the space of one chain all residuals are parallel to what the chain would add next.
-            self._add(self._behind())
+
+    def _stepped(self, *, ended: bool) -> bool:
+        """Add the residual of the first pair that has not converged, unless it has ended; whether it has."""
+        place = self._place_behind()
+        # In the space of one chain all residuals are parallel to what the chain would add next.
+        outside, is_rounding = self.space.outside(self._residual(place))
+        code = self._decided(0 if ended else 1 + 2 * (place + 1) + is_rounding)
+        if code == 0:
+            return True
+        chosen, is_rounding = (code - 1) // 2 - 1, bool((code - 1) % 2)
+        if chosen != place:
+            outside, _ = self.space.outside(self._residual(chosen))
+        self._make_room(1)  # what is outside the space is outside the part that is kept
+        self._extend(outside, is_rounding=is_rounding)
+        return False
 
     def _one_more_converged(self) -> bool:
         return bool(self.pairs(self._wanted).converged.all())
@@ -146,10 +168,17 @@ class Search:
 
     def _behind(self) -> Tensor | None:
         """The residual of the first pair that has not converged."""
-        pairs = self.pairs(self._wanted)
-        places = (~pairs.converged).nonzero().flatten().tolist()
-        place = int(self._sharing.decided(places[0] if places else -1, like=self._weights))
-        return pairs.directions[:, place] if place >= 0 else None
+        place = self._decided(self._place_behind())
+        return None if place < 0 else self._residual(place)
+
+    def _place_behind(self) -> int:
+        """Which pair is the first that has not converged; -1 where all have."""
+        places = (~self.pairs(self._wanted).converged).nonzero().flatten().tolist()
+        return int(places[0]) if places else -1
+
+    def _residual(self, place: int) -> Tensor:
+        """That of a pair; what Lanczos follows where there is none."""
+        return self.space.next if place < 0 else self.pairs(self._wanted).directions[:, place]
 
     def _borders(self) -> list[tuple[float, float]]:
         pairs = self.pairs(self.ends)
@@ -191,22 +220,27 @@ class Search:
             T = self.space.projection[kept:, kept:]
             chain = Chain((T + T.T) / 2, self.space.following, (self._dim - kept) * longer)
             places = self._places()
-            if self._agreed(all(chain.excludes(*place, chance=self.chance) for place in places)):
-                return chain
             floor = 100 * self._rounding * self.space.scale
-            if self._agreed(any(chain.has_found(sign, at, within=self.tol * abs(at) + floor) for sign, at in places)):
+            excluded = all(chain.excludes(*place, chance=self.chance) for place in places)
+            found = any(chain.has_found(sign, at, within=self.tol * abs(at) + floor) for sign, at in places)
+            outside, is_rounding = self.space.outside(self.space.next)
+            verdict = self._decided(0 if excluded else 1 if found else 2 + is_rounding)
+            if verdict == 0:
+                return chain
+            over = self.space.complete or self.space.full
+            if verdict == 1 or over or self.budget.exceeded(self.space.num_products):
                 return None
-            if self.space.complete or self.budget.exceeded(self.space.num_products) or self.space.full:
-                return None
-            if not self.space.follow():
+            if verdict == 3:
                 return replace(chain, following=0.0)  # what the random vector is made of has been seen whole
+            self.space.add(outside)
 
-    def _add(self, direction: Tensor | None) -> None:
-        self._make_room(1)
-        added = self.space.follow() if direction is None else self.space.extend(direction)
-        if not added:
+    def _extend(self, outside: Tensor, *, is_rounding: bool) -> None:
+        """Add a vector outside the space; a random one where that is nothing but rounding."""
+        if is_rounding:
             self._started_again = True
             self.space.start(self._generator)
+        else:
+            self.space.add(outside)
         self._report(self.space.num_products)
 
     def _make_room(self, needed: int) -> None:

@@ -20,14 +20,10 @@ class Subspace:
         product: v ↦ A v for one vector ``(dim,)``.
         like: a vector ``(dim,)`` with the device and dtype to work in.
         most: vectors that the basis may hold; :meth:`compress` makes room.
-        agreed: makes of what this process finds that on which all agree which share the products.
     """
 
-    def __init__(
-        self, product: Product, *, like: Tensor, most: int, agreed: Callable[[bool], bool] = lambda found: found
-    ) -> None:
+    def __init__(self, product: Product, *, like: Tensor, most: int) -> None:
         self._product = product
-        self._agreed = agreed
         self._like = like
         self.most = min(most, like.numel())
         self._basis = like.new_empty(0, like.numel())  # Q', (capacity, dim), one row a vector
@@ -58,18 +54,31 @@ class Subspace:
         """The length of what the newest image has outside the basis."""
         return float(torch.linalg.vector_norm(self._leftover))
 
+    def outside(self, direction: Tensor) -> tuple[Tensor, bool]:
+        """What is orthogonal to the basis in a direction, ``(dim,)``, at length 1; and whether it is but rounding."""
+        tiny = torch.finfo(self._like.dtype).tiny
+        length = torch.linalg.vector_norm(direction)
+        found = self._outside(direction / length.clamp(min=tiny))
+        left = torch.linalg.vector_norm(found)
+        is_more = float(length) > self._rounding and float(left * length) > self._rounding
+        is_more = is_more and float(left) >= 1e3 * torch.finfo(self._like.dtype).eps
+        return found / left.clamp(min=tiny), not is_more
+
+    def add(self, outside: Tensor) -> None:
+        """Add what :meth:`outside` has found, with one product."""
+        self._append(self._outside(outside))
+
     def extend(self, direction: Tensor) -> bool:
         """Add what is orthogonal to the basis in a direction, ``(dim,)``; False where that is nothing but rounding."""
-        length = torch.linalg.vector_norm(direction)
-        if not self._agreed(float(length) > self._rounding):
-            return False
-        outside = self._outside(direction / length)
-        left = torch.linalg.vector_norm(outside)
-        enough = float(left * length) > self._rounding and float(left) >= 1e3 * torch.finfo(self._like.dtype).eps
-        if not self._agreed(enough):
-            return False
-        self._append(self._outside(outside / left))
-        return True
+        outside, is_rounding = self.outside(direction)
+        if not is_rounding:
+            self.add(outside)
+        return not is_rounding
+
+    @property
+    def next(self) -> Tensor:
+        """The image of the newest vector less what it has in the basis, which Lanczos follows; ``(dim,)``."""
+        return self._leftover
 
     def follow(self) -> bool:
         """Add the image of the newest vector, as Lanczos does; False where the basis is invariant under A."""

@@ -35,8 +35,8 @@ ALWAYS_QUICK = 32  # examples that are not worth a look at how large their graph
 class Work:
     """The data of an objective in chunks, those of this process, and how means over all of them are taken.
 
-    Products with matrices, gradients and losses each go through the data in chunks of their own size: a gradient's graph
-    is smaller than the one that a product keeps, and a loss has none.
+    Products with matrices, gradients and losses each go through the data in chunks of their own size: the graph of a
+    gradient is smaller than the one that a product keeps, and a loss has none.
 
     Args:
         definition: of the terms.

@@ -89,6 +89,18 @@ def exchanges_of_a_product(sharing):
     return sharing.exchanges - before
 
 
+def exchanges_of_a_search(sharing):
+    """How many a search for eigenvalues takes, one that looks for copies and restarts, and its products."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    data = [(torch.linspace(-1, 1, 102).reshape(17, 6).double().sin(), torch.arange(17) % 3)]
+    hessian = HessianOperator(Objective(model, nn.functional.cross_entropy, data, chunk_size=4, sharing=sharing))
+    hessian.apply(hessian.weights)
+    before = getattr(sharing, "exchanges", 0)
+    pairs = top_eigenvalues(hessian, 3, tol=1e-9, max_basis=24)
+    return [getattr(sharing, "exchanges", 0) - before, pairs.num_products, *pairs.eigenvalues.tolist()]
+
+
 def failing(sharing):
     """One process cannot evaluate its chunks: it says why, and the others that another one has failed."""
     model = nn.Linear(6, 3).double()
@@ -171,6 +183,7 @@ if __name__ == "__main__":
     found = {"kept": measured(sharing, KeptGraphs()), "rebuilt": measured(sharing, RebuiltGraphs())}
     found["sharpness"] = sharpness(sharing)
     found["exchanges"] = exchanges_of_a_product(sharing)
+    found["search"] = exchanges_of_a_search(sharing)
     found["in_time"] = in_time(sharing)
     found["chosen"] = chosen(sharing)
     found["cut_alike"] = cut_alike(sharing)
