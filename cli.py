@@ -128,6 +128,7 @@ _SEEDS: Row = ("--seeds", click.IntRange(min=1), 3, "Seeds 0, 1, ... of each set
 _TRAINING: tuple[Row, ...] = (
     ("--task", str, "digits", "What to learn."),
     ("--model", str, None, "Model of the task, as listed by msam tasks show."),
+    ("--data", PATH, None, "Folder with the files of a task that reads some; MSAM_DATA says where they are later."),
     ("--epochs", int, 20, "Passes over the training data."),
     ("--batch-size", int, 100, "Examples per step."),
     ("--optimizer", str, "sgd", "Base optimizer: sgd or adamw."),
@@ -148,7 +149,7 @@ _TRAINING: tuple[Row, ...] = (
     ("--checkpoint-every", int, 0, "Keep the weights of every so many epochs; 0: the last only."),
 )
 _PROTOCOL: tuple[tuple[str, type, str], ...] = (  # the last of the names is that in Protocol, which has the default
-    ("--split split", str, "Data whose landscape is measured: train or test."),
+    ("--split split", str, "Data whose landscape is measured: train, validation or test."),
     ("-k eigenvalues", int, "Number of largest eigenvalues."),
     ("--tol tol", float, "Relative tolerance on their residuals."),
     ("--probes trace_probes", int, "Random vectors for the trace."),
@@ -252,11 +253,12 @@ def _opened(paths: Sequence[Path], weights: Sequence[Path], *, sweeps: bool, tas
     from msam.adoption import adopt
     from msam.run import Run
     from msam.sweep import open_runs
+    from msam.tasks.given import settings_given
 
     runs = open_runs(paths) if sweeps else [Run.open(path) for path in paths]
     for file in weights:
         with _usage():
-            settings = _settings(task, **about)
+            settings = settings_given(task, **about, data=None)
         runs.append(adopt(file, task, settings=settings, say=_say))
     return runs
 
@@ -279,38 +281,32 @@ def main() -> None:
         setattr(sys, name, stream)
 
 
-def _config(*, task_settings: Sequence[str], model: str | None, **entries: Any) -> TrainConfig:
+def _config(*, task_settings: Sequence[str], model: str | None, data: Path | None, **entries: Any) -> TrainConfig:
     """A config from options named like its entries; all settings of the task, with their types and defaults."""
     from msam.config import TrainConfig
+    from msam.tasks.given import settings_given
 
-    return TrainConfig(settings=_settings(entries["task"], task_settings=task_settings, model=model), **entries)
-
-
-def _settings(task: str, *, task_settings: Sequence[str], model: str | None) -> dict[str, Any]:
-    """All settings of a task, with their types and defaults."""
-    from msam.tasks.registry import complete_settings
-
-    given = dict(entry.partition("=")[::2] for entry in task_settings)
-    if not all("=" in entry for entry in task_settings):
-        raise ValueError(f"--set takes NAME=VALUE; got {', '.join(map(repr, task_settings))}")
-    if model is not None and given.get("model", model) != model:
-        raise ValueError(f"--model {model} and --set model={given['model']} differ; give one of them")
-    return complete_settings(task, given if model is None else given | {"model": model})
+    return TrainConfig(
+        settings=settings_given(entries["task"], task_settings=task_settings, model=model, data=data), **entries
+    )
 
 
 def _given() -> set[str]:
     """The settings that stand on the command line, by their names in the config."""
     ctx = click.get_current_context()
     given = {name for name in ctx.params if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE}
-    return given | ({"settings"} if given & {"model", "task_settings"} else set())
+    return given | ({"settings"} if given & {"model", "data", "task_settings"} else set())
 
 
 def _require_trainable(configs: Sequence[TrainConfig]) -> None:
     """Find out before anything is written or replaced what can be: whether options, data and model fit."""
     if "momentum" in _given() and configs[0].optimizer != "sgd":
         raise ValueError(f"--momentum is of sgd, and {configs[0].optimizer} does not take it; leave it out")
-    for config in {config.num_microbatches: config for config in configs}.values():
-        task = config.load_task()
+    from figures import terminal
+
+    with terminal.stages() as stage:
+        for config in {config.num_microbatches: config for config in configs}.values():
+            task = config.load_task(stage)
     task.model(seed=config.seed)
 
 
@@ -358,8 +354,8 @@ def _train(run: Run, device: str, stage: Callable[[str], Progress], processes: P
     from msam.training import train as train_run
 
     if not run.is_complete:
-        progress = stage(f"{run.path}: {run.about}")
-        train_run(run.training.load_task(), run.training, run, device=device, processes=processes, progress=progress)
+        task, name = run.training.load_task(stage), f"{run.path}: {run.about}"
+        train_run(task, run.training, run, device=device, processes=processes, progress=stage(name))
 
 
 @main.command(epilog="Example: msam sweep --perturbation none,sam --micro-batches 1,2,4,8 --seeds 3 --out runs/sweep")
@@ -632,7 +628,7 @@ def path_(
     for file in (first.result_path("path", "..."), out or first.figure_path("path-....png")):
         require_writable(file)
     with launched(device) as (sharing, place), terminal.stages(silent=not sharing.is_first) as stage:
-        task = first.config.load_task()
+        task = first.config.load_task(stage)
         a, b = (
             Subject(run, protocol, device=place, report=stage, task=task, sharing=sharing) for run in (first, second)
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses.answer import Answer, Report, unreported
+from analyses.answer import Answer
 from analyses.budget import Budget
 from analyses.protocol import Protocol
 from analyses.results import CurvatureInTraining
@@ -17,6 +17,7 @@ from analyses.subject import Subject
 from landscape.answers import Eigenpairs
 from landscape.files import require_writable
 from landscape.manifest import hash_of_settings
+from landscape.progress import Report, unreported
 from landscape.spectrum import top_eigenvalues
 from msam.run import Run
 from msam.stability import learning_rates, thresholds
@@ -106,7 +107,7 @@ def along_training(
     for file in (run.result_path("along-training", "..."), run.figure_path("along-training-....png")):
         require_writable(file)  # known before it is measured for minutes
     budget = None if seconds is None else Budget(seconds, {path.name: 1.0 for path in found})
-    task = run.config.load_task()
+    task = run.config.load_task(report)
     pairs: dict[Path, Answer[Eigenpairs]] = {}
     unreadable: dict[Path, str] = {}
     unmeasured: list[Path] = []

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from landscape.progress import Progress, silent
 from landscape.results import Result
 
 Kind = TypeVar("Kind", bound=Result)
-Report = Callable[[str], Progress]
-
-
-def unreported(stage: str) -> Progress:
-    """Report no stage."""
-    del stage
-    return silent
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from analyses.curvature import eigenvalues, trace
 from analyses.measures import ask
-from analyses.results import MEASURES, UNKNOWN, RunTable, differ_in_microbatches_alone
+from analyses.results import ALL_MEASURES, UNKNOWN, RunTable, differ_in_microbatches_alone
 from analyses.subject import Subject
 from analyses.surroundings import sharpness
 from landscape.manifest import protocol, require_comparable
@@ -42,6 +42,7 @@ def compare(subjects: Sequence[Subject]) -> RunTable:
     for subject in subjects:
         subject.require_writable()
     rows = [_row(subject) for subject in subjects]
+    measures = [name for name in ALL_MEASURES if name in rows[0]]  # all have a validation set, or none has
     manifest = _common_manifest(dict(zip(names, subjects, strict=True)))
     configs = [subject.run.config for subject in subjects]
     return RunTable(
@@ -49,9 +50,9 @@ def compare(subjects: Sequence[Subject]) -> RunTable:
         groups=np.array(groups),
         seeds=np.array([UNKNOWN if isinstance(config, Adopted) else config.seed for config in configs]),
         num_microbatches=np.array([_number(config) for config in configs]),
-        measures=np.array(list(MEASURES)),
-        values=np.array([[row[name][0] for name in MEASURES] for row in rows]),
-        errors=np.array([[row[name][1] for name in MEASURES] for row in rows]),
+        measures=np.array(measures),
+        values=np.array([[row[name][0] for name in measures] for row in rows]),
+        errors=np.array([[row[name][1] for name in measures] for row in rows]),
         converged=np.array([bool(eigenvalues(subject).result.converged[0]) for subject in subjects]),
         accuracy_covariance=_accuracy_covariance(subjects),
         manifest=manifest,
@@ -179,14 +180,24 @@ def _flat(config: TrainConfig | Adopted) -> dict[str, Any]:
     if unperturbed(config):
         for name in ("rho", "rho_schedule", "ball", "ascent_steps", "perturbed", "dropout", "optimizer"):
             entries.pop(name)
-    return entries | complete_settings(config.task, settings)
+    completed = complete_settings(config.task, settings)
+    completed.pop("data", None)  # a place; what lies there is compared itself
+    return entries | completed
 
 
 def _row(subject: Subject) -> dict[str, tuple[float, float]]:
     """Each measure with its uncertainty."""
     top, mass, rise = eigenvalues(subject).result, trace(subject).result, sharpness(subject).result
-    train, test = subject.train, subject.test
-    return {
+    train, test, validation = subject.train, subject.test, subject.validation
+    validated = (
+        {}
+        if validation is None
+        else {
+            "validation_accuracy": (validation.accuracy, validation.accuracy_stderr),
+            "validation_loss": (validation.loss, validation.loss_stderr),
+        }
+    )
+    return validated | {
         "test_accuracy": (test.accuracy, test.accuracy_stderr),
         "gap": (train.accuracy - test.accuracy, test.accuracy_stderr),  # training accuracy is exact
         "train_loss": (train.loss, 0.0),  # of the very examples it is the loss of

@@ -12,7 +12,7 @@ class Protocol:
     """Settings of all measurements.
 
     Attributes:
-        split: the data that the landscape is that of, ``"train"`` or ``"test"``.
+        split: the data that the landscape is that of: ``"train"``, ``"validation"`` or ``"test"``.
         eigenvalues: how many of the largest.
         tol: relative tolerance on their residuals.
         trace_probes: products for the trace.
@@ -29,7 +29,7 @@ class Protocol:
         seed: of probes, starting vectors and directions.
     """
 
-    split: Literal["train", "test"] = "train"
+    split: Literal["train", "validation", "test"] = "train"
     eigenvalues: int = 5
     tol: float = 1e-3
     trace_probes: int = 100
@@ -46,8 +46,8 @@ class Protocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.split not in ("train", "test"):
-            raise ValueError(f"split must be 'train' or 'test'; got {self.split!r}")
+        if self.split not in ("train", "validation", "test"):
+            raise ValueError(f"split must be 'train', 'validation' or 'test'; got {self.split!r}")
         for name in ("eigenvalues", "density_steps", "density_probes", "microbatch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")

@@ -10,7 +10,7 @@ import jinja2
 from analyses import words
 from analyses.comparison import unperturbed
 from analyses.protocol import Protocol
-from analyses.results import MEASURES, UNKNOWN, Picture, RunTable
+from analyses.results import ALL_MEASURES, UNKNOWN, Picture, RunTable
 from analyses.subject import Subject
 from landscape.files import atomic_write
 from msam.adopted import Adopted
@@ -50,7 +50,7 @@ def write_report(
         note=note,
         shows=words.what_it_shows(table),
         limits=words.what_it_does_not_show(table),
-        measures=MEASURES,
+        measures={name: ALL_MEASURES[name] for name in table.measures.tolist()},
         groups=words.cells(table)[1] if table.has_repeats else [],
         alone=1 in table.seeds_of_groups,
         all_known=not table.of_unknown_training.any(),

@@ -46,6 +46,11 @@ MEASURES: dict[str, Measure] = {
     "trace": Measure("Hessian trace", "standard error over probes", 2, flatness=True),
     "sharpness": Measure("m-sharpness", "standard error over shards", 4, flatness=True),
 }
+ON_VALIDATION: dict[str, Measure] = {  # where there is a validation set
+    "validation_accuracy": Measure("validation accuracy (%)", "binomial standard error", 1, scale=100),
+    "validation_loss": Measure("validation loss", "standard error over validation examples", 3),
+}
+ALL_MEASURES = MEASURES | ON_VALIDATION
 
 
 def differ_in_microbatches_alone(groups: Sequence[str], num_microbatches: Sequence[int]) -> bool:
@@ -74,9 +79,9 @@ class RunTable(Result):
         groups: ``(n,)``, runs of one group differ in their seed only.
         seeds: ``(n,)``, ``UNKNOWN`` for weights from elsewhere.
         num_microbatches: ``(n,)``, 0 for the base optimizer alone, which has no micro-batches; ``UNKNOWN`` likewise.
-        measures: ``(p,)``, keys of ``MEASURES``.
+        measures: ``(p,)``, those of ``MEASURES``, and of ``ON_VALIDATION`` where there is a validation set.
         values: ``(n, p)``.
-        errors: ``(n, p)``, the uncertainty of each value, as ``MEASURES`` says; NaN where there is no estimate.
+        errors: ``(n, p)``, the uncertainty of each value, as ``ALL_MEASURES`` says; NaN where there is no estimate.
         converged: ``(n,)``, whether the largest eigenvalue met its tolerance.
         accuracy_covariance: ``(n, n)``, of the test accuracies, as estimates for new examples: all runs are tested on
             the same ones. None where there is no accuracy, and in tables of versions that did not keep it.
@@ -182,9 +187,9 @@ class RunTable(Result):
         """Every value of every run with its uncertainty."""
         return [
             Line(
-                f"{name}: {MEASURES[measure].label}",
-                float(self.values[i, j] * MEASURES[measure].scale),
-                float(self.errors[i, j] * MEASURES[measure].scale) if MEASURES[measure].error else None,
+                f"{name}: {ALL_MEASURES[measure].label}",
+                float(self.values[i, j] * ALL_MEASURES[measure].scale),
+                float(self.errors[i, j] * ALL_MEASURES[measure].scale) if ALL_MEASURES[measure].error else None,
                 "NOT CONVERGED" if measure == "largest_eigenvalue" and not self.converged[i] else "",
             )
             for i, name in enumerate(self.names.tolist())

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from analyses.answer import Answer, Kind, Report, is_cut_short, unreported
+from analyses.answer import Answer, Kind, is_cut_short
 from analyses.budget import Budget
 from analyses.protocol import Protocol
 from landscape.batches import tensors
@@ -18,12 +18,12 @@ from landscape.objective import Objective
 from landscape.operators import HessianOperator
 from landscape.parameters import Vector
 from landscape.processes import Alone, Sharing
-from landscape.progress import Progress
+from landscape.progress import Progress, Report, unreported
 from landscape.scores import Score
 from msam.data import Examples
 from msam.evaluation import Evaluation, evaluate
 from msam.run import Run
-from msam.tasks import Task
+from msam.tasks import Split, Task
 from msam.training import choose_device
 
 FEW = 100  # examples that show whether targets are classes
@@ -67,16 +67,21 @@ class Subject:
         self.report = report
         self._budget = budget
         self._sharing = Alone() if sharing is None else sharing
-        self._task = task = task or run.config.load_task()
+        self._task = task = task or run.config.load_task(report)
         self._model = run.load_model(task).to(choose_device(device))
         self.about = task.about
         self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
-        self.held_out_split: Literal["train", "test"] = "test" if protocol.split == "train" else "train"
-        self.objective: Objective = task.objective(self._model, split=protocol.split, sharing=self._sharing)
+        if task.validation is not None:
+            self.data["validation set"] = _fingerprint(task.validation)
+        self.held_out_split: Split = "test" if protocol.split == "train" else "train"
+        self._over: dict[Split, Objective] = {}
+        self.objective: Objective = self.over(protocol.split)
 
-    def over(self, split: Literal["train", "test"]) -> Objective:
-        """The loss of the checkpoint over one split, that of the protocol or the other."""
-        return self.objective if split == self.protocol.split else self.held_out
+    def over(self, split: Split) -> Objective:
+        """The loss of the checkpoint over one split."""
+        if split not in self._over:
+            self._over[split] = self._task.objective(self._model, split=split, sharing=self._sharing)
+        return self._over[split]
 
     @cached_property
     def score(self) -> Score | None:
@@ -99,6 +104,11 @@ class Subject:
         """The model on the test examples."""
         return self._evaluation(self._task.test)
 
+    @cached_property
+    def validation(self) -> Evaluation | None:
+        """The model on the validation examples; None where there are none."""
+        return None if self._task.validation is None else self._evaluation(self._task.validation)
+
     def require_writable(self) -> None:
         """Find out before anything is measured whether answers can be kept, where none has been kept yet.
 
@@ -113,10 +123,10 @@ class Subject:
         """The Hessian at the checkpoint; all questions share what it keeps for its products."""
         return HessianOperator(self.objective)
 
-    @cached_property
+    @property
     def held_out(self) -> Objective:
-        """The objective of the same model on the other split."""
-        return self._task.objective(self._model, split=self.held_out_split, sharing=self._sharing)
+        """The objective of the same model on another split: on the test data for the training data, else on these."""
+        return self.over(self.held_out_split)
 
     def weights_at(self, run: Run) -> Vector:
         """The weights of a checkpoint of the same task and architecture, ``(dim,)``.
@@ -213,6 +223,5 @@ class Subject:
         return Answer(result, place)
 
     def _evaluation(self, examples: Examples) -> Evaluation:
-        there = examples.to(self.objective.weights.device)
         task = self._task
-        return evaluate(self._model, task.loss, there, forward=task.forward, denominator=task.denominator, each=True)
+        return evaluate(self._model, task.loss, examples, forward=task.forward, denominator=task.denominator, each=True)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from analyses.correlation import kendall_tau
-from analyses.results import MEASURES, RunTable
+from analyses.results import ALL_MEASURES, MEASURES, RunTable
 from landscape.results import Array
 
-HEADLINES = ("test_accuracy", "gap", "largest_eigenvalue", "trace", "sharpness")
+HEADLINES = ("test_accuracy", "validation_accuracy", "gap", "largest_eigenvalue", "trace", "sharpness")
 NONE = "-"  # in place of an accuracy, where targets are no classes
 LIKE_LOSSES = 1.5  # mean training losses within this factor pass as equal
 FLATNESS = [name for name, measure in MEASURES.items() if measure.flatness]
@@ -19,7 +19,7 @@ FLATNESS = [name for name, measure in MEASURES.items() if measure.flatness]
 
 def number(measure: str, value: float) -> str:
     """A value as the table writes it."""
-    settings = MEASURES[measure]
+    settings = ALL_MEASURES[measure]
     if settings.of_classes and np.isnan(value):
         return NONE
     rounded = round(value * settings.scale, settings.digits) + 0.0  # without the sign of a negative zero
@@ -28,7 +28,7 @@ def number(measure: str, value: float) -> str:
 
 def with_error(measure: str, value: float, error: float) -> str:
     """A value and its uncertainty as the table writes them: ``91.2 ± 1.0``; a value that is exact stands alone."""
-    if not MEASURES[measure].error or (MEASURES[measure].of_classes and np.isnan(value)):
+    if not ALL_MEASURES[measure].error or (ALL_MEASURES[measure].of_classes and np.isnan(value)):
         return number(measure, value)
     if not np.isfinite(error):
         return f"{number(measure, value)} (error unknown)"
@@ -37,7 +37,7 @@ def with_error(measure: str, value: float, error: float) -> str:
 
 def _error(measure: str, error: float) -> str:
     """An uncertainty in the digits of its value, or in as few as it takes to be more than nothing."""
-    settings = MEASURES[measure]
+    settings = ALL_MEASURES[measure]
     scaled = error * settings.scale
     smallest = 10.0**-settings.digits
     return f"{scaled:.{settings.digits}f}" if scaled >= smallest / 2 or scaled == 0 else f"{scaled:.0e}"
@@ -54,12 +54,14 @@ def over_seeds(measure: str, values: Array) -> str:
 
 def headlines(table: RunTable) -> list[str]:
     """The measures that a terminal shows: the test loss beside them where there is no accuracy."""
-    return [name for name in MEASURES if name in HEADLINES or (name == "test_loss" and not table.tells_classes)]
+    names = table.measures.tolist()
+    return [name for name in names if name in HEADLINES or (name == "test_loss" and not table.tells_classes)]
 
 
-def cells(table: RunTable, measures: Sequence[str] = tuple(MEASURES)) -> tuple[list[str], list[list[str]]]:
+def cells(table: RunTable, measures: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:
     """The table as headings and cells: groups with means over seeds, or runs with their uncertainties."""
-    headings = ["training", *(MEASURES[name].label for name in measures)]
+    measures = table.measures.tolist() if measures is None else measures
+    headings = ["training", *(ALL_MEASURES[name].label for name in measures)]
     if table.has_repeats:
         rows = [
             [group, *(over_seeds(name, table.column(name)[table.of_group(group)]) for name in measures)]
@@ -73,12 +75,12 @@ def cells(table: RunTable, measures: Sequence[str] = tuple(MEASURES)) -> tuple[l
     return headings, rows
 
 
-def run_cells(table: RunTable, row: int, measures: Sequence[str] = tuple(MEASURES)) -> list[str]:
+def run_cells(table: RunTable, row: int, measures: Sequence[str] | None = None) -> list[str]:
     """Every value of one run with its uncertainty."""
     return [
         with_error(name, float(table.column(name)[row]), float(table.error(name)[row]))
         + ("" if name != "largest_eigenvalue" or table.converged[row] else " not converged")
-        for name in measures
+        for name in (table.measures.tolist() if measures is None else measures)
     ]
 
 
@@ -168,7 +170,7 @@ def _flattest(table: RunTable) -> str:
 
 
 def _flattest_by(table: RunTable, measure: str) -> str:
-    label, means = MEASURES[measure].label, _means(table, measure)
+    label, means = ALL_MEASURES[measure].label, _means(table, measure)
     lost = [group for group, mean in means.items() if not np.isfinite(mean)]
     if lost:
         return f"{label} is not finite for {', '.join(lost)}, so nothing is ranked by it"
@@ -240,7 +242,7 @@ def _together(table: RunTable) -> str:
         means = _means(table, measure)
         tau = kendall_tau([means[group] for group in accuracy], list(accuracy.values()))
         parts.append(
-            f"{'undefined' if np.isnan(tau) else f'{tau:+.2f}'.replace('-', '−')} for {MEASURES[measure].label}"
+            f"{'undefined' if np.isnan(tau) else f'{tau:+.2f}'.replace('-', '−')} for {ALL_MEASURES[measure].label}"
         )
     ends = "−1: flatter always went with more accurate" if table.tells_classes else "+1: flatter always had less loss"
     return (

@@ -43,6 +43,11 @@ def tensors(batch: Batch) -> list[Tensor]:
     return found
 
 
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """A batch on a device; tensors that are there stay what they are."""
+    return map_tensors(lambda tensor: tensor.to(device), batch)
+
+
 def num_examples(batch: Batch) -> int:
     """The number of examples in a batch: the first dimension that all its tensors share.
 
@@ -89,7 +94,7 @@ def shape_of_examples(batch: Batch) -> str:
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
-    """Put batches of one structure end to end.
+    """Put batches of one structure end to end; parts that lie so in memory are not copied.
 
     Raises:
         ValueError: if the structure or the shape of an example differs between the batches.
@@ -109,7 +114,28 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
 
 
 def _concatenate_column(first: Tensor, parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts) if first.ndim > 0 else first
+    if first.ndim == 0:
+        return first
+    return _joined(first, parts) if _lie_end_to_end(parts) else torch.cat(parts)
+
+
+def _lie_end_to_end(parts: list[Tensor]) -> bool:
+    """Whether parts are what one tensor was cut into."""
+    first, place = parts[0], parts[0].storage_offset()
+    for part in parts:
+        alike = part.dtype == first.dtype and part.shape[1:] == first.shape[1:] and part.is_contiguous()
+        if not alike or part.storage_offset() != place or part.requires_grad:
+            return False
+        if part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+            return False
+        place += part.numel()
+    return True
+
+
+def _joined(first: Tensor, parts: list[Tensor]) -> Tensor:
+    rows = sum(len(part) for part in parts)
+    flat = first.as_strided((sum(part.numel() for part in parts),), (1,), first.storage_offset())
+    return flat.view(rows, *first.shape[1:])
 
 
 def regroup(batches: Iterable[Batch], size: int) -> Iterator[Batch]:

@@ -41,15 +41,18 @@ class GraphSize:
         """
         sizes = [min(few, num_examples(batch)) for few in _FEW]
         try:
-            small, large = (num_bytes(Term(definition, take(batch, 0, size))) for size in sizes)
+            heads = [definition.seam.placed(take(batch, 0, size)) for size in sizes]  # which no graph is charged with
+            small, large = (num_bytes(Term(definition, head)) for head in heads)
         except Exception:  # whatever the model raises
             return cls(0, QUICK_BYTES / 128)
         each = (large - small) / (sizes[1] - sizes[0]) if sizes[1] > sizes[0] else float(large)
         return cls(max(0.0, small - sizes[0] * each), max(1.0, each))
 
     def of(self, term: Term) -> int:
-        """For the examples of a term."""
-        return int(self.fixed + self.each * num_examples(term.batch))
+        """For the examples of a term, with these themselves where they are brought to the device for it."""
+        device = term.definition.seam.device
+        brought = sum(part.nbytes for part in tensors(term.batch) if part.device != device)
+        return brought + int(self.fixed + self.each * num_examples(term.batch))
 
     def chunk(self, most_bytes: float) -> int:
         """The number of examples to a chunk: a power of two whose graphs stay below so many bytes."""

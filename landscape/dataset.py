@@ -10,15 +10,16 @@ from torch import Tensor
 
 from landscape import checks
 from landscape.arguments import integer
-from landscape.batches import Batch, Fingerprint, map_tensors, num_examples, regroup, split
+from landscape.batches import Batch, Fingerprint, map_tensors, num_examples, regroup, split, tensors
 from landscape.chunks import merged
+from landscape.memory import SHARE_OF_DATA, available_bytes
 
 
 class DataSet:
     """Batches that nobody else changes, and what they are.
 
     Args:
-        batches: on the device where they are used.
+        batches: on the device where they are used, or on another, from which they go there when they are.
         fingerprint: of them, where it is known.
 
     Attributes:
@@ -35,11 +36,14 @@ class DataSet:
     def read(cls, data: Iterable[Batch], device: torch.device) -> DataSet:
         """Copies of all batches on a device; two passes over the data must give the same examples.
 
+        Data that would take too much of the memory there are not copied, and stay where they are.
+
         Raises:
-            ValueError: if they do not, or there is none.
+            ValueError: if two passes do not, or there is no example.
         """
-        copies = (map_tensors(lambda tensor: tensor.detach().to(device, copy=True), batch) for batch in data)
-        batches = [batch for batch in copies if num_examples(batch) > 0]  # a mean over no example is not a number
+        copies = _copies(data, device)
+        found = [map_tensors(Tensor.detach, batch) for batch in data] if copies is None else copies
+        batches = [batch for batch in found if num_examples(batch) > 0]  # a mean over no example is not a number
         fingerprint = Fingerprint.of(batches)
         checks.require_same_data(fingerprint, Fingerprint.of(data))
         pieces, sizes = merged(batches), [num_examples(batch) for batch in batches]
@@ -97,6 +101,18 @@ class DataSet:
         if self._fingerprint is None:
             self._fingerprint = Fingerprint.of(self.batches)
         return self._fingerprint
+
+
+def _copies(data: Iterable[Batch], device: torch.device) -> list[Batch] | None:
+    """Copies of all batches on a device; None where they would take too much of it."""
+    room = SHARE_OF_DATA * available_bytes(device)
+    copies = []
+    for batch in data:
+        room -= sum(tensor.nbytes for tensor in tensors(batch))
+        if room < 0:
+            return None
+        copies.append(map_tensors(lambda tensor: tensor.detach().to(device, copy=True), batch))
+    return copies
 
 
 def _rows(tensor: Tensor, *, rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from landscape.batches import Batch
+from landscape.batches import Batch, moved
 
 Forward = Callable[[nn.Module, Batch], tuple[Any, Any]]
 Place = tuple[dict[str, Any], str]  # tensors of a layer by their names there, and one of these names
@@ -41,16 +41,24 @@ def supervised(model: nn.Module, batch: Batch) -> tuple[Any, Any]:
 
 
 class Seam(nn.Module):
-    """A model together with the way it reads a batch, so that ``functional_call`` can put other weights into it."""
+    """A model together with the way it reads a batch, so that ``functional_call`` can put other weights into it.
+
+    A batch that lies elsewhere is brought to the device of the model, for this one time.
+    """
 
     def __init__(self, model: nn.Module, read: Forward) -> None:
         super().__init__()
         self.model = model
         self.read = read
+        self.device = next((parameter.device for parameter in model.parameters()), None)
 
     def forward(self, batch: Batch) -> tuple[Any, Any]:
         """(outputs, targets) of one batch."""
-        return self.read(self.model, batch)
+        return self.read(self.model, self.placed(batch))
+
+    def placed(self, batch: Batch) -> Batch:
+        """A batch where the model is."""
+        return batch if self.device is None else moved(batch, self.device)
 
 
 class Names:

@@ -23,8 +23,10 @@ def hash_of_tensor(tensor: Tensor) -> str:
     import torch
 
     header = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+    found = hashlib.blake2b(header, digest_size=16)
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.blake2b(header + raw.tobytes(), digest_size=16).hexdigest()
+    found.update(raw.data)  # not copied: there may be much of it
+    return found.hexdigest()
 
 
 def hash_of_settings(settings: Mapping[str, Any]) -> str:

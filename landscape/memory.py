@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from landscape.batches import Batch, tensors
+
+SHARE_OF_DATA = 0.25  # of the free memory of a device, that data may take there
 _CONTROL_GROUP = Path("/sys/fs/cgroup")  # what a container or a job of a cluster may take
 
 
@@ -44,10 +47,16 @@ def graph_measured(*, without: Sequence[Tensor] = ()) -> Iterator[Graph]:
 def available_bytes(device: torch.device) -> int:
     """The memory that could be taken on a device now, in bytes; 4 GiB where the system does not tell."""
     if device.type != "cpu":
-        memory = getattr(torch.get_device_module(device), "mem_get_info", None)
+        memory = getattr(getattr(torch, device.type, None), "mem_get_info", None)
         return int(memory(device)[0]) if memory else 4 * 2**30
     found = [_available_by_kernel(), _left_of_control_group()]
     return min((number for number in found if number is not None), default=4 * 2**30)
+
+
+def fits(batch: Batch, device: torch.device) -> bool:
+    """Whether data may be brought to a device to stay: they are there, or leave most of its free memory to the work."""
+    there = [tensor for tensor in tensors(batch) if tensor.device != device]
+    return sum(tensor.nbytes for tensor in there) <= SHARE_OF_DATA * available_bytes(device) if there else True
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from landscape.progress import Report, unreported
 from msam.tasks import Task
 from msam.tasks.registry import load_task
 
@@ -62,10 +63,13 @@ class Adopted:
         names = ("task", "settings", "sha256", "key")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
-    def load_task(self) -> Task:
+    def load_task(self, report: Report = unreported) -> Task:
         """The task, its data loaded.
+
+        Args:
+            report: of data being read.
 
         Raises:
             ValueError: if the task or a setting is unknown.
         """
-        return load_task(self.task, self.settings)
+        return load_task(self.task, self.settings, report=report)

@@ -13,6 +13,7 @@ from torch import nn
 
 from landscape.manifest import hash_of_settings
 from landscape.perturbations import Perturbation
+from landscape.progress import Report, unreported
 from msam.choices import (
     BALLS,
     BATCH_NORMS,
@@ -170,14 +171,17 @@ class TrainConfig:
             return found
         return found | {f"the setting {name}": value for name, value in self.completed().settings.items()}
 
-    def load_task(self) -> Task:
+    def load_task(self, report: Report = unreported) -> Task:
         """The task, its data loaded; checks that every batch can be split.
+
+        Args:
+            report: of data being read.
 
         Raises:
             ValueError: if the task or a setting is unknown, the last batch is smaller than the micro-batches, or no
                 parameter of the model is among those to be perturbed.
         """
-        task = load_task(self.task, self.settings)
+        task = load_task(self.task, self.settings, report=report)
         if self.perturbed != "all":
             perturbed_of(task.model(seed=self.seed), self.perturbed)
         last = len(task.train) % self.batch_size or self.batch_size

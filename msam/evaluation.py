@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,12 +128,13 @@ def evaluate(
     """
     denominator = denominator or denominator_of(loss)
     modes = [(module, module.training) for module in model.modules()]
+    there = examples.to(next(model.parameters()).device)
     model.eval()
     try:
         with torch.no_grad():
-            first, _ = forward(model, next(examples.batches(1)))
+            first, _ = forward(model, next(there.batches(1)))
             size = max(1, min(BATCH, MOST_BYTES // max(1, bytes_of_example(first))))
-            pairs: Iterator[Batch] = (forward(model, batch) for batch in examples.batches(size))
+            pairs: Iterator[Batch] = (forward(model, batch) for batch in there.batches(size))
             if denominator is number_of_examples:
                 pairs = iter([concatenate(list(pairs))])
             parts = [_Part.of(outputs, targets, loss, denominator, each) for outputs, targets in pairs]
@@ -206,3 +207,19 @@ def _together(parts: list[_Part]) -> Evaluation:
 def _numbers(parts: list[Any]) -> Array:
     numbers: Array = np.concatenate([part.cpu().double().numpy() for part in parts])
     return numbers
+
+
+def metrics_of(
+    model: nn.Module,
+    loss: Loss,
+    splits: Mapping[str, Examples],
+    *,
+    forward: Forward = supervised,
+    denominator: Denominator | None = None,
+) -> dict[str, float]:
+    """Loss and accuracy on each split, as columns of a table: ``test_loss``, ``test_accuracy``."""
+    found: dict[str, float] = {}
+    for name, examples in splits.items():
+        seen = evaluate(model, loss, examples, forward=forward, denominator=denominator)
+        found |= {f"{name}_loss": seen.loss, f"{name}_accuracy": seen.accuracy}
+    return found

@@ -16,7 +16,7 @@ from msam.checkpoints import is_whole, load_optimizer_state, load_weights, read_
 from msam.choices import PRECISIONS, RHO_SCHEDULES, SCHEDULES
 from msam.config import TrainConfig
 from msam.data import draws_of, shuffled
-from msam.evaluation import evaluate
+from msam.evaluation import metrics_of
 from msam.fastest import Fastest
 from msam.processes import Processes
 from msam.replay import RandomState
@@ -47,7 +47,8 @@ class Trainer:
 
     def __init__(self, task: Task, config: TrainConfig, run: Run, device: torch.device, processes: Processes) -> None:
         self.task, self.config, self.run, self.device, self.processes = task, config, run, device, processes
-        self.train, self.test = task.train.to(device), task.test.to(device)
+        self.train = task.train.to(device)
+        self.held_out = {name: examples.to(device) for name, examples in task.held_out.items()}
         self.model = task.model(seed=config.seed).to(device)
         self.denominator = task.denominator or denominator_of(task.loss)
         self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
@@ -97,17 +98,17 @@ class Trainer:
             shares.append(self.optimizer.denominator)
             losses.append(loss.item() * shares[-1])
         self._require_finite(_all_weights(self.model), "a weight is no longer finite", step=number)
-        test = evaluate(self.model, self.task.loss, self.test, forward=self.task.forward, denominator=self.denominator)
-        self._require_finite(
-            torch.tensor(test.loss, dtype=torch.float64), f"the test loss became {test.loss}", step=number
+        seen = metrics_of(
+            self.model, self.task.loss, self.held_out, forward=self.task.forward, denominator=self.denominator
         )
+        test_loss = torch.tensor(seen["test_loss"], dtype=torch.float64)
+        self._require_finite(test_loss, f"the test loss became {test_loss.item()}", step=number)
         self.epoch += 1
         row: dict[str, float] = {
             "epoch": self.epoch,
             "lr": lr,
             "train_loss": sum(losses) / sum(shares) if shares else float("nan"),
-            "test_loss": test.loss,
-            "test_accuracy": test.accuracy,
+            **seen,
             "skipped_steps": self.optimizer.skipped_steps - skipped_before,
             "seconds": time.perf_counter() - started,
         }

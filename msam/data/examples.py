@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -9,26 +10,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, map_tensors, take
+from landscape.batches import Batch, map_tensors, moved, take
+from landscape.memory import fits
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs, ``(n, ...)`` or any nesting of tuples, lists and mappings of such tensors, and targets ``(n, ...)``."""
+    """Examples in their order.
+
+    Attributes:
+        inputs: ``(n, ...)``, or any nesting of tuples, lists and mappings of such tensors.
+        targets: ``(n, ...)``.
+        device: where batches go when they are taken; None where the examples are.
+    """
 
     inputs: Batch = field(repr=False)
     targets: Tensor = field(repr=False)
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def to(self, device: torch.device) -> Examples:
-        """The same examples on a device."""
-        return Examples(map_tensors(lambda tensor: tensor.to(device), self.inputs), self.targets.to(device))
+        """The same examples for a device: there, if they fit; else they stay, and each batch goes when it is taken."""
+        if not fits([self.inputs, self.targets], device):
+            return dataclasses.replace(self, device=device)
+        return Examples(*moved((self.inputs, self.targets), device))
 
     def taken(self, chosen: Tensor) -> Examples:
         """The examples with the given numbers, ``(k,)``, in that order."""
-        return Examples(map_tensors(lambda t: t[chosen.to(t.device)], self.inputs), self.targets[chosen])
+        inputs, targets = map_tensors(lambda t: t[chosen.to(t.device)], (self.inputs, self.targets))
+        return Examples(inputs, targets, self.device)
 
     def batches(self, size: int, *, order: Tensor | None = None) -> Iterator[tuple[Batch, Tensor]]:
         """Consecutive batches, the last with what is left.
@@ -39,10 +51,11 @@ class Examples:
         """
         for start in range(0, len(self), size):
             if order is None:
-                yield take(self.inputs, start, start + size), self.targets[start : start + size]
+                some = take((self.inputs, self.targets), start, start + size)
             else:
-                some = self.taken(order[start : start + size].to(self.targets.device))
-                yield some.inputs, some.targets
+                chosen = self.taken(order[start : start + size].to(self.targets.device))
+                some = (chosen.inputs, chosen.targets)
+            yield some if self.device is None else moved(some, self.device)
 
 
 def shuffled(number: int, *, seed: int, epoch: int) -> Tensor:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from landscape.progress import Report, unreported
 from msam.models.huggingface import PREFIX
 from msam.models.registry import ImageModel, settled
 from msam.tasks.built_in import TASKS
@@ -24,24 +25,28 @@ _ARGUMENT = re.compile(r" {4}(\w+): (.*)")
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def load_task(name: str, settings: Mapping[str, Any]) -> Task:
+def load_task(name: str, settings: Mapping[str, Any], *, report: Report = unreported) -> Task:
     """Build a task by name.
 
     Args:
         name: one of ``TASKS``, or ``module.path:function``, a function that returns a task; modules in the working
             directory are found.
         settings: keyword arguments of the task; strings are converted to the type of the argument.
+        report: for a function that takes one, an argument of type ``landscape.progress.Report``, to show how far it is.
 
     Raises:
+        FileNotFoundError: if there are no data where a task that is built in looks for them.
         ValueError: if there is no such task or setting, a value is not of its type or out of range, or a function
             of the user's own cannot be imported, fails, or returns something else.
     """
     complete, known = complete_settings(name, settings), settings_of(name)
-    given = {key: Path(value) if known[key][0] is Path else value for key, value in complete.items()}
+    given = {key: Path(value) if _is_path(value, known[key][0]) else value for key, value in complete.items()}
+    function = function_of(name)
+    given |= {key: report for key, kind in typing.get_type_hints(function).items() if kind == Report}
     if name in TASKS:
         return TASKS[name](**given)
     try:
-        task = function_of(name)(**given)
+        task = function(**given)
     except Exception as error:  # whatever the user's function raises
         raise ValueError(f"the task {name} failed with {_said(error)}") from error
     if not isinstance(task, Task):
@@ -90,6 +95,8 @@ def settings_of(name: str) -> dict[str, tuple[Any, Any]]:
     for key, entry in signature.parameters.items():
         if entry.kind not in (entry.KEYWORD_ONLY, entry.POSITIONAL_OR_KEYWORD):
             raise ValueError(f"the task {name} takes {entry}; its settings must be arguments with names")
+        if kinds.get(key) == Report:  # no setting: whoever loads the task brings it
+            continue
         plain = str if entry.default in (entry.empty, None) else type(entry.default)
         found[key] = (kinds.get(key, plain), entry.default)
     return found
@@ -210,6 +217,10 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
 def _besides(kind: Any) -> list[str]:
     """What an image model may be, besides those that are built in."""
     return [f"{PREFIX}FOLDER"] if kind == ImageModel else []
+
+
+def _is_path(value: Any, kind: Any) -> bool:
+    return value is not None and Path in (kind, *typing.get_args(kind))
 
 
 def _written(value: Any) -> str:

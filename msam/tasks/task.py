@@ -152,6 +152,12 @@ class Task:
             raise ValueError(f"the task {self.name} has no {split} set with these settings; name train or test")
         return found
 
+    @property
+    def held_out(self) -> dict[str, Examples]:
+        """The examples that are not trained on, by the names of their splits; the last is the test set."""
+        validated = {} if self.validation is None else {"validation": self.validation}
+        return {**validated, "test": self.test}
+
     def objective(
         self,
         model: nn.Module,
@@ -164,11 +170,10 @@ class Task:
 
         The model itself stays in the mode it is in. Processes may share the work; see :class:`Objective`.
         """
-        device = next(model.parameters()).device
         examples = self.examples(split)
         modes = [(module, module.training) for module in model.modules()]
         try:
-            data = list(examples.to(device).batches(batch_size))
+            data = list(examples.batches(batch_size))
             return Objective(
                 model.eval(),
                 self.loss,

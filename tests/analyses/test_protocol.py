@@ -34,9 +34,9 @@ def test_a_length_that_is_not_positive_and_finite_is_refused_by_name_and_value(n
         Protocol(**{name: value})
 
 
-@pytest.mark.parametrize("value", ["validation", "", "Train"])
-def test_a_split_that_is_neither_train_nor_test_is_refused(value):
-    with pytest.raises(ValueError, match=f"^split must be 'train' or 'test'; got {value!r}$"):
+@pytest.mark.parametrize("value", ["valid", "", "Train"])
+def test_a_split_that_there_is_none_of_is_refused(value):
+    with pytest.raises(ValueError, match=f"^split must be 'train', 'validation' or 'test'; got {value!r}$"):
         Protocol(split=value)
 
 
