@@ -61,15 +61,18 @@ def result_table(results: Sequence[Result]) -> Table:
 
 
 def run_table(outcomes: Sequence[Mapping[str, Any]]) -> Table:
-    """How runs ended, one row each."""
+    """How runs ended, one row each; with the validation set where all have one."""
+    held_out = ["validation", "test"] if all("validation_loss" in run for run in outcomes) else ["test"]
     rows = []
     for run in outcomes:
         config = run["config"]
-        losses = [f"{run['train_loss']:.4f}", f"{run['test_loss']:.4f}"]
-        losses.append("-" if math.isnan(run["test_accuracy"]) else f"{100 * run['test_accuracy']:.2f}")
-        rows.append([str(run["run"]), run["method"], str(config["num_microbatches"]), str(config["seed"]), *losses])
-    columns = ["run", "method", "micro-batches", "seed", "train loss", "test loss", "test accuracy (%)"]
-    return table(columns, rows, words=2)
+        losses = [f"{run[f'{split}_loss']:.4f}" for split in ("train", *held_out)]
+        found = [run[f"{split}_accuracy"] for split in held_out]
+        accuracies = ["-" if math.isnan(accuracy) else f"{100 * accuracy:.2f}" for accuracy in found]
+        how = [str(run["run"]), run["method"], str(config["num_microbatches"]), str(config["seed"])]
+        rows.append([*how, *losses, *accuracies])
+    columns = ["run", "method", "micro-batches", "seed", *(f"{split} loss" for split in ("train", *held_out))]
+    return table([*columns, *(f"{split} accuracy (%)" for split in held_out)], rows, words=2)
 
 
 def certificate_table(certificate: Certificate) -> Table:

@@ -52,7 +52,7 @@ def training_and_validation(
     return rows, validation
 
 
-def tested_rows(targets: Tensor, fraction: float) -> Tensor:
+def rows_to_test_on(targets: Tensor, fraction: float) -> Tensor:
     """The numbers of the examples to test on, stratified and always the same, where there are no others.
 
     Raises:

@@ -11,7 +11,7 @@ from msam.data.cifar import CIFAR10, CIFAR100, Cifar, source_of
 from msam.data.folders import ImageFolder
 from msam.data.places import folder_of
 from msam.data.reading import NormalizedPixels
-from msam.data.splits import tested_rows
+from msam.data.splits import rows_to_test_on
 from msam.models.registry import ImageModel, NormName, image_model
 from msam.tasks.image_task import Build, Images, Subset, rows_without
 from msam.tasks.task import Task
@@ -145,7 +145,7 @@ def images(
     cache = Cache("images", folder, found.files, {"size": size, "splits": sorted(found.splits)})
     decoded = cache.get(lambda: found.read(report, size=size))
     labels = decoded.tensors["train.labels"]
-    tested = None if "test" in found.splits else tested_rows(labels, test_fraction)
+    tested = None if "test" in found.splits else rows_to_test_on(labels, test_fraction)
     _, _, *shape = decoded.tensors["train.images"].shape
     sums = decoded.tensors["train.sums"][rows_without(len(labels), tested)]
     reading = NormalizedPixels.of_sums(sums.sum(dim=0), pixels=len(sums) * shape[0] * shape[1])

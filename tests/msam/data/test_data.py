@@ -106,3 +106,18 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
 def test_examples_move_to_a_device_together():
     moved = numbered(3).to(torch.device("meta"))
     assert moved.inputs.device.type == moved.targets.device.type == "meta"
+
+
+def test_examples_without_room_on_a_device_stay_and_go_there_batch_by_batch(monkeypatch):
+    here, device = numbered(11), torch.device("meta")
+    monkeypatch.setattr(
+        "landscape.memory.available_bytes", lambda device: 4 * here.inputs.nbytes
+    )  # not for targets too
+    staying = here.to(device)
+    assert staying.inputs is here.inputs
+    for order in (None, shuffled(11, seed=0, epoch=0)):
+        found = list(staying.batches(4, order=order))
+        assert [(inputs.device.type, len(targets)) for inputs, targets in found] == [("meta", n) for n in (4, 4, 3)]
+    assert {part.device.type for part in staying.taken(torch.arange(2)).to(device).batches(1).__next__()} == {"meta"}
+    monkeypatch.setattr("landscape.memory.available_bytes", lambda device: 8 * here.inputs.nbytes)
+    assert here.to(device).inputs.device == device

@@ -1,0 +1,182 @@
+"""CIFAR is read alike from parquet and from the binary archive, and what is not whole is refused with the reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from made_up_images import cifar10_members, cifar_parquet, labels, pack, pixels, records, write_parquet
+
+from landscape.progress import unreported
+from msam.data.cifar import CIFAR10, CIFAR100, source_of
+
+
+def read(kind, folder):
+    return source_of(kind, folder).read(unreported).tensors
+
+
+def check(tensors, train, test):
+    for split, images in (("train", train), ("test", test)):
+        assert tensors[f"{split}.images"].dtype == torch.uint8
+        assert np.array_equal(tensors[f"{split}.images"].numpy(), images)
+        assert tensors[f"{split}.labels"].tolist() == labels(len(images)).tolist()
+
+
+@pytest.fixture
+def members():
+    return cifar10_members()
+
+
+def test_the_hubs_parquet_is_read_from_the_folder_or_one_in_it(tmp_path):
+    train, test = cifar_parquet(tmp_path)
+    check(read(CIFAR10, tmp_path), train, test)
+    (tmp_path / "plain_text").mkdir()
+    for file in tmp_path.glob("*.parquet"):
+        file.rename(tmp_path / "plain_text" / file.name)
+    check(read(CIFAR10, tmp_path), train, test)
+
+
+def test_shards_are_read_in_order_and_one_that_is_missing_is_named(tmp_path):
+    train, test = pixels(20), pixels(10, seed=1)
+    for i in range(2):
+        file, part = tmp_path / f"train-0000{i}-of-00002.parquet", slice(10 * i, 10 * i + 10)
+        write_parquet(file, train[part], labels(20)[part], image="image")
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", test, labels(10), image="image")
+    check(read(CIFAR10, tmp_path), train, test)
+    (tmp_path / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"of the 2 parts that .*train-00000-of-00002.parquet .* number 1 is miss"
+    ):
+        source_of(CIFAR10, tmp_path)
+
+
+def test_files_of_other_data_in_the_folder_are_passed_over(tmp_path):
+    train, test = cifar_parquet(tmp_path)
+    for split in ("train", "test"):
+        (tmp_path / f"{split}-00000-of-00001.parquet").rename(tmp_path / f"cifar10-{split}.parquet")
+        (tmp_path / f"sst2-{split}.parquet").write_bytes(b"of another task")
+        (tmp_path / f"cifar100-{split}.parquet").write_bytes(b"of another task")
+    (tmp_path / "latest.parquet").write_bytes(b"has test in its name, within a word")
+    check(read(CIFAR10, tmp_path), train, test)
+
+
+def test_the_fine_labels_are_those_of_cifar100(tmp_path):
+    for split in ("train", "test"):
+        images = pixels(100)
+        write_parquet(tmp_path / f"{split}.parquet", images, labels(100, classes=100), label="fine_label",
+                      coarse_label=[0] * 100)  # fmt: skip
+    assert read(CIFAR100, tmp_path)["train.labels"].tolist() == list(range(100))
+    for file in tmp_path.glob("*.parquet"):
+        file.unlink()
+    fine = labels(100, classes=100)
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.bin").write_bytes(records(images, fine % 20, fine))
+    tensors = read(CIFAR100, tmp_path)
+    assert tensors["test.labels"].tolist() == list(range(100))
+    assert np.array_equal(tensors["train.images"].numpy(), images)
+
+
+def test_the_binary_archive_is_read_packed_or_not(members, tmp_path):
+    parts, train, test = members
+    (tmp_path / "packed").mkdir()
+    pack(tmp_path / "packed" / "cifar-10-binary.tar.gz", parts)
+    check(read(CIFAR10, tmp_path / "packed"), train, test)
+    (tmp_path / "lying" / "cifar-10-batches-bin").mkdir(parents=True)
+    for name, raw in parts.items():
+        (tmp_path / "lying" / "cifar-10-batches-bin" / name).write_bytes(raw)
+    check(read(CIFAR10, tmp_path / "lying"), train, test)
+    check(read(CIFAR10, tmp_path / "lying" / "cifar-10-batches-bin"), train, test)
+
+
+def test_the_pickled_archive_is_refused_with_the_reason_and_a_way_out(tmp_path):
+    sentence = (
+        "is of the pickled archive, which is not read: unpickling runs .*cifar-10-binary.tar.gz from https://www.cs"
+    )
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=f"cifar-10-python.tar.gz {sentence}"):
+        source_of(CIFAR10, tmp_path)
+    (tmp_path / "cifar-10-python.tar.gz").unlink()
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=f"data_batch_1 {sentence}"):
+        source_of(CIFAR10, tmp_path)
+
+
+def test_where_there_is_nothing_it_says_what_to_put_there(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"no CIFAR-10 in .*; put cifar-10-binary.tar.gz from .*Nothing is down"
+    ):
+        source_of(CIFAR10, tmp_path)
+    cifar_parquet(tmp_path)
+    (tmp_path / "test-00000-of-00001.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train-00000-of-00001.parquet and no parquet file of the test images"):
+        source_of(CIFAR10, tmp_path)
+
+
+def test_an_archive_that_is_cut_short_or_lacks_a_part_says_so(members, tmp_path):
+    parts, _, _ = members
+    archive = tmp_path / "cifar-10-binary.tar.gz"
+    pack(archive, parts)
+    archive.write_bytes(archive.read_bytes()[:-3000])
+    with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz is not a whole archive \(.*\); download it again"):
+        read(CIFAR10, tmp_path)
+    pack(archive, {name: raw for name, raw in parts.items() if name != "data_batch_3.bin"})
+    with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz has no data_batch_3.bin in it"):
+        read(CIFAR10, tmp_path)
+    pack(archive, parts | {"data_batch_4.bin": parts["data_batch_4.bin"][:-1]})
+    with pytest.raises(
+        ValueError, match=r"data_batch_4.bin in .*cifar-10-binary.tar.gz has 30729 bytes, which is no whole"
+    ):
+        read(CIFAR10, tmp_path)
+    archive.unlink()
+    for name in ("data_batch_1.bin", "test_batch.bin"):
+        (tmp_path / name).write_bytes(parts[name])
+    with pytest.raises(FileNotFoundError, match=r"has data_batch_1.bin and no data_batch_2.bin; unpack"):
+        source_of(CIFAR10, tmp_path)
+
+
+def test_a_label_outside_the_range_and_an_empty_class_are_named(members, tmp_path):
+    parts, train, _ = members
+    bad = labels(10).copy()
+    bad[4] = 10
+    pack(tmp_path / "cifar-10-binary.tar.gz", parts | {"data_batch_2.bin": records(train[:10], bad)})
+    with pytest.raises(
+        ValueError, match=r"image 5 of data_batch_2.bin in .* has the label 10; those of CIFAR-10 are 0 to 9"
+    ):
+        read(CIFAR10, tmp_path)
+    for split, wrong, sentence in (
+        ("train", [10, *labels(19)], "row 1 of .*train.parquet has the label 10; those of CIFAR-10 are 0 to 9"),
+        ("train", [*labels(19), None], "row 20 of .*train.parquet has the label None"),
+        ("test", [0, *labels(20)[1:10] % 9], "the test images of CIFAR-10 have none of class 9; .*test.parquet must"),
+    ):  # fmt: skip
+        for name in ("train", "test"):
+            numbers = wrong if name == split else labels(20)
+            write_parquet(tmp_path / f"{name}.parquet", pixels(len(numbers)), numbers)
+        with pytest.raises(ValueError, match=sentence):
+            read(CIFAR10, tmp_path)
+
+
+def test_an_image_of_another_size_or_none_at_all_is_named_by_its_row(tmp_path):
+    cifar_parquet(tmp_path)
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", pixels(20, size=31), labels(20))
+    with pytest.raises(
+        ValueError, match=r"row 1 of .*train-00000-of-00001.parquet is an image of 31x31 pixels; .* 32x32"
+    ):
+        read(CIFAR10, tmp_path)
+    import pyarrow
+    import pyarrow.parquet
+
+    file = tmp_path / "train-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"img": [{"bytes": b"x", "path": "a"}], "label": [0]}), file)
+    with pytest.raises(ValueError, match=r"row 1 of .*train-00000-of-00001.parquet is no image that can be read"):
+        read(CIFAR10, tmp_path)
+    pyarrow.parquet.write_table(pyarrow.table({"img": ["a.png"], "label": [0]}), file)
+    with pytest.raises(ValueError, match=r"row 1 of .* has no image; the column must hold the bytes of image files"):
+        read(CIFAR10, tmp_path)
+
+
+def test_reading_reports_how_far_it_is(tmp_path):
+    cifar_parquet(tmp_path)
+    seen = []
+    source_of(CIFAR10, tmp_path).read(lambda stage: lambda done, total: seen.append((stage, done, total)))
+    assert seen == [("CIFAR-10: reading images", 30, 30)]
