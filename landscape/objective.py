@@ -33,7 +33,8 @@ class Objective:
     """L(w) = Σ_b d_b · loss(model(x_b; w), y_b) / Σ_b d_b, the mean loss over a fixed data set.
 
     The objective works on copies made here: of the model, in the mode it is in, of the loss, and of the data as they
-    are now, on the device of the weights. It never changes the caller's model, its mode, gradients or the random state,
+    are now, on the device of the weights. Data that would take more than a quarter of its free memory are not copied:
+    they stay where they are, must be left as they are, and go there chunk by chunk. It never changes the caller's model, its mode, gradients or the random state,
     and gives the same answer to the same question. It is therefore refused, with the reason, when the data change
     from one pass to the next, when the model draws random numbers or couples the examples of a batch
     (training mode with dropout or batch norm), when the loss or ``forward`` reads the caller's model instead of the one
@@ -128,7 +129,7 @@ class Objective:
 
     @property
     def batches(self) -> tuple[Batch, ...]:
-        """The batches, on the device of the weights."""
+        """The batches, on the device of the weights, or where they were given if they do not fit there."""
         return tuple(self._data.batches)
 
     @property
@@ -233,7 +234,7 @@ class Objective:
         """The objective of the same model and loss over other batches, taken as they are.
 
         Args:
-            batches: batches of this objective, or parts of them, on the device of the weights.
+            batches: batches of this objective, or parts of them, wherever they are.
         """
         part = copy.copy(self)
         part._data = DataSet(batches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from msam.data.splits import stratified_rows, rows_to_test_on, training_and_validation
+from msam.data.splits import rows_to_test_on, stratified_rows, training_and_validation
 
 TARGETS = torch.arange(200) % 4
 
