@@ -34,11 +34,11 @@ class Objective:
 
     The objective works on copies made here: of the model, in the mode it is in, of the loss, and of the data as they
     are now, on the device of the weights. Data that would take more than a quarter of its free memory are not copied:
-    they stay where they are, must be left as they are, and go there chunk by chunk. It never changes the caller's model, its mode, gradients or the random state,
-    and gives the same answer to the same question. It is therefore refused, with the reason, when the data change
-    from one pass to the next, when the model draws random numbers or couples the examples of a batch
-    (training mode with dropout or batch norm), when the loss or ``forward`` reads the caller's model instead of the one
-    it is given, and when the means of two batches do not add up.
+    they stay where they are, must be left as they are, and go there chunk by chunk. It never changes the caller's
+    model, its mode, gradients or the random state, and gives the same answer to the same question. It is therefore
+    refused, with the reason, when the data change from one pass to the next, when the model draws random numbers or
+    couples the examples of a batch (training mode with dropout or batch norm), when the loss or ``forward`` reads the
+    caller's model instead of the one it is given, and when the means of two batches do not add up.
 
     Args:
         model: any module; its trainable parameters are w.

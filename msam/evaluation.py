@@ -128,7 +128,8 @@ def evaluate(
     """
     denominator = denominator or denominator_of(loss)
     modes = [(module, module.training) for module in model.modules()]
-    there = examples.to(next(model.parameters()).device)
+    place = next((parameter.device for parameter in model.parameters()), examples.targets.device)
+    there = examples.to(place)
     model.eval()
     try:
         with torch.no_grad():
