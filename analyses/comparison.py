@@ -172,7 +172,7 @@ def _names(subjects: Sequence[Subject]) -> list[str]:
 def _flat(config: TrainConfig | Adopted) -> dict[str, Any]:
     """The entries that act and that the method does not say; the radius of no perturbation does not act."""
     if isinstance(config, Adopted):
-        return {"task": config.task} | complete_settings(config.task, config.settings)
+        return {"task": config.task} | _without_place(complete_settings(config.task, config.settings))
     entries = config.to_dict()
     settings: Mapping[str, Any] = entries.pop("settings")
     for name in ("checkpoint_every", "execution", "device_batch_size"):  # they change no result
@@ -180,9 +180,12 @@ def _flat(config: TrainConfig | Adopted) -> dict[str, Any]:
     if unperturbed(config):
         for name in ("rho", "rho_schedule", "ball", "ascent_steps", "perturbed", "dropout", "optimizer"):
             entries.pop(name)
-    completed = complete_settings(config.task, settings)
-    completed.pop("data", None)  # a place; what lies there is compared itself
-    return entries | completed
+    return entries | _without_place(complete_settings(config.task, settings))
+
+
+def _without_place(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings but for where the data lie; the data themselves are compared."""
+    return {name: value for name, value in settings.items() if name != "data"}
 
 
 def _row(subject: Subject) -> dict[str, tuple[float, float]]:
