@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from landscape.manifest import hash_of_settings, hash_of_tensor
+from msam.data import augmentation_of
 from msam.data.cache import Decoded
 from msam.data.examples import Examples
 from msam.data.reading import NormalizedPixels
@@ -57,7 +58,7 @@ class Images:
     reading: NormalizedPixels
     tested: Tensor | None = None
 
-    def task(self, build: Build, subset: Subset) -> Task:
+    def task(self, build: Build, subset: Subset, *, augment: str) -> Task:
         """The task of telling their classes.
 
         Raises:
@@ -95,6 +96,7 @@ class Images:
             f"{self.title}: {', '.join(named[:-1])} and {named[-1]} images, stratified{noise}",
             forward=self.reading,
             validation=parts.get("validation"),
+            augment=augmentation_of(augment, size=side, classes=classes),
         )
 
     def _taken(self, split: str, rows: Tensor | None = None) -> Examples:

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 from landscape.progress import Report, unreported
+from msam.data import augmentation_of
 from msam.data.cache import Cache
 from msam.data.cifar import CIFAR10, CIFAR100, Cifar, source_of
 from msam.data.folders import ImageFolder
@@ -31,6 +32,7 @@ def cifar10(
     validation_examples: int = 0,
     label_noise: float = 0.0,
     data_seed: int = 0,
+    augment: str = "none",
     report: Report = unreported,
 ) -> Task:
     """CIFAR-10: photographs of 32x32 pixels in ten classes, 50,000 to train on, 10,000 to test on; from --data FOLDER.
@@ -48,13 +50,14 @@ def cifar10(
         validation_examples: stratified, set aside from the training images first; the same for every subset and seed.
         label_noise: fraction of the training labels drawn at random, 0 to 1. Other labels are always true.
         data_seed: of the subset and of the noise.
+        augment: what training does to its images, such as ``crop+flip``; see :func:`augmentation_of`.
         report: of images being read.
     """
     built = functools.partial(
         image_model, model, norm=norm, width=width, depth=depth, patch=patch, hidden=hidden, dropout=dropout
     )
     subset = Subset(train_examples, validation_examples, label_noise, data_seed)
-    return _cifar(CIFAR10, data, built, subset, report)
+    return _cifar(CIFAR10, data, built, subset, augment, report)
 
 
 def cifar100(
@@ -71,6 +74,7 @@ def cifar100(
     validation_examples: int = 0,
     label_noise: float = 0.0,
     data_seed: int = 0,
+    augment: str = "none",
     report: Report = unreported,
 ) -> Task:
     """CIFAR-100: as CIFAR-10, in a hundred classes (the fine ones); from --data FOLDER.
@@ -88,13 +92,14 @@ def cifar100(
         validation_examples: stratified, set aside from the training images first; the same for every subset and seed.
         label_noise: fraction of the training labels drawn at random, 0 to 1. Other labels are always true.
         data_seed: of the subset and of the noise.
+        augment: what training does to its images, such as ``crop+flip``; see :func:`augmentation_of`.
         report: of images being read.
     """
     built = functools.partial(
         image_model, model, norm=norm, width=width, depth=depth, patch=patch, hidden=hidden, dropout=dropout
     )
     subset = Subset(train_examples, validation_examples, label_noise, data_seed)
-    return _cifar(CIFAR100, data, built, subset, report)
+    return _cifar(CIFAR100, data, built, subset, augment, report)
 
 
 def images(
@@ -113,6 +118,7 @@ def images(
     validation_examples: int = 0,
     label_noise: float = 0.0,
     data_seed: int = 0,
+    augment: str = "none",
     report: Report = unreported,
 ) -> Task:
     """Image files of one's own in folders named after their classes; from --data FOLDER.
@@ -132,6 +138,7 @@ def images(
         validation_examples: stratified, set aside from the training images first; the same for every subset and seed.
         label_noise: fraction of the training labels drawn at random, 0 to 1. Other labels are always true.
         data_seed: of the subset and of the noise.
+        augment: what training does to its images, such as ``crop+flip``; see :func:`augmentation_of`.
         report: of images being read.
     """
     if size is not None and size < 1:
@@ -149,13 +156,14 @@ def images(
     _, _, *shape = decoded.tensors["train.images"].shape
     sums = decoded.tensors["train.sums"][rows_without(len(labels), tested)]
     reading = NormalizedPixels.of_sums(sums.sum(dim=0), pixels=len(sums) * shape[0] * shape[1])
-    return Images("images", f"the images in {folder}", decoded, reading, tested).task(built, subset)
+    return Images("images", f"the images in {folder}", decoded, reading, tested).task(built, subset, augment=augment)
 
 
-def _cifar(kind: Cifar, data: Path | None, build: Build, subset: Subset, report: Report) -> Task:
+def _cifar(kind: Cifar, data: Path | None, build: Build, subset: Subset, augment: str, report: Report) -> Task:
     build(channels=3, size=32, classes=kind.classes)  # refuses what it does not take before anything is read
+    augmentation_of(augment, size=32, classes=kind.classes)
     folder = folder_of(data, what=f"the files of {kind.title}")
     source = source_of(kind, folder)
     decoded = Cache(kind.name, folder, source.files, {}).get(lambda: source.read(report))
     reading = NormalizedPixels(kind.mean, kind.std)
-    return Images(kind.name, f"{kind.title} from {source.about}", decoded, reading).task(build, subset)
+    return Images(kind.name, f"{kind.title} from {source.about}", decoded, reading).task(build, subset, augment=augment)

@@ -115,6 +115,7 @@ def test_a_run_finds_its_data_where_they_are_now(folder, tmp_path_factory, monke
         ({"validation_examples": 5}, "validation_examples must be between 10 and 50; got 5"),
         ({"label_noise": 1.5}, "label_noise must be between 0 and 1; got 1.5"),
         ({"data_seed": -1}, "data_seed must be between 0 and"),
+        ({"augment": "flop"}, "there is no augmentation 'flop'; did you mean 'flip'"),
         ({"model": "mlp", "width": 3}, "the model mlp does not take width"),
     ],
 )
@@ -155,6 +156,16 @@ def test_a_folder_of_classes_alone_is_split_in_one_way(tmp_path):
     with pytest.raises(ValueError, match="size must be at least 1 pixel, or none; got 0"):
         load_task("images", {**settings, "size": 0})
     assert load_task("images", {**settings, "size": "4"}).train.inputs.shape[-1] == 4
+
+
+def test_training_images_are_augmented_and_stay_bytes(folder):
+    assert cifar(folder).augment is None
+    augment = cifar(folder, augment="crop=2+flip").augment
+    assert repr(augment) == "Composed(Crop(padding=2), Flip())"
+    images = torch.from_numpy(pixels(4))
+    changed, _ = augment(images, torch.arange(4), draws=np.random.default_rng(0))
+    assert changed.dtype == torch.uint8
+    assert not torch.equal(changed, images)
 
 
 def test_data_are_read_once_and_reading_is_reported(folder):
