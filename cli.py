@@ -140,6 +140,7 @@ _TRAINING: tuple[Row, ...] = (
     ("--ball", str, "l2", "Norm that the radius is in: l2 or linf."),
     ("--ascent-steps", int, 1, "Looks at the gradient for each perturbation."),
     ("--perturbed", str, "all", "Parameters: all, norm, all-but-norm, or a pattern such as 'head.*'."),
+    ("--trainable", str, "all", "Parameters that are trained and measured: all, or a pattern such as 'head.*'."),
     ("--batch-norm", str, "shard", "Statistics in training: of the shard, of the whole batch, or running."),
     ("--dropout", str, "same", "Masks in the second pass of a micro-batch: same as in the first, or fresh."),
     ("--precision", str, "float32", "float32, or mixed: bf16 or fp16."),
@@ -150,6 +151,7 @@ _TRAINING: tuple[Row, ...] = (
 )
 _PROTOCOL: tuple[tuple[str, type, str], ...] = (  # the last of the names is that in Protocol, which has the default
     ("--split split", str, "Data whose landscape is measured: train, validation or test."),
+    ("--parameters parameters", str, "Weights that are measured: a pattern of names, such as 'head.*'."),
     ("-k eigenvalues", int, "Number of largest eigenvalues."),
     ("--tol tol", float, "Relative tolerance on their residuals."),
     ("--probes trace_probes", int, "Random vectors for the trace."),
@@ -307,7 +309,7 @@ def _require_trainable(configs: Sequence[TrainConfig]) -> None:
     with terminal.stages() as stage:
         for config in {config.num_microbatches: config for config in configs}.values():
             task = config.load_task(stage)
-    task.model(seed=config.seed)
+    config.model(task)
 
 
 @main.command(epilog="Example: msam train --task digits --model mlp --micro-batches 8 --rho 0.05 --out runs/a")
@@ -492,7 +494,7 @@ def _along(run: Run, protocol: Protocol, seconds: float | None, device: str, as_
 @click.option("--dry-run", is_flag=True, help="Say what it would cost in products, seconds and memory.")
 @click.option("--budget", metavar="TIME", help="Do what can be done in this time, such as 60s, 2m or 1h.")
 @click.option("--all-checkpoints", is_flag=True, help="The largest eigenvalue at every kept checkpoint, beside 2/lr.")
-@protocol_options("eigenvalues", "tol", "trace_probes", "density_steps", "split", "seed")
+@protocol_options("eigenvalues", "tol", "trace_probes", "density_steps", "split", "parameters", "seed")
 def spectrum(runs: Opener, protocol: Protocol, as_json: bool, device: str, **ways: Any) -> None:
     """Largest Hessian eigenvalues with residuals, trace with its standard error, and spectral density."""
     from analyses.plan import Plan
@@ -519,7 +521,7 @@ def spectrum(runs: Opener, protocol: Protocol, as_json: bool, device: str, **way
 @click.option("--microbatch-sizes", type=ListType(int), help="m-sharpness at each of these shard sizes, as a curve.")
 @click.option("--noises", type=ListType(float), help="Average-case sharpness at each of these deviations, as a curve.")
 @click.option("--audit", is_flag=True, help="How far measures move when the model is rescaled into the same function.")
-@protocol_options("rho", "microbatch_size", "noise", "draws", "split", "seed")
+@protocol_options("rho", "microbatch_size", "noise", "draws", "split", "parameters", "seed")
 def sharpness(
     runs: Opener,
     radii: list[float] | None,
@@ -556,7 +558,7 @@ def sharpness(
 @click.option("--along", default="random", show_default=True, help="random, eigenvectors or trajectory.")
 @click.option("--through", multiple=True, type=PATH, metavar="RUN", help="Another checkpoint it goes through, or two.")
 @click.option("--surface", is_flag=True, help="Draw a plane as a surface, too.")
-@protocol_options("reach", "line_points", "plane_points", "tolerance", "tol", "split", "seed")
+@protocol_options("reach", "line_points", "plane_points", "tolerance", "tol", "split", "parameters", "seed")
 def slice_(
     runs: Opener,
     dims: int,
@@ -754,7 +756,7 @@ def show(name: str, as_json: bool) -> None:
 @main.command(name="flatness-vs-m", epilog="Example: msam flatness-vs-m runs/sweep --out flatness.pdf")
 @click.argument("path", metavar="SWEEP", type=PATH)
 @click.option("--out", type=PATH, help="Figure to write: .png, .pdf or .svg.  [default: in the sweep]")
-@protocol_options("rho", "microbatch_size", "tol", "trace_probes", "split", "seed")
+@protocol_options("rho", "microbatch_size", "tol", "trace_probes", "split", "parameters", "seed")
 def flatness_vs_m(path: Path, out: Path | None, protocol: Protocol, as_json: bool, device: str) -> None:
     """Plot flatness and test accuracy against the number of micro-batches."""
     from analyses.comparison import require_microbatches_alone

@@ -51,7 +51,9 @@ def require_pair(first: Run, second: Run) -> None:
     if first.checkpoint.resolve() == second.checkpoint.resolve():
         raise ValueError(f"{first.checkpoint} is named twice; a path leads from one checkpoint to another")
     given = [
-        {"task": config.task} | complete_settings(config.task, config.settings) | {"augment": None}  # in training only
+        {"task": config.task, "trainable": config.trainable}
+        | complete_settings(config.task, config.settings)
+        | {"augment": None}  # in training only
         for config in (first.config, second.config)
     ]
     unlike = [
@@ -84,6 +86,7 @@ def paths_between(first: Subject, second: Subject, plan: PathPlan) -> dict[str, 
         raise ValueError(
             f"{first.run.checkpoint} and {second.run.checkpoint} hold the same weights; there is nothing between them"
         )
+    first.require_same_rest(second)
     batch_norm: Statistics = Frozen() if plan.frozen else Recomputed(a)
     held_out = first.over("test")
     seed = first.protocol.seed

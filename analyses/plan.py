@@ -40,6 +40,11 @@ class Plan:
             raise ValueError(f"choose one of {' and '.join(chosen)}")
         if self.dry_run and self.budget is not None:
             raise ValueError("--dry-run measures nothing that a --budget could limit; leave one of them out")
+        if self.all_checkpoints and "parameters" in self.given:
+            raise ValueError(
+                "--all-checkpoints puts the largest eigenvalue beside 2/lr, which is of all that was trained;"
+                " leave out --parameters"
+            )
         unused = [flag for name, flag in ONE_ALONE.items() if name in self.given]
         if self.all_checkpoints and unused:
             raise ValueError(f"--all-checkpoints asks for the largest eigenvalue alone; leave out {', '.join(unused)}")

@@ -13,6 +13,7 @@ class Protocol:
 
     Attributes:
         split: the data that the landscape is that of: ``"train"``, ``"validation"`` or ``"test"``.
+        parameters: the weights that it is a function of, by a pattern of names; all that were trained for ``"*"``.
         eigenvalues: how many of the largest.
         tol: relative tolerance on their residuals.
         trace_probes: products for the trace.
@@ -30,6 +31,7 @@ class Protocol:
     """
 
     split: Literal["train", "validation", "test"] = "train"
+    parameters: str = "*"
     eigenvalues: int = 5
     tol: float = 1e-3
     trace_probes: int = 100
@@ -48,6 +50,8 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.split not in ("train", "validation", "test"):
             raise ValueError(f"split must be 'train', 'validation' or 'test'; got {self.split!r}")
+        if not self.parameters:
+            raise ValueError("parameters must be a pattern of names, such as 'head.*'; got ''")
         for name in ("eigenvalues", "density_steps", "density_probes", "microbatch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")

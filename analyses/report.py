@@ -76,7 +76,7 @@ def write_report(
 
 
 def training_settings(runs: Sequence[Run]) -> dict[str, str]:
-    """Every setting of the configs; where the runs differ, all its values."""
+    """Every setting of the configs that is not none in all; where the runs differ, all its values."""
     flat = []
     for run in runs:
         entries = {"task": run.config.task} if isinstance(run.config, Adopted) else run.config.to_dict()
@@ -86,6 +86,7 @@ def training_settings(runs: Sequence[Run]) -> dict[str, str]:
     return {
         name.replace("_", " "): ", ".join(dict.fromkeys(str(entry[name]) for entry in flat if name in entry))
         for name in names
+        if any(entry.get(name) is not None for entry in flat)
     }
 
 
@@ -127,7 +128,7 @@ def _protocol_rows(protocol: Protocol, table: RunTable) -> dict[str, str]:
         "landscape of": f"{objective['loss']}, {objective['reduction']}, on {objective['num_examples']} examples of "
         f"the {objective['split']} split; no augmentation, no weight decay",
         "model": f"{objective['mode']} mode, batch norm with {objective['batch_norm']}, {objective['dim']} weights "
-        f"({objective['dtype']})",
+        f"({objective['dtype']}{'' if objective['parameters'] == '*' else ', ' + objective['parameters'] + ' alone'})",
         "data": f"fingerprint {objective['data']}",
         "eigenvalues": f"Lanczos with full reorthogonalisation; converged when ‖Hv − λv‖ ≤ {protocol.tol:g} |λ|",
         "trace": f"Krylov deflation and random sign vectors, {protocol.trace_probes} products",

@@ -80,7 +80,7 @@ class Subject:
     def over(self, split: Split) -> Objective:
         """The loss of the checkpoint over one split."""
         if split not in self._over:
-            self._over[split] = self._task.objective(self._model, split=split, sharing=self._sharing)
+            self._over[split] = self._objective(split)
         return self._over[split]
 
     @cached_property
@@ -132,14 +132,37 @@ class Subject:
         """The weights of a checkpoint of the same task and architecture, ``(dim,)``.
 
         Raises:
-            FileNotFoundError, ValueError: if there is none, or it is damaged, of another task or architecture.
+            FileNotFoundError, ValueError: if there is none, it is damaged, of another task or architecture, or differs
+                in weights that are not measured.
         """
         if run.config.task != self.run.config.task:
             raise ValueError(
                 f"{run.path} is of the task {run.config.task} and {self.run.path} of {self.run.config.task}; name "
                 "checkpoints of one task"
             )
-        return self.objective.space.weights_of(run.load_model(self._task)).to(self.objective.weights)
+        model = run.load_model(self._task)
+        found = self.objective.space.weights_of(model).to(self.objective.weights)
+        self._require_same_rest(dict(model.named_parameters()), run)
+        return found
+
+    def require_same_rest(self, other: Subject) -> None:
+        """Another checkpoint must have the weights that are not measured, which stay as they are, in common.
+
+        Raises:
+            ValueError: naming those that differ.
+        """
+        self._require_same_rest(dict(other._model.named_parameters()), other.run)
+
+    def _require_same_rest(self, theirs: Mapping[str, Vector], run: Run) -> None:
+        own, measured = dict(self._model.named_parameters()), set(self.objective.space.names)
+        unlike = [name for name in own if name not in measured and not own[name].equal(theirs[name].to(own[name]))]
+        if unlike:
+            some = ", ".join(unlike[:3]) + (f" and {len(unlike) - 3} more" if len(unlike) > 3 else "")
+            way_out = "" if self.protocol.parameters == "*" else ", or leave out --parameters"
+            raise ValueError(
+                f"{run.checkpoint} and {self.run.checkpoint} differ in weights that are not measured ({some}), so what "
+                f"lies between them cannot be looked at. Name checkpoints that share these{way_out}."
+            )
 
     def path_of(self, name: str, question: Mapping[str, Any]) -> Path:
         """Where the answer to a question is kept: named by what decides it, the checkpoint and its data included."""
@@ -221,6 +244,12 @@ class Subject:
         if self._sharing.is_first:
             result.save(place)
         return Answer(result, place)
+
+    def _objective(self, split: Split) -> Objective:
+        trained, pattern = self.run.config.trainable, self.protocol.parameters
+        trained = "*" if trained == "all" else trained
+        objective = self._task.objective(self._model, split=split, parameters=trained, sharing=self._sharing)
+        return objective if pattern == "*" else objective.select(pattern)
 
     def _evaluation(self, examples: Examples) -> Evaluation:
         task = self._task

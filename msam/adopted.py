@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from torch import nn
+
 from landscape.progress import Report, unreported
 from msam.tasks import Task
 from msam.tasks.registry import load_task
@@ -73,3 +75,12 @@ class Adopted:
             ValueError: if the task or a setting is unknown.
         """
         return load_task(self.task, self.settings, report=report)
+
+    @property
+    def trainable(self) -> str:
+        """Which parameters are measured where no others are named: all that the model does not freeze itself."""
+        return "all"
+
+    def model(self, task: Task) -> nn.Module:
+        """The model of a task before it has the weights."""
+        return task.model(seed=0)

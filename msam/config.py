@@ -32,10 +32,11 @@ from msam.descents import Descent
 from msam.execution import OneByOne
 from msam.optimizer import mSAM
 from msam.processes import Processes
+from msam.selections import train_only
 from msam.tasks import Task
 from msam.tasks.registry import complete_settings, load_task
 
-LATER = {"dropout": "same"}  # entries that older files lack, with what their runs were trained with
+LATER = {"dropout": "same", "trainable": "all"}  # entries that older files lack, with what their runs were trained with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class TrainConfig:
         ascent_steps: steps of ascent, each with a look at the gradient; 1 is that of SAM.
         perturbed: which parameters are perturbed: ``"all"``, ``"norm"`` (those of normalisation layers),
             ``"all-but-norm"``, or a pattern of names such as ``"head.*"``.
+        trainable: which parameters are trained and measured, ``"all"`` or a pattern of names such as ``"*lora_*"``;
+            the others are frozen.
         num_microbatches: micro-batches per batch, each perturbed on its own.
         epochs: passes over the training data.
         batch_size: examples per step.
@@ -100,6 +103,7 @@ class TrainConfig:
     dropout: str = "same"
     precision: str = "float32"
     max_grad_norm: float = 0.0
+    trainable: str = "all"
 
     def __post_init__(self) -> None:
         kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str}
@@ -179,11 +183,11 @@ class TrainConfig:
 
         Raises:
             ValueError: if the task or a setting is unknown, the last batch is smaller than the micro-batches, or no
-                parameter of the model is among those to be perturbed.
+                parameter of the model is among those to be trained or to be perturbed.
         """
         task = load_task(self.task, self.settings, report=report)
-        if self.perturbed != "all":
-            perturbed_of(task.model(seed=self.seed), self.perturbed)
+        if (self.perturbed, self.trainable) != ("all", "all"):
+            perturbed_of(self.model(task), self.perturbed)
         last = len(task.train) % self.batch_size or self.batch_size
         _require(
             min(last, len(task.train)) >= self.num_microbatches,
@@ -191,6 +195,17 @@ class TrainConfig:
             f"micro-batches; choose a batch size that divides {len(task.train)}, or leaves a larger rest",
         )
         return task
+
+    def model(self, task: Task) -> nn.Module:
+        """The untrained model of a task, what is not trained frozen.
+
+        Raises:
+            ValueError: if no parameter is to be trained.
+        """
+        model = task.model(seed=self.seed)
+        if self.trainable != "all":
+            train_only(model, self.trainable)
+        return model
 
     def ascent(self) -> Perturbation | Descent | None:
         """The perturbation that the run trains with."""

@@ -204,7 +204,7 @@ class Run:
             ValueError: if it is damaged, refused, of another architecture, or of a vocabulary that is no more.
         """
         task.require_vocabulary(vocabulary_of(self.checkpoint), source=str(self.checkpoint))
-        model = task.model(seed=0 if isinstance(self.config, Adopted) else self.config.seed)
+        model = self.config.model(task)
         load_weights(model, read_weights(self.checkpoint), source=str(self.checkpoint))
         return model.eval()
 

@@ -1,4 +1,4 @@
-"""Choices of a model's parameters, for ``mSAM(perturbed=...)``."""
+"""Choices of a model's parameters: those that are perturbed, ``mSAM(perturbed=...)``, and those that are trained."""
 
 from __future__ import annotations
 
@@ -76,6 +76,24 @@ def matching(module: nn.Module, pattern: str) -> list[nn.Parameter]:
             f"no trainable parameter matches {pattern!r}; there are, for instance, {', '.join(near) or 'none at all'}"
         )
     return found
+
+
+def train_only(module: nn.Module, pattern: str) -> None:
+    """Freeze all parameters but the trainable ones whose name matches a pattern, such as LoRA's ``"*lora_*"``.
+
+    Buffers, as the running statistics of batch norm, go on changing in training mode.
+
+    Raises:
+        ValueError: if nothing matches; nothing is frozen then, and it names parameters with names like the pattern.
+
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    >>> train_only(net, "1.*")
+    >>> [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+    ['1.weight', '1.bias']
+    """
+    kept = {id(parameter) for parameter in matching(module, pattern)}
+    for parameter in module.parameters():
+        parameter.requires_grad_(id(parameter) in kept)
 
 
 def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:

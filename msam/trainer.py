@@ -49,7 +49,7 @@ class Trainer:
         self.task, self.config, self.run, self.device, self.processes = task, config, run, device, processes
         self.train = task.train.to(device)
         self.held_out = {name: examples.to(device) for name, examples in task.held_out.items()}
-        self.model = task.model(seed=config.seed).to(device)
+        self.model = config.model(task).to(device)
         self.denominator = task.denominator or denominator_of(task.loss)
         self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
         self.optimizer = config.optimizer_for(self.model, processes=processes, scaler=self.scaler)

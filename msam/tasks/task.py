@@ -164,11 +164,13 @@ class Task:
         *,
         split: Split = "train",
         batch_size: int = 1000,
+        parameters: str = "*",
         sharing: Sharing | None = None,
     ) -> Objective:
         """The loss of a model over one split, in evaluation mode, on the device of the model.
 
-        The model itself stays in the mode it is in. Processes may share the work; see :class:`Objective`.
+        The model itself stays in the mode it is in. The objective is a function of the trainable parameters whose names
+        match the pattern. Processes may share the work; see :class:`Objective`.
         """
         examples = self.examples(split)
         modes = [(module, module.training) for module in model.modules()]
@@ -180,6 +182,7 @@ class Task:
                 data,
                 forward=self.forward,
                 denominator=self.denominator,
+                parameters=parameters,
                 split=split,
                 sharing=sharing,
             )

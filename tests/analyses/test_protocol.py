@@ -40,6 +40,11 @@ def test_a_split_that_there_is_none_of_is_refused(value):
         Protocol(split=value)
 
 
+def test_a_pattern_that_no_name_can_match_is_refused():
+    with pytest.raises(ValueError, match=r"such as 'head\.\*'; got ''"):
+        Protocol(parameters="")
+
+
 @pytest.mark.parametrize("value", [-1, 2**63])
 def test_a_seed_that_no_generator_takes_is_refused(value):
     with pytest.raises(ValueError, match=f"seed must be .*; got {value}$"):
@@ -53,7 +58,7 @@ def test_a_tolerance_that_is_no_share_is_refused(value):
 
 
 def test_every_setting_is_checked():
-    checked = {*COUNTS, *POSITIVE, "split", "seed", "tolerance"}
+    checked = {*COUNTS, *POSITIVE, "split", "parameters", "seed", "tolerance"}
     assert {entry.name for entry in dataclasses.fields(Protocol)} == checked
 
 

@@ -150,9 +150,17 @@ def test_every_training_setting_stands_in_it_with_all_its_values(write, subjects
     assert settings["perturbation"] == "none, sam"
     assert settings["seed"] == "0, 1"
     assert settings["train examples"] == "60"
+    assert settings["hidden"] == "8"
+    assert "patch" not in settings  # which the models do not have
     rows = [row for table in Page(write()).tables for row in table]
     for name, value in settings.items():
         assert [name, value] in rows
+
+
+def test_it_says_which_weights_were_measured_where_not_all_were(write, table):
+    objective = table.manifest["objective"] | {"parameters": "3.*", "dim": 90}
+    manifest = {**table.manifest, "objective": objective}
+    assert "90 weights (float32, 3.* alone)" in Page(write(table=dataclasses.replace(table, manifest=manifest))).text
 
 
 def test_what_others_named_is_text_and_not_markup(write, table):

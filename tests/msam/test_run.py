@@ -226,6 +226,7 @@ def test_a_config_from_before_an_entry_was_added_is_of_what_was_done_then(run):
     changed(run, config={key: value for key, value in CONFIG.to_dict().items() if key not in LATER})
     assert Run.open(run.path).config == CONFIG
     assert CONFIG.dropout == LATER["dropout"] == "same"
+    assert CONFIG.trainable == LATER["trainable"] == "all"
 
 
 def test_the_identity_of_a_config_is_that_from_before_an_entry_was_added():
@@ -233,6 +234,7 @@ def test_the_identity_of_a_config_is_that_from_before_an_entry_was_added():
     old = {key: value for key, value in CONFIG.to_dict().items() if key not in LATER}
     assert CONFIG.identity == hash_of_settings(old)
     assert dataclasses.replace(CONFIG, dropout="fresh").identity != CONFIG.identity
+    assert dataclasses.replace(CONFIG, trainable="*.bias").identity != CONFIG.identity
     assert dataclasses.replace(CONFIG, lr=0.2).identity != CONFIG.identity
 
 
