@@ -46,7 +46,9 @@ class EncoderBlock(nn.Module):
 class ViT(nn.Module):
     """A transformer over the patches of an image, norms first; a class token, not a mean, goes to the head.
 
-    Places have vectors that are learnt, one for each patch and one for the token.
+    Places have vectors that are learnt, one for each patch and one for the token. Linear maps begin with the uniform
+    weights of Glorot and Bengio 2010, patches with normal ones of variance 1 / pixels, as in the authors' code; so
+    small networks learn several times as fast as from torch's own.
 
     Args:
         channels: of the images.
@@ -89,6 +91,7 @@ class ViT(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.Sequential(*(EncoderBlock(width, heads, dropout) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+        self._begin()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, channels, size, size)`` -> ``(N, classes)``."""
@@ -96,3 +99,15 @@ class ViT(nn.Module):
         tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], 1) + self.places
         logits: Tensor = self.head(self.norm(self.blocks(self.dropout(tokens))[:, 0]))
         return logits
+
+    def _begin(self) -> None:
+        nn.init.normal_(self.patches.weight, std=self.patches.weight[0].numel() ** -0.5)
+        nn.init.zeros_(self.patches.bias)  # type: ignore[arg-type]
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        for layer in self.modules():
+            if isinstance(layer, Attention):  # three maps, of which each has its own variance
+                for part in layer.qkv.weight.detach().chunk(3):
+                    nn.init.xavier_uniform_(part)

@@ -113,6 +113,15 @@ def test_convolutions_begin_with_the_variance_of_he():
     assert weight.var().item() == pytest.approx(2 / (64 * 9), rel=0.05)
 
 
+def test_a_vision_transformer_begins_with_the_variances_of_glorot_and_one_over_the_pixels():
+    model = ViT(size=32, patch=8, depth=1, width=64, heads=4, channels=3, classes=100)
+    for part in model.blocks[0].attention.qkv.weight.chunk(3):
+        assert part.var().item() == pytest.approx(2 / (64 + 64), rel=0.1)
+    assert model.blocks[0].mlp[0].weight.var().item() == pytest.approx(2 / (64 + 256), rel=0.1)
+    assert model.patches.weight.var().item() == pytest.approx(1 / (3 * 64), rel=0.1)
+    assert not any(layer.bias.any() for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d))
+
+
 @pytest.mark.parametrize("depth", [0, 2, 9, 18])
 def test_a_depth_that_does_not_make_whole_blocks_is_refused(depth):
     with pytest.raises(ValueError, match=rf"depth must be 6n \+ 2 .*; got {depth}"):
