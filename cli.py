@@ -180,7 +180,7 @@ def _existing(_: click.Context, __: click.Parameter, device: str) -> str:
 
 
 device_option = click.option(
-    "--device", default="cpu", show_default=True, callback=_existing, help="auto, cpu, cuda, cuda:1, ..."
+    "--device", default="cpu", show_default=True, callback=_existing, help="auto, cpu, cuda, cuda:1, mps, ..."
 )
 settings_option = click.option(
     "--set", "task_settings", multiple=True, metavar="NAME=VALUE", help="A setting of the task."
@@ -318,6 +318,7 @@ def _require_trainable(configs: Sequence[TrainConfig]) -> None:
 @click.option("--out", required=True, type=PATH, help="Run directory to write.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run, with the settings it was begun with.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that is there.")
+@click.option("--deterministic", is_flag=True, help="Only kernels that give the same bits each time, on a GPU too.")
 def train(out: Path, resume: bool, overwrite: bool, as_json: bool, device: str, **settings: Any) -> None:
     """Train one model and write a run directory: config, metrics and checkpoints."""
     from figures import terminal

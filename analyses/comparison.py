@@ -175,7 +175,7 @@ def _flat(config: TrainConfig | Adopted) -> dict[str, Any]:
         return {"task": config.task} | _without_place(complete_settings(config.task, config.settings))
     entries = config.to_dict()
     settings: Mapping[str, Any] = entries.pop("settings")
-    for name in ("checkpoint_every", "execution", "device_batch_size"):  # they change no result
+    for name in ("checkpoint_every", "execution", "device_batch_size", "deterministic"):  # they change no result
         entries.pop(name)
     if unperturbed(config):
         for name in ("rho", "rho_schedule", "ball", "ascent_steps", "perturbed", "dropout", "optimizer"):

@@ -16,8 +16,9 @@ from landscape.chance import mixed
 from landscape.objective import Objective
 from landscape.pairs import require_same_model
 from landscape.permutations import Order, Units, hidden_units, reordered
+from landscape.precision import doubled, doubled_copy
 from landscape.progress import Progress, silent
-from landscape.terms import Term, double
+from landscape.terms import Term
 
 TOLERANCE = 1e-9  # on how far outputs in double precision move, relative to the largest
 _EXAMPLES = 32  # that outputs are compared on
@@ -122,7 +123,7 @@ def _descend(
     sweeps, changed = 0, True
     while changed and sweeps < _MOST_SWEEPS:
         sweeps, changed = sweeps + 1, False
-        for number in torch.randperm(len(units), generator=generator).tolist():
+        for number in torch.randperm(len(units), generator=generator, device="cpu").tolist():
             gains = _gains(a, reordered(b, units, orders, but=number), units[number])
             order = units[number].best(gains)
             rows = np.arange(len(order))
@@ -172,9 +173,11 @@ def _require_all_free(objective: Objective, units: Sequence[Units]) -> None:
 
 def _require_same_function(first: Objective, second: Objective) -> float:
     """Outputs in double precision must be the same; how far they moved, relative to the largest."""
-    batch = map_tensors(double, take(first.work.batches[0], 0, min(_EXAMPLES, num_examples(first.work.batches[0]))))
+    batch = map_tensors(
+        doubled_copy, take(first.work.batches[0], 0, min(_EXAMPLES, num_examples(first.work.batches[0])))
+    )
     with torch.no_grad():
-        outputs = [Term(of.work.definition.doubled(), batch).outputs(of.weights.double()) for of in (first, second)]
+        outputs = [Term(of.work.definition.doubled(), batch).outputs(doubled(of.weights)) for of in (first, second)]
     moved = float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max().clamp(min=1e-300))
     if not moved <= TOLERANCE:
         raise ValueError(

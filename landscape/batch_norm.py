@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.batches import num_examples
 from landscape.objective import Objective
+from landscape.precision import doubled
 from landscape.terms import Definition
 
 Buffers = Mapping[str, Tensor]
@@ -150,7 +151,7 @@ def recomputed(objective: Objective, w: Tensor) -> dict[str, Tensor]:
                 ) from None
             size = num_examples(batch)
             for name, statistic in of_layers(seam.model).items():
-                sums[name] = sums.get(name, 0) + size * statistic.double()
+                sums[name] = sums.get(name, 0) + size * doubled(statistic)
             total += size
     kept = of_layers(seam.model)
     return {name: (value / total).to(kept[name]) for name, value in sums.items()}

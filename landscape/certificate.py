@@ -19,8 +19,9 @@ from torch import Tensor
 from landscape.batches import Batch, map_tensors, take
 from landscape.curvatures import Curvature
 from landscape.parameters import ParameterSpace
+from landscape.precision import doubled, doubled_copy
 from landscape.products import Linear, NoSecondDerivativeError
-from landscape.terms import Definition, Term, double
+from landscape.terms import Definition, Term
 
 At = Callable[[Term, Tensor], Linear]
 EXAMPLES = 8  # of the first batch that has anything to count
@@ -56,7 +57,9 @@ def certify(
     """
     batch = _sample(definition, w, batches)
     try:
-        defect = _defect(curvature, (at, again), Term(definition.doubled(), map_tensors(double, batch)), w.double())
+        defect = _defect(
+            curvature, (at, again), Term(definition.doubled(), map_tensors(doubled_copy, batch)), doubled(w)
+        )
     except NoSecondDerivativeError:
         raise
     except (RuntimeError, TypeError, ValueError):  # a kernel or a table of single precision, or no memory for it
@@ -134,7 +137,9 @@ def sizes_of(space: ParameterSpace, w: Tensor) -> Tensor:
 
 def signs(like: Tensor, count: int, *, seed: int = 0) -> Tensor:
     """Random signs, ``(count, dim)``."""
-    drawn = torch.randint(0, 2, (count, len(like)), generator=torch.Generator().manual_seed(seed), dtype=torch.int8)
+    drawn = torch.randint(
+        0, 2, (count, len(like)), generator=torch.Generator().manual_seed(seed), dtype=torch.int8, device="cpu"
+    )
     return (2 * drawn - 1).to(like)
 
 

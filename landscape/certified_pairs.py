@@ -45,7 +45,7 @@ class ChecksOfPairs:
         self.which = str(asked.get("which", "LA"))
         self.tol = float(asked.get("tol", 1e-3))
         self.eps = float(torch.finfo(self.operator.weights.dtype).eps)
-        V = torch.as_tensor(np.array(self.result.eigenvectors))
+        V = torch.as_tensor(np.array(self.result.eigenvectors), device="cpu")
         self.vectors = V.to(self.operator.weights)  # (dim, k)
         self.values = self.result.eigenvalues
 
@@ -57,7 +57,10 @@ class ChecksOfPairs:
     @cached_property
     def residuals(self) -> Array:
         """‖A v − λ v‖ of each pair, ``(k,)``."""
-        V, values = torch.as_tensor(np.array(self.result.eigenvectors)).double(), torch.tensor(self.values)
+        V, values = (
+            torch.as_tensor(np.array(self.result.eigenvectors), device="cpu").double(),
+            torch.tensor(self.values, device="cpu"),
+        )
         found: Array = (self.product - V * values).norm(dim=0).numpy()
         return found
 

@@ -215,7 +215,9 @@ class Seen:
     def of(cls, part: Objective) -> Seen:
         """The loss and the gradient of a part at the objective's weights."""
         loss, gradient = part.loss_and_gradient(part.weights)
-        signs = torch.randint(0, 2, gradient.shape, generator=torch.Generator().manual_seed(0), dtype=torch.int8)
+        signs = torch.randint(
+            0, 2, gradient.shape, generator=torch.Generator().manual_seed(0), dtype=torch.int8, device="cpu"
+        )
         projection = torch.dot(gradient, (2 * signs - 1).to(gradient))
         return cls(loss.item(), torch.linalg.vector_norm(gradient).item(), projection.item())
 

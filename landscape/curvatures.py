@@ -61,7 +61,7 @@ class _Examples:
 
     def __init__(self, term: Term) -> None:
         self.term = term
-        self.counts = torch.zeros(1)  # (examples that count,)
+        self.counts = torch.zeros(1, device="cpu")  # (examples that count,)
 
     def losses(self, w: Tensor) -> Tensor:
         """ℓ, one entry for each example that counts.
@@ -76,7 +76,7 @@ class _Examples:
         counts: list[Tensor] = []
         for i in range(num_examples(self.term.batch)):
             one, self.term.targets = take(outputs, i, i + 1), take(targets, i, i + 1)
-            count = torch.as_tensor(self.term.definition.denominator(one, self.term.targets))
+            count = torch.as_tensor(self.term.definition.denominator(one, self.term.targets), device=w.device)
             if bool(count != 0):
                 losses.append(self.term.loss_of_outputs(one))
                 counts.append(count)

@@ -21,6 +21,7 @@ from landscape.identity import name_of
 from landscape.objective import Objective
 from landscape.pairs import Pair
 from landscape.paths import interpolate as interpolate, look_along
+from landscape.precision import doubled
 from landscape.products import slope_of
 from landscape.progress import Progress, silent
 from landscape.scores import Score
@@ -55,7 +56,7 @@ class Quadratic:
     @property
     def length(self) -> float:
         """∫₀¹ ‖2 (1 − t) (θ − a) + 2 t (b − θ)‖ dt, by Gauss-Legendre quadrature at 64 nodes."""
-        first, last = (2 * (self.bend - self.a)).double(), (2 * (self.b - self.bend)).double()
+        first, last = doubled(2 * (self.bend - self.a)), doubled(2 * (self.b - self.bend))
         squares = [float(one @ two) for one, two in ((first, first), (first, last), (last, last))]
         t = (_NODES + 1) / 2
         speeds = (1 - t) ** 2 * squares[0] + 2 * t * (1 - t) * squares[1] + t**2 * squares[2]
@@ -168,12 +169,12 @@ def _trained(pair: Pair, training: BendTraining, progress: Progress) -> tuple[Te
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(mixed(int(training.seed), _BENDS))
     places, losses = np.empty(steps), np.empty(steps)
-    order = torch.empty(0, dtype=torch.int64)
+    order = torch.empty(0, dtype=torch.int64, device="cpu")
     for step in range(steps):
         if not len(order):
-            order = torch.randperm(number, generator=generator)
+            order = torch.randperm(number, generator=generator, device="cpu")
         chosen, order = order[:size].to(bend.device), order[size:]
-        t = float(torch.rand((), generator=generator, dtype=torch.float64))
+        t = float(torch.rand((), generator=generator, dtype=torch.float64, device="cpu"))
         losses[step], slope = _loss_and_slope(
             pair, _examples(data, chosen), Quadratic(pair.a, bend.detach(), pair.b, {}).at(t), t
         )

@@ -81,7 +81,7 @@ class DataSet:
             raise ValueError(f"a sample must have 1 to {self.num_examples} examples, all there are; got {size}")
         numbers = [num_examples(piece) for piece in self.pieces]
         generator = torch.Generator().manual_seed(integer(seed, "seed"))
-        chosen = torch.randperm(sum(numbers), generator=generator)[:size]
+        chosen = torch.randperm(sum(numbers), generator=generator, device="cpu")[:size]
         batches, start = [], 0
         for piece, number in zip(self.pieces, numbers, strict=True):
             rows = chosen[(chosen >= start) & (chosen < start + number)] - start

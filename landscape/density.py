@@ -123,7 +123,7 @@ def _quadrature(
         leftover = image - basis @ column
         correction = basis.T @ leftover
         leftover -= basis @ correction
-        projection[: size + 1, size] = projection[size, : size + 1] = (column + correction)[count:].double().cpu()
+        projection[: size + 1, size] = projection[size, : size + 1] = (column + correction)[count:].cpu().double()
         size += 1
         length = float(torch.linalg.vector_norm(leftover))
         ended = length <= max(rounding * scale, torch.finfo(basis.dtype).tiny)
@@ -145,7 +145,7 @@ def _converged(operator: CurvatureOperator, outliers: Eigenpairs | None) -> tupl
     if outliers.eigenvectors.shape[0] != operator.dim or not same:
         raise ValueError("outliers are eigenpairs of another matrix; pass top_eigenvalues(operator, ...) of this one")
     sure = outliers.converged
-    vectors = torch.as_tensor(np.array(outliers.eigenvectors[:, sure])).to(operator.weights)
+    vectors = torch.as_tensor(np.array(outliers.eigenvectors[:, sure]), device="cpu").to(operator.weights)
     return np.array(outliers.eigenvalues[sure], dtype=np.float64), torch.linalg.qr(vectors).Q
 
 

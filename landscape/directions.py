@@ -13,6 +13,7 @@ from landscape.answers import Eigenpairs
 from landscape.arguments import integer, seed_of
 from landscape.objective import Objective
 from landscape.planes import Axis, Direction, Plane, tensor_of
+from landscape.precision import doubled
 
 FLATTEST = 1e-6  # weights whose distance from a line is less than this share of their spread lie on it
 
@@ -20,7 +21,9 @@ FLATTEST = 1e-6  # weights whose distance from a line is less than this share of
 def random_direction(objective: Objective, *, seed: int) -> Tensor:
     """A standard normal vector, ``(dim,)``, the same on every device."""
     generator = torch.Generator().manual_seed(seed_of(seed))
-    return torch.randn(objective.space.dim, generator=generator, dtype=torch.float64).to(objective.weights)
+    return torch.randn(objective.space.dim, generator=generator, dtype=torch.float64, device="cpu").to(
+        objective.weights
+    )
 
 
 def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Direction | None = None) -> Tensor:
@@ -221,12 +224,13 @@ def weights_of(objective: Objective, weights: Direction, *, name: str) -> Tensor
 
 def rounding_of(objective: Objective) -> float:
     """The distance that rounding alone can put between weights that are meant to be the same, or on one line."""
-    return 4 * torch.finfo(objective.weights.dtype).eps * float(objective.weights.double().norm())
+    return 4 * torch.finfo(objective.weights.dtype).eps * float(doubled(objective.weights).norm())
 
 
 def _step(objective: Objective, weights: Direction, *, name: str) -> Tensor:
-    """w₁ − w, ``(dim,)``, in double precision on the objective's device."""
-    return weights_of(objective, weights, name=name).to(objective.weights.device, torch.float64) - objective.weights
+    """w₁ − w, ``(dim,)``, in double precision, on the objective's device where that has it."""
+    origin = doubled(objective.weights)
+    return weights_of(objective, weights, name=name).to(origin) - origin
 
 
 def _eigenvector(objective: Objective, pairs: Eigenpairs, index: int) -> Tensor:

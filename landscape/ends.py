@@ -26,7 +26,7 @@ class Ends:
             return torch.argsort(-values.abs(), stable=True)[: self.k + self.more]
         high, low = self._each
         high, low = (number + self.more if number else 0 for number in (high, low))
-        order = torch.arange(len(values) - 1, -1, -1)  # descending
+        order = torch.arange(len(values) - 1, -1, -1, device="cpu")  # descending
         if len(values) > high + low:
             order = torch.cat([order[:high], order[len(order) - low :]])
         return order.flip(0) if self.which == "SA" else order

@@ -54,7 +54,7 @@ class Source(NamedTuple):
 
     def signs(self, count: int) -> Tensor:
         """Random signs, ``(dim, count)``."""
-        drawn = torch.randint(0, 2, (count, len(self.like)), generator=self.generator)
+        drawn = torch.randint(0, 2, (count, len(self.like)), generator=self.generator, device="cpu")
         return (2 * drawn - 1).to(self.like).T
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from landscape.precision import widest
+
 
 class Pair(NamedTuple):
     """Columns x and their images A x, both ``(dim, k)``."""
@@ -27,16 +29,16 @@ Measure = Callable[[Pair, Pair], Tensor]
 
 def blocks_of_the_trace(sizes: Sequence[int]) -> Measure:
     """x_b'(A y)_b for each block b of rows, made symmetric: forms whose traces are those of A's diagonal blocks."""
-    ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    ends = torch.tensor([0, *sizes], device="cpu").cumsum(0).tolist()
 
     def measure(x: Pair, y: Pair) -> Tensor:
-        sums = []
+        sums, wide = [], widest(x.vectors.device)
         for first, last in itertools.pairwise(ends):
             rows = slice(first, last)
-            one = (x.vectors[rows] * y.images[rows]).sum(dim=0, dtype=torch.float64)
-            two = one if y is x else (y.vectors[rows] * x.images[rows]).sum(dim=0, dtype=torch.float64)
+            one = (x.vectors[rows] * y.images[rows]).sum(dim=0, dtype=wide)
+            two = one if y is x else (y.vectors[rows] * x.images[rows]).sum(dim=0, dtype=wide)
             sums.append((one + two) / 2)
-        return torch.stack(sums).cpu()
+        return torch.stack(sums).cpu().double()
 
     return measure
 
@@ -44,9 +46,9 @@ def blocks_of_the_trace(sizes: Sequence[int]) -> Measure:
 def diagonal_entries(x: Pair, y: Pair) -> Tensor:
     """x ∘ A y, made symmetric, ``(dim, k)``: the forms whose traces are the entries of A's diagonal."""
     one = x.vectors * y.images
-    return ((one + (one if y is x else y.vectors * x.images)) / 2).to("cpu", torch.float64)
+    return ((one + (one if y is x else y.vectors * x.images)) / 2).cpu().double()
 
 
 def square(x: Pair, y: Pair) -> Tensor:
     """(A x)'(A y), ``(1, k)``: the form whose trace is ‖A‖_F²."""
-    return (x.images * y.images).sum(dim=0, dtype=torch.float64, keepdim=True).cpu()
+    return (x.images * y.images).sum(dim=0, dtype=widest(x.images.device), keepdim=True).cpu().double()

@@ -42,7 +42,7 @@ class CurvatureOperator(LinearOperator, ABC):
                 raise ValueError(f"weights must have shape ({dim},); got {tuple(weights.shape)}")
             require_like(weights, objective.weights, "weights")
         self.weights = (objective.weights if weights is None else weights).detach().clone()
-        super().__init__(torch.empty(0, dtype=self.weights.dtype).numpy().dtype, (dim, dim))  # type: ignore[call-arg]
+        super().__init__(torch.empty(0, dtype=self.weights.dtype, device="cpu").numpy().dtype, (dim, dim))  # type: ignore[call-arg]
 
     @abstractmethod
     def apply(self, V: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def gaussian(count: int, *, like: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal columns, ``(dim, count)``, with the length, device and dtype of ``like``."""
-    return torch.randn(count, len(like), generator=generator, dtype=torch.float64).T.to(like)
+    return torch.randn(count, len(like), generator=generator, dtype=torch.float64, device="cpu").T.to(like)
 
 
 def orthonormal(columns: Tensor, basis: Tensor, *, generator: torch.Generator) -> Tensor:

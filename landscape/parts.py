@@ -12,6 +12,7 @@ import torch
 
 from landscape.arguments import integer
 from landscape.objective import Objective
+from landscape.precision import widest
 from landscape.progress import Progress
 from landscape.results import Array
 
@@ -76,7 +77,8 @@ def over_shards(
             raise
         failure = error
     if not alone:
-        found = torch.from_numpy(table).to(objective.weights.device)
+        device = objective.weights.device
+        found = torch.as_tensor(table, dtype=widest(device), device=device)
         (found,) = sharing.summed_unless_failed([found], failure)
         table = found.cpu().numpy()
     table = table[table[:, 1] != 0]

@@ -57,8 +57,8 @@ class Units:
 
     def drawn(self, generator: torch.Generator) -> Order:
         """A random order that keeps groups together."""
-        groups = torch.randperm(self.number // self.group, generator=generator)
-        inside = torch.stack([torch.randperm(self.group, generator=generator) for _ in groups])
+        groups = torch.randperm(self.number // self.group, generator=generator, device="cpu")
+        inside = torch.stack([torch.randperm(self.group, generator=generator, device="cpu") for _ in groups])
         order: Order = (groups[:, None] * self.group + inside).flatten().numpy()
         return order
 

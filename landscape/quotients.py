@@ -18,7 +18,8 @@ from landscape.batches import map_tensors
 from landscape.certificate import apart
 from landscape.curvatures import Curvature
 from landscape.objective import Objective
-from landscape.terms import Definition, Term, double
+from landscape.precision import doubled, doubled_copy
+from landscape.terms import Definition, Term
 
 STEPS: tuple[float, ...] = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)  # ‖step‖ / ‖w‖ in double precision
 COARSE_STEPS: tuple[float, ...] = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)  # in single
@@ -73,16 +74,16 @@ def compare(
         v: direction, ``(dim,)``, not zero.
         product: A v as it is to be checked, ``(dim,)``.
     """
-    scale = (float(w.double().norm()) or 1.0) / float(v.double().norm())  # ‖scale · v‖ = ‖w‖
+    scale = (float(doubled(w).norm()) or 1.0) / float(doubled(v).norm())  # ‖scale · v‖ = ‖w‖
     try:
-        doubled, w_double, v_double = objective.work.definition.doubled(), w.double(), scale * v.double()
-        quotients = [_quotient(parts, objective, doubled, w_double, v_double, h) for h in STEPS]
+        definition, w_double, v_double = objective.work.definition.doubled(), doubled(w), scale * doubled(v)
+        quotients = [_quotient(parts, objective, definition, w_double, v_double, h) for h in STEPS]
         steps, in_double = STEPS, True
     except (RuntimeError, TypeError, ValueError):  # a kernel or a table of single precision, or no memory for it
         quotients = [_quotient(parts, objective, None, w, scale * v, h) for h in COARSE_STEPS]
         steps, in_double = COARSE_STEPS, False
     quotients = [quotient / scale for quotient in quotients]
-    errors = tuple(apart(quotient.double(), product.double()) for quotient in quotients)
+    errors = tuple(apart(doubled(quotient), doubled(product)) for quotient in quotients)
     pairs = [(i, j) for i, j in combinations(range(len(steps)), 2) if steps[i] >= FAR_APART * steps[j]]
     consistent = min(apart(quotients[i], quotients[j]) for i, j in pairs)
     return Comparison(steps, errors, consistent, in_double)
@@ -91,7 +92,7 @@ def compare(
 def _quotient(
     parts: Sequence[tuple[float, Curvature]],
     objective: Objective,
-    doubled: Definition | None,
+    definition: Definition | None,
     w: Tensor,
     v: Tensor,
     step: float,
@@ -99,7 +100,7 @@ def _quotient(
     """The difference quotient of the mean over all the data, in the precision of the weights."""
 
     def of_term(term: Term) -> tuple[Tensor]:
-        chunk = term if doubled is None else Term(doubled, map_tensors(double, term.batch))
+        chunk = term if definition is None else Term(definition, map_tensors(doubled_copy, term.batch))
         value = torch.zeros_like(w)
         for factor, curvature in parts:
             value += factor * curvature.quotient(chunk, w, step * v) / step

@@ -73,7 +73,7 @@ def pyhessian_eigenvalues(
     basis = torch.stack([vector[0].detach() for vector in vectors], dim=1)  # (dim, k)
     basis /= basis.norm(dim=0)
     product = objective.hvp(objective.weights, basis)
-    residuals = (product - basis * torch.as_tensor(eigenvalues).to(basis)).norm(dim=0).double().numpy()
+    residuals = (product - basis * torch.as_tensor(eigenvalues, device="cpu").to(basis)).norm(dim=0).double().numpy()
     settings = {"name": "pyhessian_eigenvalues", "k": k, "which": "LM", "tol": tol, "seed": seed}
     return Eigenpairs(
         eigenvalues=eigenvalues,
@@ -127,9 +127,9 @@ def _their_hessian(objective: Objective, seed: int) -> Iterator[tuple[Any, _Loss
     if objective.weights.device.type != "cpu":
         raise ValueError(f"PyHessian is asked on the CPU only; the objective is on {objective.weights.device}")
     model = _LossAsModel(objective)
-    token = torch.zeros(1)
+    token = torch.zeros(1, device="cpu")
     try:
-        with torch.random.fork_rng([]), torch.enable_grad(), warnings.catch_warnings():
+        with torch.random.fork_rng([]), torch.device("cpu"), torch.enable_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Using backward")  # the cycle it warns of is broken below
             torch.default_generator.manual_seed(seed)  # the CPU's alone: PyHessian draws from no other
             yield hessian(model, lambda outputs, _: outputs, (token, token), None, False), model

@@ -165,7 +165,7 @@ def difference(
         before: z, batch by batch, where they are known.
     """
     changed = scalable.scaled(rescaling.factors)
-    apart = size = torch.zeros(())
+    apart = size = torch.zeros((), device="cpu")
     for i, batch in enumerate(batches):
         wanted = rescaling.gain * (scalable.outputs(batch) if before is None else before[i])
         apart = torch.maximum(apart.to(wanted), (wanted - scalable.outputs(batch, changed)).abs().max())
@@ -248,7 +248,7 @@ class _Finder:
         if len(shapes) < len(exponents) or len(gaining) != 1 or {abs(power) for power in exponents.values()} != {1.0}:
             return None
         (units,) = gaining
-        factors = torch.full((units,), self.factor, dtype=torch.float64)
+        factors = torch.full((units,), self.factor, dtype=torch.float64, device="cpu")
         factors[1::2] = 1 / self.factor
         found = {}
         for block, shape in shapes.items():

@@ -17,9 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from landscape.batches import Batch, map_tensors, tensors
 from landscape.forward import call_with
 from landscape.orthonormal import gaussian
+from landscape.precision import doubled_copy
 from landscape.products import second_derivatives
 from landscape.results import Array
-from landscape.terms import Definition, double
+from landscape.terms import Definition
 
 STATISTICS = "statistics"
 _FUSED = ("qkv", "in_proj", "c_attn")  # one tensor for queries, keys and values, in that order
@@ -119,7 +120,7 @@ class Scalable:
         seam = self.definition.seam
         (first, *_) = self.parameters.values()
         if first.dtype == torch.float64:
-            batch = map_tensors(double, batch)
+            batch = map_tensors(doubled_copy, batch)
         buffers = {name: buffer.clone() for name, buffer in seam.model.named_buffers()}
         named = {f"model.{name}": value for name, value in (buffers | dict(changed)).items()}
         with torch.set_grad_enabled(any(value.requires_grad for value in changed.values())), self.definition.kernels():
@@ -151,10 +152,10 @@ class Scalable:
     def factor(self, block: Block, value: float) -> Tensor:
         """The factor of the tensor of a block that multiplies this block by a value."""
         if block.part is None:
-            return torch.tensor(value, dtype=torch.float64)
+            return torch.tensor(value, dtype=torch.float64, device="cpu")
         tensor = self.parameters[block.tensor]
         axis, third = _axis_of_thirds(tensor), tensor.shape[_axis_of_thirds(tensor)] // 3
-        factors = torch.ones(3 * third, dtype=torch.float64)
+        factors = torch.ones(3 * third, dtype=torch.float64, device="cpu")
         factors[block.part * third : (block.part + 1) * third] = value
         return factors.view([-1 if i == axis else 1 for i in range(tensor.ndim)])
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from landscape.denominators import CrossEntropyDenominator, Denominator, denominator_of
+from landscape.precision import widest
 
 Score = Callable[[Any, Any], Tensor]  # score(outputs, targets): the mean over a batch, a scalar
 
@@ -39,8 +40,7 @@ class Accuracy:
             ValueError: if the targets are no classes.
         """
         number = self.right(outputs, targets).sum()
-        number = number.double() if number.device.type != "mps" else number.float()
-        share: Tensor = number / self.denominator(outputs, targets)
+        share: Tensor = number.to(widest(number.device)) / self.denominator(outputs, targets)
         return share
 
     def right(self, outputs: Any, targets: Any) -> Tensor:

@@ -123,7 +123,7 @@ class Search:
         places = ends.places(values)
         values, coordinates = values[places], coordinates[:, places]
         directions = self.space.residuals(values, coordinates)
-        norms = torch.linalg.vector_norm(directions, dim=0).to("cpu", torch.float64)
+        norms = torch.linalg.vector_norm(directions, dim=0).cpu().double()
         floor = 4 * self._rounding * self.space.scale  # no residual is known better than that
         allowed = self.tol * values.abs() + 100 * self._rounding * self.space.scale
         return Pairs(values, coordinates, (norms**2 + floor**2).sqrt(), allowed, directions)
@@ -246,7 +246,7 @@ class Search:
     def _make_room(self, needed: int) -> None:
         """Keep the wanted half of the Ritz vectors where the basis can hold no more (thick restart)."""
         if self.space.most < self._dim and self.space.room < needed:
-            few = len(self.ends.places(torch.zeros(self.space.size))) + 2
+            few = len(self.ends.places(torch.zeros(self.space.size, device="cpu"))) + 2
             more = max(1, (self.space.most - few - needed) // (4 if self.ends.which == "BE" else 2))
             values, coordinates = self.space.ritz()
             self.space.compress(coordinates[:, Ends(self.ends.which, self.ends.k, more=more).places(values)])

@@ -12,6 +12,7 @@ from torch import Tensor
 from landscape.batch_norm import Buffers
 from landscape.objective import Objective
 from landscape.pairs import Pair, require_same_model
+from landscape.precision import widest
 from landscape.scores import Score, denominator_of_score, require_score, value_of_score
 from landscape.terms import Term
 
@@ -85,9 +86,9 @@ class Eyes:
         """s/√n of one value per held-out example; NaN where these do not average to what they must."""
         assert self.held_out is not None
         sharing, device = self.held_out.work.sharing, self.held_out.weights.device
-        parts = [values.sum(), values.square().sum(), torch.tensor(len(values), dtype=torch.float64)]
+        parts = [values.sum(), values.square().sum(), torch.tensor(len(values), dtype=torch.float64, device="cpu")]
         if sharing.number > 1:
-            parts = sharing.summed([part.to(device) for part in parts])
+            parts = sharing.summed([part.to(device, widest(device)) for part in parts])
         total, squares, number = (float(part) for part in parts)
         if number < 2 or not abs(total / number - mean) <= _SAME * max(abs(mean), math.sqrt(squares / number)):
             return math.nan
@@ -100,4 +101,4 @@ def one_by_one(function: Any, outputs: Tensor, targets: Tensor) -> Tensor:
         one = torch.func.vmap(lambda o, y: function(o.unsqueeze(0), y.unsqueeze(0)))
         return one(outputs, targets).detach().cpu().double()  # type: ignore[no-any-return]
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
-        return torch.full((len(outputs),), math.nan, dtype=torch.float64)
+        return torch.full((len(outputs),), math.nan, dtype=torch.float64, device="cpu")

@@ -48,7 +48,7 @@ class Shards:
         """The batch with its rows in this order."""
         if not self.interleaved or all(number == 1 or size == 1 for number, size in self.runs):
             return batch
-        rows = torch.arange(self.num_examples)
+        rows = torch.arange(self.num_examples, device="cpu")
         parts, start = [], 0
         for number, size in self.runs:
             stop = start + number * size

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape.batches import map_tensors, num_examples, tensors
+from landscape.precision import widest
 from landscape.terms import Term
 
 GROUPS = 64  # that a sample is cut into where single losses cannot be had
@@ -71,7 +72,7 @@ class SingleLosses:
             losses, counts = self.parts(term, outputs, loss)
         except Exception:  # whatever a loss raises that does not expect single examples, or no values to look at
             return False
-        mean = (torch.where(counts != 0, losses, 0).double() * counts).sum() / counts.sum()
+        mean = (torch.where(counts != 0, losses, 0).to(widest(losses.device)) * counts).sum() / counts.sum()
         tolerance = 1e3 * torch.finfo(loss.dtype).eps * max(1.0, abs(float(loss)))
         return bool(abs(mean - loss) <= tolerance) or bool(counts.sum() == 0)
 

@@ -29,7 +29,9 @@ class Subspace:
         self._basis = like.new_empty(0, like.numel())  # Q', (capacity, dim), one row a vector
         self._images = like.new_empty(0, like.numel())  # W', (capacity, dim)
         self._leftover = torch.zeros_like(like)  # of the newest image, orthogonal to the basis
-        self.projection = torch.zeros(0, 0, dtype=torch.float64)  # T, (size, size) on the CPU, as the products are
+        self.projection = torch.zeros(
+            0, 0, dtype=torch.float64, device="cpu"
+        )  # T, (size, size) on the CPU, as the products are
         self.size = 0
         self.num_products = 0
         self.scale = 0.0  # largest ‖A q‖ seen, a lower bound on ‖A‖
@@ -94,7 +96,7 @@ class Subspace:
         Returns:
             The squared length of the vector, of that of its random part.
         """
-        drawn = torch.randn(self._like.numel(), generator=generator, dtype=torch.float64).to(self._like)
+        drawn = torch.randn(self._like.numel(), generator=generator, dtype=torch.float64, device="cpu").to(self._like)
         random = self._outside(drawn / torch.linalg.vector_norm(drawn))
         vector = random
         if near is not None:
@@ -151,8 +153,8 @@ class Subspace:
         self.size += 1
         basis, images = self._basis[: self.size], self._images[: self.size]
         self.projection = torch.nn.functional.pad(self.projection, (0, 1, 0, 1))
-        self.projection[-1, :] = (images @ vector).to("cpu", torch.float64)
-        self.projection[:, -1] = (basis @ image).to("cpu", torch.float64)
+        self.projection[-1, :] = (images @ vector).cpu().double()
+        self.projection[:, -1] = (basis @ image).cpu().double()
         self.scale = max(self.scale, float(torch.linalg.vector_norm(image)))
         self._leftover = self._outside(image)
 

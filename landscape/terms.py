@@ -20,6 +20,7 @@ from landscape.identity import name_of
 from landscape.logits import LogitNormalized
 from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.parameters import ParameterSpace
+from landscape.precision import doubled_copy, doubled_module, widest
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -113,7 +114,7 @@ class Definition:
 
     def doubled(self) -> Definition:
         """The same in double precision, as far as the numbers lie in modules and in ``functools.partial``."""
-        return replace(self, seam=copy.deepcopy(self.seam).double(), loss=_doubled_loss(self.loss))
+        return replace(self, seam=doubled_module(copy.deepcopy(self.seam)), loss=_doubled_loss(self.loss))
 
 
 class Term:
@@ -207,12 +208,7 @@ class Mean:
 
 
 def _precision_of_sums(value: Tensor) -> torch.dtype:
-    return torch.float64 if value.ndim == 0 and value.device.type != "mps" else value.dtype
-
-
-def double(tensor: Tensor) -> Tensor:
-    """Floating-point numbers in double precision; anything else as it is."""
-    return tensor.double() if tensor.is_floating_point() else tensor
+    return widest(value.device) if value.ndim == 0 else value.dtype
 
 
 def _fresh_buffers(module: nn.Module) -> dict[str, Tensor]:
@@ -233,7 +229,9 @@ def _doubled_loss(loss: Loss) -> Loss:
     if isinstance(loss, LogitNormalized):
         return LogitNormalized(_doubled_loss(loss.loss))
     if isinstance(loss, nn.Module):
-        return copy.deepcopy(loss).double()
+        return doubled_module(copy.deepcopy(loss))
     if isinstance(loss, functools.partial):
-        return functools.partial(loss.func, *map_tensors(double, loss.args), **map_tensors(double, loss.keywords))
+        return functools.partial(
+            loss.func, *map_tensors(doubled_copy, loss.args), **map_tensors(doubled_copy, loss.keywords)
+        )
     return loss

@@ -11,6 +11,7 @@ from landscape.arguments import entries
 from landscape.directions import FLATTEST, rounding_of, weights_of
 from landscape.objective import Objective
 from landscape.planes import Direction, Plane
+from landscape.precision import doubled
 from landscape.results import Array
 
 _ENTRIES = 2**22  # of a piece of all the weights, 32 MiB in double precision
@@ -92,7 +93,7 @@ class _Steps:
             raise ValueError(f"a trajectory needs at least three checkpoints to span a plane; got {len(weights)}")
         if names and len(names) != len(weights):
             raise ValueError(f"names must have one entry for each of {len(weights)} checkpoints; got {len(names)}")
-        self.origin = objective.weights
+        self.origin, self._like = objective.weights, doubled(objective.weights[:1])
         called = names or [f"checkpoint {i} of the trajectory" for i in range(len(weights))]
         self.weights = [weights_of(objective, one, name=name) for one, name in zip(weights, called, strict=True)]
 
@@ -100,12 +101,12 @@ class _Steps:
         dim, width = len(self.origin), max(1, _ENTRIES // len(self.weights))
         for start in range(0, dim, width):
             piece = slice(start, min(start + width, dim))
-            rows = torch.stack([one[piece].to(self.origin.device, torch.float64) for one in self.weights])
-            yield piece, rows - self.origin[piece].double()
+            rows = torch.stack([one[piece].to(self._like) for one in self.weights])
+            yield piece, rows - doubled(self.origin[piece])
 
     def centred_gram(self) -> Tensor:
         """(wᵢ − w̄)·(wⱼ − w̄), ``(n, n)``."""
-        found = self.origin.new_zeros(len(self.weights), len(self.weights), dtype=torch.float64)
+        found = self._like.new_zeros(len(self.weights), len(self.weights))
         for _, rows in self._pieces():
             rows = rows - rows.mean(dim=0)
             found += rows @ rows.T
@@ -113,21 +114,21 @@ class _Steps:
 
     def combined(self, shares: Tensor) -> Tensor:
         """Σᵢ cᵢ (wᵢ − w̄) for each row c of the shares, ``(k, dim)``."""
-        found = self.origin.new_empty(len(shares), len(self.origin), dtype=torch.float64)
+        found = self._like.new_empty(len(shares), len(self.origin))
         for piece, rows in self._pieces():
             found[:, piece] = shares @ (rows - rows.mean(dim=0))  # the mean adds nothing but rounding
         return found
 
     def coordinates(self, directions: Tensor) -> Tensor:
         """(wᵢ − w)·d for each direction, ``(n, k)``."""
-        found = self.origin.new_zeros(len(self.weights), len(directions), dtype=torch.float64)
+        found = self._like.new_zeros(len(self.weights), len(directions))
         for piece, rows in self._pieces():
             found += rows @ directions[:, piece].T
         return found
 
     def distances(self, directions: Tensor, coordinates: Tensor) -> Tensor:
         """‖wᵢ − w − Σ x d‖, ``(n,)``: by the difference itself, which is exact to the last digits near zero."""
-        squares = self.origin.new_zeros(len(self.weights), dtype=torch.float64)
+        squares = self._like.new_zeros(len(self.weights))
         for piece, rows in self._pieces():
             squares += (rows - coordinates @ directions[:, piece]).square().sum(dim=1)
         return squares.sqrt()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape.kept import Kept
+from landscape.precision import widest
 from landscape.processes import Sharing
 from landscape.progress import Progress
 from landscape.results import Array
@@ -141,5 +142,5 @@ class Walk:
             raise failure
 
     def _summed(self, *arrays: Array, failure: Exception | None = None) -> list[Array]:
-        tensors = [torch.from_numpy(array).to(self._device) for array in arrays]
+        tensors = [torch.from_numpy(array).to(self._device, widest(self._device)) for array in arrays]
         return [tensor.cpu().numpy() for tensor in self._sharing.summed_unless_failed(tensors, failure)]

@@ -46,7 +46,7 @@ class FromSubset:
                 f"a part of {self.num_examples} examples is no part of {objective.num_examples}; "
                 "ask for fewer, or leave `initial` out"
             )
-        drawn = torch.randperm(objective.num_examples, generator=torch.Generator().manual_seed(seed))
+        drawn = torch.randperm(objective.num_examples, generator=torch.Generator().manual_seed(seed), device="cpu")
         chosen = drawn[: self.num_examples].sort().values
         batches, before = [], 0
         for batch in objective.batches:
@@ -71,7 +71,7 @@ def vectors(given: Any, like: Tensor) -> Tensor:
     if isinstance(given, np.ndarray) and given.dtype.kind not in "biufc":
         raise TypeError(f"initial must hold numbers; got an array of {given.dtype.name}. Use initial.astype(float)")
     block = (
-        given.detach() if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
+        given.detach() if isinstance(given, Tensor) else torch.as_tensor(np.array(given), device="cpu")
     )  # a copy: results are frozen
     if block.ndim not in (1, 2) or block.shape[0] != like.numel() or block.numel() == 0 or block.is_complex():
         dim = like.numel()

@@ -24,6 +24,7 @@ from landscape.chunks import (
 )
 from landscape.curvatures import HESSIAN, Curvature
 from landscape.memory import is_out_of_memory
+from landscape.precision import doubled
 from landscape.processes import Alone, Sharing
 from landscape.terms import Definition, Mean, Term
 
@@ -207,13 +208,15 @@ class Work:
         if self.sharing.number == 1:
             return [mean.value.to(value.dtype) for mean, value in zip(means, like, strict=True)], means[0].weight
         totals = [mean.total_like(value) for mean, value in zip(means, like, strict=True)]
-        weight = torch.as_tensor(means[0].weight, dtype=torch.float64)
+        weight = torch.as_tensor(means[0].weight, device="cpu").double()
         coarse = weight.to(like[-1].dtype)
-        facts = torch.stack([coarse.cpu(), (weight.cpu() - coarse.cpu()).to(coarse.dtype)]).to(like[-1].device)
+        facts = torch.stack([coarse, (weight - coarse).to(coarse.dtype)]).to(like[-1].device)
         parts = [*totals[::-1], facts]  # vectors first: their dtype counts
         *sums, both = self.sharing.summed_unless_failed(parts, failure)
-        weight = both.double().sum()
-        return [(total / weight).to(value) for total, value in zip(sums[::-1], like, strict=True)], float(weight)
+        weight = doubled(both).sum()
+        return [(total / weight.to(total)).to(value) for total, value in zip(sums[::-1], like, strict=True)], float(
+            weight
+        )
 
     def _add(
         self,

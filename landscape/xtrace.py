@@ -7,6 +7,7 @@ import torch
 from landscape.estimators import Estimation, Estimator, Samples, Source
 from landscape.measures import Measure, Pair
 from landscape.orthonormal import gaussian, orthonormal
+from landscape.precision import widest
 
 
 class XTrace(Estimator):
@@ -34,7 +35,7 @@ class _Exchangeable(Estimation):
         super().__init__(source, measure)
         none = source.like.new_empty(len(source.like), 0)
         self._probes, self._basis = none, Pair(none, none)
-        self._R = torch.zeros(0, 0, dtype=torch.float64)
+        self._R = torch.zeros(0, 0, dtype=torch.float64, device="cpu")
 
     def spend(self, budget: int) -> None:
         """Two products for each probe."""
@@ -46,9 +47,9 @@ class _Exchangeable(Estimation):
         basis = self.multiplied(orthonormal(images, self._basis.vectors, generator=self.source.generator))
         self._probes = torch.cat([self._probes, probes], dim=1)
         self._basis = Pair(*(torch.cat(parts, dim=1) for parts in zip(self._basis, basis, strict=True)))
-        grown = torch.zeros(old + new, old + new, dtype=torch.float64)
+        grown = torch.zeros(old + new, old + new, dtype=torch.float64, device="cpu")
         grown[:old, :old] = self._R
-        grown[:, old:] = (self._basis.vectors.T @ images).to("cpu", torch.float64)
+        grown[:, old:] = (self._basis.vectors.T @ images).cpu().double()
         self._R = grown
 
     def samples(self) -> Samples:
@@ -63,7 +64,7 @@ class _Exchangeable(Estimation):
         push = torch.copysign(torch.where(push > 0, push, 1), self._R.diagonal())
         S = torch.linalg.inv(self._R + push.diag()).T
         S = S / torch.linalg.vector_norm(S, dim=0)
-        W = (self._basis.vectors.T @ self._probes).to("cpu", torch.float64)
+        W = (self._basis.vectors.T @ self._probes).cpu().double()
         SW = S.T @ W  # s_i'W_l
         inside = W - S * SW.diagonal()
         removed = self._basis.through(S)  # s
@@ -71,12 +72,12 @@ class _Exchangeable(Estimation):
             self._probes - self._basis.vectors @ inside.to(self._probes),
             self._basis.through(self._R).vectors - self._basis.images @ inside.to(self._probes),
         )
-        lengths = left.vectors.square().sum(dim=0, dtype=torch.float64).cpu()
+        lengths = left.vectors.square().sum(dim=0, dtype=widest(left.vectors.device)).cpu().double()
         whole = measure(self._basis, self._basis).sum(dim=1, keepdim=True)
         ss, uu = measure(removed, removed), measure(left, left)
         values = whole - ss + (dim - count + 1) / lengths * uu
 
-        off = 1 - torch.eye(count, dtype=torch.float64)
+        off = 1 - torch.eye(count, dtype=torch.float64, device="cpu")
         cosine = off * (S.T @ S)  # [i, j]
         inverse = off / (1 - cosine.square()).clamp(min=1e-12).sqrt()
         c = inverse * (SW.T - cosine * SW.diagonal()[:, None])  # e_ij'W_i

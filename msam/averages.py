@@ -18,7 +18,7 @@ def weighted_mean(values: list[Tensor], shares: list[float]) -> Tensor:
     """Σ share · value / Σ share, a scalar."""
     if len(values) == 1:
         return values[0]
-    weights = torch.tensor(shares, dtype=torch.float64) / sum(shares)
+    weights = torch.tensor(shares, dtype=torch.float64, device="cpu") / sum(shares)
     return (torch.stack(values) * weights.to(values[0])).sum()
 
 
@@ -26,7 +26,7 @@ def all_finite(gradient: Gradient | list[Tensor]) -> Tensor:
     """Whether all entries of all tensors are finite, a boolean scalar."""
     entries = [slope for slope in gradient if slope is not None]
     if not entries:
-        return torch.ones((), dtype=torch.bool)
+        return torch.ones((), dtype=torch.bool, device="cpu")
     return torch.isfinite(torch.stack(list(torch._foreach_norm(entries)))).all()
 
 

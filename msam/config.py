@@ -36,7 +36,8 @@ from msam.selections import train_only
 from msam.tasks import Task
 from msam.tasks.registry import complete_settings, load_task
 
-LATER = {"dropout": "same", "trainable": "all"}  # entries that older files lack, with what their runs were trained with
+# entries that older files lack, with what their runs were trained with
+LATER = {"dropout": "same", "trainable": "all", "deterministic": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ class TrainConfig:
         precision: of the passes: ``"float32"``, or automatic mixed precision with ``"bf16"`` or ``"fp16"``; the latter
             scales the loss, and skips steps in which a gradient overflows.
         max_grad_norm: the averaged gradient is shortened to this L2 norm where it is longer; 0 for no limit.
+        deterministic: only kernels that give the same bits each time, where a device has a choice; slower there.
         checkpoint_every: keep the weights of every so many epochs, the initial ones too; 0 keeps the last only.
     """
 
@@ -104,13 +106,15 @@ class TrainConfig:
     precision: str = "float32"
     max_grad_norm: float = 0.0
     trainable: str = "all"
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
-        kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str}
+        kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
             _require(
-                isinstance(value, kinds.get(str(entry.type), Mapping)) and not isinstance(value, bool),
+                isinstance(value, kinds.get(str(entry.type), Mapping))
+                and isinstance(value, bool) == (entry.type == "bool"),
                 f"the config entry {entry.name} must be of type {entry.type}; got {value!r}",
             )
         for name, options in (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape.balls import norm
+from landscape.precision import doubled
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,12 @@ class Observer:
         sizes, losses, rises, lengths = zip(*rows, strict=True)
         cosine = float("nan")
         if self.directions > 1 and self.direction is not None:
-            square = float(torch.stack([part.double().square().sum() for part in self.direction]).sum())
+            square = float(torch.stack([doubled(part).square().sum() for part in self.direction]).sum())
             cosine = (square - self.directions) / (self.directions * (self.directions - 1))
-        return PerShard(torch.tensor(sizes), torch.stack(losses), torch.stack(rises), torch.stack(lengths), cosine)
+        return PerShard(
+            torch.tensor(sizes, device=losses[0].device),
+            torch.stack(losses),
+            torch.stack(rises),
+            torch.stack(lengths),
+            cosine,
+        )

@@ -81,7 +81,7 @@ class Distributed(Together, Processes):
         ]
         clean = [(s / denominator).to(p) for s, p in zip(sums["clean"], step.parameters, strict=step.learns)]
         mean = (numbers[1] / denominator).to(step.parameters[0])
-        finite = torch.tensor(overflows == 0)
+        finite = torch.tensor(overflows == 0, device="cpu")
         observer = self._observer(step, mine) if step.observes else None
         return Outcome(mean, gradient, denominator, with_report > 0, finite, clean if step.learns else None, observer)
 
@@ -95,7 +95,7 @@ class Distributed(Together, Processes):
         row = running.row(like)
         rows = row.new_zeros(self.number, len(row))
         if mine is None:
-            mine = Outcome(like, [None] * len(weights), 0.0, False, torch.tensor(True), list(zeros))
+            mine = Outcome(like, [None] * len(weights), 0.0, False, torch.tensor(True, device="cpu"), list(zeros))
         else:
             rows[self.rank] = row
         share = mine.denominator

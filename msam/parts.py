@@ -47,7 +47,7 @@ def gathered(batch: Batch, from_all: Callable[[Tensor], list[Tensor]]) -> Batch:
         )
     sent = rows.new_zeros(max(lengths), rows.shape[1])
     sent[:own] = rows
-    there = torch.arange(len(sent))[:, None] < torch.tensor(lengths)  # (longest, number)
+    there = torch.arange(len(sent), device="cpu")[:, None] < torch.tensor(lengths, device="cpu")  # (longest, number)
     dealt = torch.stack(from_all(sent), dim=1)[there.to(rows.device)]  # (all examples, bytes)
     pieces = iter(torch.split(dealt, [_width(column) for column in columns], dim=1))
 

@@ -76,7 +76,8 @@ class RandomState:
         """Seed the CPU and one device, and no other."""
         torch.default_generator.manual_seed(seed)
         if device.type != "cpu":
-            torch.get_device_module(device).manual_seed(seed)
+            with torch.accelerator.device_index(device.index):
+                torch.get_device_module(device).manual_seed(seed)  # which seeds the current one
 
     @property
     def is_current(self) -> bool:

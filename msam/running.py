@@ -36,7 +36,7 @@ class RunningBuffers:
     def row(self, like: Tensor) -> Tensor:
         """What became of them here, as one vector: batches counted by each layer, statistics, other buffers."""
         counted = [int(layer.num_batches_tracked) - n for layer, n in zip(self.layers, self.counts, strict=True)]  # type: ignore[arg-type]
-        parts = [torch.tensor(counted, dtype=like.dtype), *self._statistics, *self.others]
+        parts = [torch.tensor(counted, dtype=like.dtype, device=like.device), *self._statistics, *self.others]
         return torch.cat([part.detach().to(like).flatten() for part in parts])
 
     def compose(self, rows: Sequence[Tensor]) -> None:

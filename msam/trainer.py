@@ -101,7 +101,7 @@ class Trainer:
         seen = metrics_of(
             self.model, self.task.loss, self.held_out, forward=self.task.forward, denominator=self.denominator
         )
-        test_loss = torch.tensor(seen["test_loss"], dtype=torch.float64)
+        test_loss = torch.tensor(seen["test_loss"], dtype=torch.float64, device="cpu")
         self._require_finite(test_loss, f"the test loss became {test_loss.item()}", step=number)
         self.epoch += 1
         row: dict[str, float] = {

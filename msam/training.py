@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed
 
+from landscape.checks import random_state_kept
 from landscape.progress import Progress, silent
 from msam.config import TrainConfig
 from msam.distributed import Distributed
@@ -19,13 +20,14 @@ from msam.trainer import Trainer, TrainingDivergedError as TrainingDivergedError
 
 
 def choose_device(name: str) -> torch.device:
-    """``"auto"`` is the GPU where there is one.
+    """``"auto"`` is the GPU where there is one: ``"cuda"``, else ``"mps"``, else the CPU.
 
     Raises:
         ValueError: if the device does not exist here.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        name = next(kind for kind, is_there in there.items() if is_there)
     try:
         torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -41,12 +43,14 @@ def launched(device: str) -> Iterator[tuple[Processes, str]]:
     Without torchrun it is this process alone. NCCL joins GPUs, Gloo the rest; devices are named as for :func:`train`.
 
     Raises:
-        ValueError: if the device does not exist here.
+        ValueError: if the device does not exist here, or processes cannot exchange what is on it.
     """
     place = choose_device(device)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield OneProcess(), str(place)
         return
+    if place.type not in ("cuda", "cpu"):
+        raise ValueError(f"several processes share work on cuda or cpu devices; got {str(place)!r}; try 'cpu'")
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(place)
@@ -57,6 +61,42 @@ def launched(device: str) -> Iterator[tuple[Processes, str]]:
         processes.wait()  # a group must not be taken apart while others still use it
     finally:
         torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """Within it torch takes only kernels that give the same bits each time; afterwards what it took before.
+
+    Where several kernels would do, torch measures none of them (cudnn.benchmark), and cuBLAS works in a buffer of fixed
+    size, if it has not begun already in this process with another.
+
+    Args:
+        wanted: False to change nothing.
+
+    Raises:
+        ValueError: if an operation has no such kernel.
+    """
+    if not wanted:
+        yield
+        return
+    variable, cudnn = "CUBLAS_WORKSPACE_CONFIG", torch.backends.cudnn
+    before = torch.get_deterministic_debug_mode(), cudnn.benchmark, cudnn.deterministic
+    is_given = variable in os.environ
+    try:
+        torch.use_deterministic_algorithms(True)
+        cudnn.benchmark, cudnn.deterministic = False, True
+        os.environ.setdefault(variable, ":4096:8")
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = " ".join(str(error).split(". ")[0].split())
+        raise ValueError(f"{reason}; train without deterministic, or with other layers") from None
+    finally:
+        mode, cudnn.benchmark, cudnn.deterministic = before
+        torch.set_deterministic_debug_mode(mode)
+        if not is_given:
+            os.environ.pop(variable, None)
 
 
 def train(
@@ -78,7 +118,7 @@ def train(
         task: model, loss and data; as the config says, or the caller's own.
         config: settings.
         run: where to write. When it holds a training state, training goes on from there.
-        device: ``"auto"``, ``"cpu"`` or another torch device.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or another torch device.
         processes: those that share the micro-batches, all of which call this function with the same arguments, and
             see the same files; the first of them writes. Only this one when left out.
         progress: called with the epochs done and their number.
@@ -90,13 +130,14 @@ def train(
         TrainingDivergedError: if a loss or a weight is not finite, or gradients overflow in step after step; the last
             good checkpoint is kept.
         ProcessLostError: if another process has died; likewise.
-        ValueError: if the training state is damaged, missing or of other settings, or another process trains in it.
+        ValueError: if the training state is damaged, missing or of other settings, another process trains in it, or it
+            is to be deterministic and the model is not.
         OSError: if the run cannot be written.
     """
     place = choose_device(device)
     sharing = OneProcess() if processes is None else processes
     lock = run.locked() if sharing.is_first else contextlib.nullcontext()
-    with lock, torch.random.fork_rng([place] if place.type != "cpu" else [], device_type=place.type):
+    with lock, random_state_kept(place), deterministic(config.deterministic):
         trainer = Trainer(task, config, run, place, sharing)
         progress(trainer.epoch, config.epochs)
         while trainer.epoch < config.epochs:

@@ -42,8 +42,9 @@ class OneAfterAnother:
                 epsilon = perturbation.search(shard.space.split(w), probed.slopes, key=(number,))
                 rise = shard.loss(probed.at(epsilon)).item() - probed.loss.item()
                 found.append(rise if probed.has_length else math.nan)
-        rises = torch.tensor([found or [0.0] * len(self.perturbations)], dtype=torch.float64)
-        return Rises(rises, torch.tensor([shard.weight], dtype=torch.float64), probed.loss.detach().reshape(1))
+        rises = torch.tensor([found or [0.0] * len(self.perturbations)], dtype=torch.float64, device="cpu")
+        weights = torch.tensor([shard.weight], dtype=torch.float64, device="cpu")
+        return Rises(rises, weights, probed.loss.detach().reshape(1))
 
 
 class _Probed:

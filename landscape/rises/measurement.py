@@ -15,6 +15,7 @@ from landscape.batches import num_examples
 from landscape.memory import is_out_of_memory
 from landscape.objective import Objective
 from landscape.perturbations import Perturbation
+from landscape.precision import widest
 from landscape.progress import Progress
 from landscape.results import Array
 from landscape.rises.layerwise import MOST_COPIED, LayerByLayer
@@ -97,9 +98,8 @@ class Measurement:
         counts = np.array([float(self.taken[word]) for word in words])
         flat = [self.rises[size].ravel() for size in self.sizes] + [self.weights[size] for size in self.sizes]
         w = self.objective.weights
-        dtype = w.dtype if w.device.type == "mps" else torch.float64
-        parts = [torch.as_tensor(part, dtype=dtype, device=w.device) for part in [*flat, counts]]
-        *sums, total = [part.double().cpu().numpy() for part in sharing.summed_unless_failed(parts, failure)]
+        parts = [torch.as_tensor(part, dtype=widest(w.device), device=w.device) for part in [*flat, counts]]
+        *sums, total = [part.cpu().double().numpy() for part in sharing.summed_unless_failed(parts, failure)]
         for size, rises, weights in zip(self.sizes, sums, sums[len(self.sizes) :], strict=False):
             self.rises[size], self.weights[size] = rises.reshape(self.rises[size].shape), weights
         self.taken = Counter({word: int(count) for word, count in zip(words, total, strict=True) if count})
@@ -216,10 +216,10 @@ class Measurement:
 
     def _keep(self, run: Run, found: Rises, words: str) -> None:
         here = slice(run.first, run.first + run.number)
-        rises = found.rises.double().cpu().numpy()
+        rises = found.rises.cpu().double().numpy()
         rises[:, self._still] *= 0.0  # and not what rounding makes of it; what is not finite stays so
         self.rises[run.asked][here] = rises
-        self.weights[run.asked][here] = found.weights.double().cpu().numpy()
+        self.weights[run.asked][here] = found.weights.cpu().double().numpy()
         self._done += int((self._way[run.asked][here] == "").sum())
         self._way[run.asked][here] = words
         self._progress(self._done, self._total)

@@ -12,5 +12,5 @@ def digits_examples() -> Examples:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    inputs = torch.tensor(images, dtype=torch.float32).div(16).view(-1, 1, 8, 8)
-    return Examples(inputs, torch.tensor(labels, dtype=torch.long))
+    inputs = torch.tensor(images, dtype=torch.float32, device="cpu").div(16).view(-1, 1, 8, 8)
+    return Examples(inputs, torch.tensor(labels, dtype=torch.long, device="cpu"))

@@ -61,4 +61,4 @@ class Examples:
 def shuffled(number: int, *, seed: int, epoch: int) -> Tensor:
     """The order of an epoch: a permutation ``(number,)`` that depends on seed and epoch alone."""
     source = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-    return torch.randperm(number, generator=torch.Generator().manual_seed(int(source >> 1)))
+    return torch.randperm(number, generator=torch.Generator().manual_seed(int(source >> 1)), device="cpu")

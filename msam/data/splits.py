@@ -22,7 +22,7 @@ def stratified_rows(targets: Tensor, first: int, *, seed: int) -> tuple[Tensor, 
     chosen, rest = train_test_split(
         np.arange(len(targets)), train_size=first, stratify=targets.numpy(), random_state=seed
     )
-    return torch.as_tensor(np.sort(chosen)), torch.as_tensor(np.sort(rest))
+    return torch.from_numpy(np.sort(chosen)), torch.from_numpy(np.sort(rest))
 
 
 def training_and_validation(
@@ -41,7 +41,7 @@ def training_and_validation(
     Raises:
         ValueError: if a part cannot have an example of each class.
     """
-    rows = torch.arange(len(targets))
+    rows = torch.arange(len(targets), device="cpu")
     validation, classes = rows[:0], _classes(targets)
     if validation_examples:
         _require_part("validation_examples", validation_examples, targets, classes)
@@ -111,7 +111,7 @@ def at_random(examples: Examples, first: int, *, seed: int) -> tuple[Examples, E
 def with_label_noise(examples: Examples, fraction: float, *, classes: int, seed: int) -> Examples:
     """The same inputs, a fraction of the labels drawn uniformly from all classes (the true one included)."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(examples), generator=generator)[: round(fraction * len(examples))]
+    chosen = torch.randperm(len(examples), generator=generator, device="cpu")[: round(fraction * len(examples))]
     targets = examples.targets.clone()
-    targets[chosen] = torch.randint(0, classes, (len(chosen),), generator=generator)
+    targets[chosen] = torch.randint(0, classes, (len(chosen),), generator=generator, device="cpu")
     return Examples(examples.inputs, targets)

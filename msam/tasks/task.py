@@ -89,8 +89,8 @@ class Task:
 
     def model(self, *, seed: int) -> nn.Module:
         """An untrained model; the global random state is left as it was."""
-        with torch.random.fork_rng([]):
-            torch.default_generator.manual_seed(seed)  # models are built on the CPU
+        with torch.random.fork_rng([]), torch.device("cpu"):
+            torch.default_generator.manual_seed(seed)  # models are built on the CPU, whatever the default device
             model = self.build()
         if not isinstance(model, nn.Module):
             raise TypeError(f"the task {self.name} builds a {type(model).__name__}; it must build a torch.nn.Module")
