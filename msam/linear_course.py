@@ -37,11 +37,11 @@ class LinearCourse:
 
     def __init__(self, features: Tensor, *, lr: float, rho: float, shards: Sequence[Tensor] | None = None) -> None:
         number, dim = features.shape
-        shards = [torch.arange(number)] if shards is None else shards
+        shards = [torch.arange(number, device=features.device)] if shards is None else shards
         if sorted(int(i) for shard in shards for i in shard) != list(range(number)):
             raise ValueError(f"every one of the {number} points must be in exactly one shard")
         self.lr = lr
-        eye = torch.eye(dim).to(features)
+        eye = torch.eye(dim, dtype=features.dtype, device=features.device)
         a, b = features.new_zeros(dim, dim), features.new_zeros(dim, number)
         for shard in shards:
             own = features[shard]  # (n_i, r)

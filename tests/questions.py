@@ -194,7 +194,7 @@ def _(p):
     return ls.worst_case_sharpness(p.objective(), ls.GradientAscent(rho=0.1), microbatch_size=4, steps=2).value
 
 
-@asked("Keskar's sharpness")
+@asked("Keskar's sharpness", DRAWN_THERE)
 def _(p):
     return [
         ls.keskar_sharpness(p.objective(), within=within, steps=2).value for within in (None, ls.RandomSubspaces(dim=3))

@@ -6,13 +6,14 @@ from msam.data.examples import Examples, shuffled
 from msam.data.kernel import KernelRegression, kernel_regression
 from msam.data.mixup import MixUp
 from msam.data.patches import SignalAndNoise, signal_and_noise
-from msam.data.splits import stratified, with_label_noise
+from msam.data.splits import at_random, stratified, with_label_noise
 
 __all__ = [
     "Examples",
     "shuffled",
     "digits_examples",
     "stratified",
+    "at_random",
     "with_label_noise",
     "SignalAndNoise",
     "signal_and_noise",
@@ -27,6 +28,3 @@ __all__ = [
     "augmentation_of",
     "draws_of",
 ]
-from msam.data.splits import at_random
-
-__all__ = ["Examples", "shuffled", "digits_examples", "stratified", "at_random", "with_label_noise"]

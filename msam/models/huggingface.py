@@ -203,7 +203,10 @@ def _require_causal(model: nn.Module, *, folder: Path) -> None:
     """Refuse a model that sees what it is to tell, as BERT does unless its config says is_decoder."""
     with torch.no_grad(), _understood(folder, "causal"):
         model.eval()
-        one, other = (model(input_ids=torch.tensor([[1, 1, last]])).logits[:, :2] for last in (1, 2))
+        one, other = (
+            model(input_ids=torch.tensor([[1, 1, last]], device=next(model.parameters()).device)).logits[:, :2]
+            for last in (1, 2)
+        )
     if not torch.allclose(one, other, rtol=1e-3, atol=1e-5 * float(one.abs().max())):
         raise ValueError(
             f"a {type(model).__name__} of {folder} sees later tokens than the one it is at; name a causal model, or "

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from landscape.progress import Report, unreported
 from msam.models.huggingface import PREFIX
 from msam.models.registry import ImageModel, settled
@@ -44,7 +46,8 @@ def load_task(name: str, settings: Mapping[str, Any], *, report: Report = unrepo
     function = function_of(name)
     given |= {key: report for key, kind in typing.get_type_hints(function).items() if kind == Report}
     if name in TASKS:
-        return TASKS[name](**given)
+        with torch.device("cpu"):  # whatever the default device
+            return TASKS[name](**given)
     try:
         task = function(**given)
     except Exception as error:  # whatever the user's function raises
