@@ -7,7 +7,8 @@ import functools
 
 import pytest
 import torch
-from questions import DRAWN_THERE, MIXED, QUESTIONS, Problem, numbers_of
+from placed import Problem, numbers_of
+from questions import DRAWN_THERE, MIXED, QUESTIONS
 
 from analyses.protocol import Protocol
 from analyses.subject import Subject
