@@ -54,7 +54,9 @@ class Eyes:
         loss, score = self._of(self.pair.objective, w, buffers, None)
         if self.held_out is None:
             return Seen(loss, score)
-        kept = [torch.empty(0, 1 if self.score is None else 2, dtype=torch.float64)]  # all, in a process without work
+        kept = [
+            torch.empty(0, 1 if self.score is None else 2, dtype=torch.float64, device="cpu")
+        ]  # all, in a process without work
         held_out = self._of(self.held_out, w, buffers, kept)
         return Seen(loss, score, *held_out, torch.cat(kept))
 
