@@ -8,6 +8,12 @@ from pathlib import Path
 VARIABLE = "MSAM_DATA"
 
 
+def present(path: Path) -> Path:
+    """A path that a setting names; where there is nothing any more, the one that ``MSAM_DATA`` names."""
+    now = os.environ.get(VARIABLE)
+    return Path(now) if now and not path.exists() and Path(now).exists() else path
+
+
 def folder_of(data: str | Path | None, *, what: str) -> Path:
     """The folder that a setting names; where there is none, or none any more, the one that ``MSAM_DATA`` names.
 

@@ -40,7 +40,8 @@ def digits(
         validation_examples: stratified, set aside from the 1,000 first; the same for every subset and seed.
         label_noise: fraction of the training labels drawn at random, 0 to 1. Test labels are always true.
         data_seed: of the subset and of the noise; the split into training and test data is always the same.
-        augment: what training does to its images, such as ``crop+cutout=2+mixup=0.2``; see :func:`augmentation_of`.
+        augment: what training does to its images: none, or several of crop, flip, cutout
+            and mixup such as crop+cutout=2+mixup=0.2.
     """
     require_noise(label_noise, data_seed)
     build = image_model(

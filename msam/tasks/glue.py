@@ -14,6 +14,7 @@ from torch.nn import functional
 from landscape.batches import Batch
 from landscape.forward import supervised
 from msam.data import Examples, at_random, stratified, with_label_noise
+from msam.data.places import present
 from msam.data.text import Labelled, files_of, labelled
 from msam.data.tokens import Encoded, encoded
 from msam.models.huggingface import from_folder
@@ -96,7 +97,7 @@ def glue(name: str) -> Callable[..., Task]:
         if not 0 <= label_noise <= 1 or (kind.classes is None and label_noise):
             raise ValueError(f"label_noise must be between 0 and 1, and 0 for a regression; got {label_noise}")
         folder = folder_of_model(model, built_in=BUILT_IN, download=download)
-        files = {split: _files(data, name, split) for split in ("train", kind.tested_on)}
+        files = {split: _files(present(data), name, split) for split in ("train", kind.tested_on)}
         train, test = (labelled(paths, kind.columns, classes=kind.classes) for paths in files.values())
         validation, train = _parts(train, validation_examples, train_examples, kind=kind, seed=data_seed)
         words = vocabulary_of(tokenizer, _singly(train), kind="words", size=vocabulary, lower=True, folder=folder)

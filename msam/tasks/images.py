@@ -50,7 +50,8 @@ def cifar10(
         validation_examples: stratified, set aside from the training images first; the same for every subset and seed.
         label_noise: fraction of the training labels drawn at random, 0 to 1. Other labels are always true.
         data_seed: of the subset and of the noise.
-        augment: what training does to its images, such as ``crop+flip``; see :func:`augmentation_of`.
+        augment: what training does to its images: none, or several of crop, flip, cutout
+            and mixup such as crop+flip+cutout=8.
         report: of images being read.
     """
     built = functools.partial(
@@ -92,7 +93,8 @@ def cifar100(
         validation_examples: stratified, set aside from the training images first; the same for every subset and seed.
         label_noise: fraction of the training labels drawn at random, 0 to 1. Other labels are always true.
         data_seed: of the subset and of the noise.
-        augment: what training does to its images, such as ``crop+flip``; see :func:`augmentation_of`.
+        augment: what training does to its images: none, or several of crop, flip, cutout
+            and mixup such as crop+flip+cutout=8.
         report: of images being read.
     """
     built = functools.partial(
@@ -138,7 +140,8 @@ def images(
         validation_examples: stratified, set aside from the training images first; the same for every subset and seed.
         label_noise: fraction of the training labels drawn at random, 0 to 1. Other labels are always true.
         data_seed: of the subset and of the noise.
-        augment: what training does to its images, such as ``crop+flip``; see :func:`augmentation_of`.
+        augment: what training does to its images: none, or several of crop, flip, cutout
+            and mixup such as crop+flip+cutout=8.
         report: of images being read.
     """
     if size is not None and size < 1:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from landscape.batches import Batch
 from landscape.forward import supervised
 from msam.data import Examples, at_random
+from msam.data.places import present
 from msam.data.text import plain_text
 from msam.models.huggingface import from_folder
 from msam.models.text import LanguageModel
@@ -70,7 +71,7 @@ def text(
             f"got {test_fraction} and {validation_fraction}"
         )
     folder = folder_of_model(model, built_in=BUILT_IN, download=download)
-    whole = plain_text(data)
+    whole = plain_text(present(data))
     ends = [_between_words(whole, share) for share in (1 - test_fraction - validation_fraction, 1 - test_fraction)]
     parts = {"training": whole[: ends[0]], "validation": whole[ends[0] : ends[1]], "test": whole[ends[1] :]}
     words = vocabulary_of(

@@ -120,3 +120,13 @@ def test_a_length_beyond_the_model_is_refused(book, tmp_path):
     folder = save_config(tmp_path / "model", "GPT2")
     with pytest.raises(ValueError, match=r"length 17 is more than the 16 tokens that hf:.* takes"):
         load_task("text", {"data": str(book), "model": f"hf:{folder}", "length": 17, "vocabulary": 280})
+
+
+def test_a_text_that_moved_is_found_where_the_variable_says(book, monkeypatch):
+    before = load_task("text", {"data": str(book), **SMALL})
+    moved = book.rename(book.with_name("moved.txt"))
+    with pytest.raises(FileNotFoundError, match="there is no text at"):
+        load_task("text", {"data": str(book), **SMALL})
+    monkeypatch.setenv("MSAM_DATA", str(moved))
+    after = load_task("text", {"data": str(book), **SMALL})
+    assert torch.equal(after.train.targets, before.train.targets)
