@@ -141,7 +141,8 @@ class Points:
         self._readings = readings
         self._w, self._directions, self._coordinates = w, directions, coordinates
         self._at_home: list[bool] = (~coordinates.any(axis=1)).tolist()
-        self._rounded: list[list[float]] = torch.as_tensor(coordinates).to(w.dtype).tolist()  # infinite where too large
+        # Infinite where a coordinate is too large for the precision.
+        self._rounded: list[list[float]] = torch.as_tensor(coordinates, device="cpu").to(w.dtype).tolist()
         self._buffer, self._row = w.clone(), torch.empty_like(w)
         self._row_is: tuple[float, ...] | None = None
         self._plain = [Plain(reading.definition, self._buffer, reading.batches) for reading in readings]
