@@ -216,7 +216,7 @@ class Run:
         try:
             with file.open(newline="", encoding="utf-8") as stream:
                 rows = list(csv.DictReader(stream))
-            return [{k: int(v) if k == "epoch" else float(v or "nan") for k, v in row.items()} for row in rows]
+            return [{k: int(v) if k == "epoch" else _number(v) for k, v in row.items()} for row in rows]
         except (ValueError, TypeError, csv.Error) as error:
             raise ValueError(f"{file} is damaged ({error}); put it back, or train anew with --overwrite") from None
 
@@ -259,6 +259,10 @@ class Run:
                 shutil.rmtree(path)
             elif path.name != "config.json":
                 path.unlink()
+
+
+def _number(cell: str) -> float:
+    return math.nan if cell == "" else float(cell)  # a cell that is missing is None, which no number is made of
 
 
 def _hint(path: Path) -> str:

@@ -106,7 +106,7 @@ def test_an_unknown_run_is_named(command, tmp_path):
         ("spectrum RUN -k 0", "eigenvalues must be at least 1"),
         ("spectrum RUN --probes 1", "trace_probes must be at least 2"),
         ("spectrum RUN --tol 0", "tol must be a positive"),
-        ("spectrum RUN --split validation", "split must be 'train' or 'test'"),
+        ("spectrum RUN --split dev", "split must be 'train', 'validation' or 'test'"),
         ("sharpness RUN --rho -1", "rho must be a positive, finite number; got -1"),
         ("sharpness RUN --rho nan", "rho must be a positive, finite number"),
         ("sharpness RUN --microbatch-size 0", "microbatch_size must be at least 1"),
@@ -185,7 +185,8 @@ def test_a_training_state_with_code_in_it_is_refused_on_resume(run, tmp_path):
 
 def test_a_checkpoint_of_another_architecture_is_named_with_what_differs(run, tmp_path):
     other = tmp_path / "other"
-    CliRunner().invoke(cli.main, f"train {SMALL} --model cnn-gn --out {other}".split())
+    small = SMALL.replace("hidden=8", "width=4")
+    CliRunner().invoke(cli.main, f"train {small} --model cnn-gn --out {other}".split())
     shutil.copy(other / "checkpoints" / "epoch-0002.safetensors", run / "checkpoints" / "epoch-0002.safetensors")
     sentence = refused(f"spectrum {run}", status=1)
     assert "is of another architecture than the model" in sentence

@@ -138,7 +138,8 @@ def test_the_report_is_not_overwritten_by_its_own_table(trained, tmp_path):
 
 
 def test_a_warning_is_one_line(tmp_path):
-    result = msam(f"train {SMALL} --model cnn-bn --epochs 1 --micro-batches 2 --execution layerwise --out {tmp_path}/r")
+    small = SMALL.replace("hidden=8", "width=4")
+    result = msam(f"train {small} --model cnn-bn --epochs 1 --micro-batches 2 --execution layerwise --out {tmp_path}/r")
     assert result.exit_code == 0
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Warning")]
     assert line.startswith("Warning: micro-batches are not computed layer by layer, but by OneByOne: batch norm in")

@@ -140,6 +140,7 @@ def blocks(tokens: Tensor, length: int, *, pad: int, what: str = "the text") -> 
     Raises:
         ValueError: if there are fewer than two tokens.
 
+    >>> import torch
     >>> made = blocks(torch.arange(5), 3, pad=0)
     >>> made.inputs["input_ids"].tolist(), made.targets.tolist()
     ([[0, 1, 2], [3, 0, 0]], [[1, 2, 3], [4, -100, -100]])

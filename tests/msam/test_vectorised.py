@@ -118,7 +118,7 @@ class Looking(nn.Module):
         (lambda: nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5), nn.Linear(4, 3)), "draws random numbers"),
         (lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), "batch norm in training mode"),
         (Counting, "changes its buffers"),
-        (Looking, "fails with RuntimeError: vmap: It looks like you're"),
+        (Looking, "looks at the values of a tensor, as transformers do at an attention mask"),
     ],
 )
 def test_a_model_that_cannot_be_taken_falls_back_with_one_warning_that_says_why(build, reason):
