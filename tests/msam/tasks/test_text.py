@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -130,3 +131,24 @@ def test_a_text_that_moved_is_found_where_the_variable_says(book, monkeypatch):
     monkeypatch.setenv("MSAM_DATA", str(moved))
     after = load_task("text", {"data": str(book), **SMALL})
     assert torch.equal(after.train.targets, before.train.targets)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "name", "settings", "extra"),
+    [
+        ("tokenizers", "text", SMALL, "hf"),
+        ("pyarrow", "glue:sst2", {}, "data"),
+        ("pyarrow", "cifar10", {}, "data"),
+        ("transformers", "digits", {"model": "hf:."}, "hf"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named_with_the_command(hidden, name, settings, extra, book, monkeypatch):
+    monkeypatch.setitem(sys.modules, hidden, None)
+    for split in ("train", "test", "validation"):
+        (book.parent / f"{split}.parquet").write_bytes(b"PAR1")
+    (book.parent / "config.json").write_text('{"model_type": "vit", "architectures": ["ViTForImageClassification"]}')
+    monkeypatch.chdir(book.parent)
+    where = {} if name == "digits" else {"data": str(book if name == "text" else book.parent)}
+    with pytest.raises(Exception, match=rf"pip install '?msam-landscape\[{extra}\]") as error:
+        load_task(name, where | settings)
+    assert "\n" not in str(error.value)
