@@ -77,6 +77,15 @@ def require_noise(fraction: float, seed: int) -> None:
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"label_noise must be between 0 and 1; got {fraction}")
+    require_seed(seed)
+
+
+def require_seed(seed: int) -> None:
+    """A ``data_seed`` must be one that data can be drawn by.
+
+    Raises:
+        ValueError: if it is negative or too large.
+    """
     if not 0 <= seed < 2**32:
         raise ValueError(f"data_seed must be between 0 and 2**32 - 1; got {seed}")
 

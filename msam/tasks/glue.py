@@ -15,12 +15,13 @@ from landscape.batches import Batch
 from landscape.forward import supervised
 from msam.data import Examples, at_random, stratified, with_label_noise
 from msam.data.places import present
+from msam.data.splits import require_seed
 from msam.data.text import Labelled, files_of, labelled
 from msam.data.tokens import Encoded, encoded
 from msam.models.huggingface import from_folder
 from msam.models.text import TextClassifier
 from msam.tasks.task import Task
-from msam.tasks.wording import folder_of_model, require_seed, require_sizes, vocabulary_of
+from msam.tasks.wording import folder_of_model, require_sizes, vocabulary_of
 
 
 @dataclass(frozen=True)

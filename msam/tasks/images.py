@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from landscape.progress import Report, unreported
@@ -14,28 +15,50 @@ from msam.data.places import folder_of
 from msam.data.reading import NormalizedPixels
 from msam.data.splits import rows_to_test_on
 from msam.models.registry import ImageModel, NormName, image_model
-from msam.tasks.image_task import Build, Images, Subset, rows_without
+from msam.tasks.image_task import Images, Subset, rows_without
 from msam.tasks.task import Task
 
 
-def cifar10(
-    *,
-    data: Path | None = None,
-    model: ImageModel = "resnet20",
-    norm: NormName | None = None,
-    width: int | None = None,
-    depth: int | None = None,
-    patch: int | None = None,
-    hidden: int | None = None,
-    dropout: float | None = None,
-    train_examples: int | None = None,
-    validation_examples: int = 0,
-    label_noise: float = 0.0,
-    data_seed: int = 0,
-    augment: str = "none",
-    report: Report = unreported,
-) -> Task:
-    """CIFAR-10: photographs of 32x32 pixels in ten classes, 50,000 to train on, 10,000 to test on; from --data FOLDER.
+def cifar(kind: Cifar, *, about: str) -> Callable[..., Task]:
+    """The function that builds one of the two tasks, with its settings as arguments.
+
+    Args:
+        kind: which of them.
+        about: what its images are, for the list of tasks.
+    """
+
+    def build(
+        *,
+        data: Path | None = None,
+        model: ImageModel = "resnet20",
+        norm: NormName | None = None,
+        width: int | None = None,
+        depth: int | None = None,
+        patch: int | None = None,
+        hidden: int | None = None,
+        dropout: float | None = None,
+        train_examples: int | None = None,
+        validation_examples: int = 0,
+        label_noise: float = 0.0,
+        data_seed: int = 0,
+        augment: str = "none",
+        report: Report = unreported,
+    ) -> Task:
+        built = functools.partial(
+            image_model, model, norm=norm, width=width, depth=depth, patch=patch, hidden=hidden, dropout=dropout
+        )
+        built(channels=3, size=32, classes=kind.classes)  # refuses what it does not take before anything is read
+        augmentation_of(augment, size=32, classes=kind.classes)
+        subset = Subset(train_examples, validation_examples, label_noise, data_seed)
+        folder = folder_of(data, what=f"the files of {kind.title}")
+        source = source_of(kind, folder)
+        decoded = Cache(kind.name, folder, source.files, {}).get(lambda: source.read(report))
+        reading = NormalizedPixels(kind.mean, kind.std)
+        return Images(kind.name, f"{kind.title} from {source.about}", decoded, reading).task(
+            built, subset, augment=augment
+        )
+
+    build.__doc__ = f"""{kind.title}: {about}; from --data FOLDER.
 
     Args:
         data: folder with the hub's parquet files, or the official binary archive, unpacked or not.
@@ -54,54 +77,8 @@ def cifar10(
             and mixup such as crop+flip+cutout=8.
         report: of images being read.
     """
-    built = functools.partial(
-        image_model, model, norm=norm, width=width, depth=depth, patch=patch, hidden=hidden, dropout=dropout
-    )
-    subset = Subset(train_examples, validation_examples, label_noise, data_seed)
-    return _cifar(CIFAR10, data, built, subset, augment, report)
-
-
-def cifar100(
-    *,
-    data: Path | None = None,
-    model: ImageModel = "resnet20",
-    norm: NormName | None = None,
-    width: int | None = None,
-    depth: int | None = None,
-    patch: int | None = None,
-    hidden: int | None = None,
-    dropout: float | None = None,
-    train_examples: int | None = None,
-    validation_examples: int = 0,
-    label_noise: float = 0.0,
-    data_seed: int = 0,
-    augment: str = "none",
-    report: Report = unreported,
-) -> Task:
-    """CIFAR-100: as CIFAR-10, in a hundred classes (the fine ones); from --data FOLDER.
-
-    Args:
-        data: folder with the hub's parquet files, or the official binary archive, unpacked or not.
-        model: what is trained; settings of it that are none are its own, and those of others are refused.
-        norm: normalisation of the convolutional nets.
-        width: channels of the first stage; factor of wrn-28-10, width of a token of vit.
-        depth: layers of wrn-28-10, blocks of vit.
-        patch: side of a patch of vit, in pixels.
-        hidden: units of mlp.
-        dropout: of wrn-28-10 and vit, from 0 to below 1.
-        train_examples: size of the stratified training subset; all that are left when none.
-        validation_examples: stratified, set aside from the training images first; the same for every subset and seed.
-        label_noise: fraction of the training labels drawn at random, 0 to 1. Other labels are always true.
-        data_seed: of the subset and of the noise.
-        augment: what training does to its images: none, or several of crop, flip, cutout
-            and mixup such as crop+flip+cutout=8.
-        report: of images being read.
-    """
-    built = functools.partial(
-        image_model, model, norm=norm, width=width, depth=depth, patch=patch, hidden=hidden, dropout=dropout
-    )
-    subset = Subset(train_examples, validation_examples, label_noise, data_seed)
-    return _cifar(CIFAR100, data, built, subset, augment, report)
+    build.__name__ = build.__qualname__ = kind.name
+    return build
 
 
 def images(
@@ -162,11 +139,5 @@ def images(
     return Images("images", f"the images in {folder}", decoded, reading, tested).task(built, subset, augment=augment)
 
 
-def _cifar(kind: Cifar, data: Path | None, build: Build, subset: Subset, augment: str, report: Report) -> Task:
-    build(channels=3, size=32, classes=kind.classes)  # refuses what it does not take before anything is read
-    augmentation_of(augment, size=32, classes=kind.classes)
-    folder = folder_of(data, what=f"the files of {kind.title}")
-    source = source_of(kind, folder)
-    decoded = Cache(kind.name, folder, source.files, {}).get(lambda: source.read(report))
-    reading = NormalizedPixels(kind.mean, kind.std)
-    return Images(kind.name, f"{kind.title} from {source.about}", decoded, reading).task(build, subset, augment=augment)
+cifar10 = cifar(CIFAR10, about="photographs of 32x32 pixels in ten classes, 50,000 to train on, 10,000 to test on")
+cifar100 = cifar(CIFAR100, about="as CIFAR-10, in a hundred classes (the fine ones)")

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from msam.data.kernel import kernel_regression
+from msam.data.splits import require_seed
 from msam.tasks.task import Task
 
 
@@ -44,8 +45,7 @@ def kernel(
         noise: σ, deviation of the values from the true function.
         data_seed: of points, function and noise.
     """
-    if not 0 <= data_seed < 2**32:
-        raise ValueError(f"data_seed must be between 0 and 2**32 - 1; got {data_seed}")
+    require_seed(data_seed)
     drawn = kernel_regression(
         train_examples, tests=test_examples, dim=dim, bandwidth=bandwidth, noise=noise, seed=data_seed
     )

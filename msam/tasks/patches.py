@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from msam.data.patches import signal_and_noise
+from msam.data.splits import require_seed
 from msam.models.patches import PatchNet
 from msam.tasks.task import Task
 
@@ -43,8 +44,7 @@ def patches(
     """
     if not signal > 0 or dim < 1:
         raise ValueError(f"signal and dim must be positive; got {signal} and {dim}")
-    if not 0 <= data_seed < 2**32:
-        raise ValueError(f"data_seed must be between 0 and 2**32 - 1; got {data_seed}")
+    require_seed(data_seed)
     PatchNet(1, filters=filters, deviation=deviation)  # which refuses what makes no sense
     direction = torch.randn(dim, generator=torch.Generator().manual_seed(data_seed), dtype=torch.float64)
     mu = (signal * direction / direction.norm()).float()

@@ -12,11 +12,12 @@ from landscape.batches import Batch
 from landscape.forward import supervised
 from msam.data import Examples, at_random
 from msam.data.places import present
+from msam.data.splits import require_seed
 from msam.data.text import plain_text
 from msam.models.huggingface import from_folder
 from msam.models.text import LanguageModel
 from msam.tasks.task import Task
-from msam.tasks.wording import folder_of_model, require_seed, require_sizes, vocabulary_of
+from msam.tasks.wording import folder_of_model, require_sizes, vocabulary_of
 
 BUILT_IN = "transformer"
 NO_TARGET = -100  # what cross-entropy leaves out unless told otherwise

@@ -66,13 +66,3 @@ def require_sizes(*, width: int, depth: int, heads: int, dropout: float) -> None
         )
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be from 0 to below 1; got {dropout}")
-
-
-def require_seed(data_seed: int) -> None:
-    """Refuse a seed that data cannot be drawn by.
-
-    Raises:
-        ValueError: if it is negative or too large.
-    """
-    if not 0 <= data_seed < 2**32:
-        raise ValueError(f"data_seed must be between 0 and 2**32 - 1; got {data_seed}")
