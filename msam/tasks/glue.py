@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from landscape.batches import Batch
 from landscape.forward import supervised
-from msam.data import Examples, at_random, stratified, with_label_noise
+from msam.data import Examples, at_random, with_label_noise
 from msam.data.places import present
-from msam.data.splits import require_seed
+from msam.data.splits import require_seed, training_and_validation
 from msam.data.text import Labelled, files_of, labelled
 from msam.data.tokens import Encoded, encoded
 from msam.models.huggingface import from_folder
@@ -192,22 +192,23 @@ def _parts(
                 f"only {int(counts.min())} of {len(data.texts)} training texts have the label {int(counts.argmin())}; "
                 "each class needs two"
             )
-    rows = Examples(torch.arange(len(data.texts)), data.labels)
+        rows, held = training_and_validation(data.labels, train_examples=number, validation_examples=apart, seed=seed)
+        return data.taken(held) if apart else None, data.taken(rows)
+    left = Examples(torch.arange(len(data.texts)), data.labels)
     validation = None
     if apart:
-        held, rows = _drawn(rows, apart, name="validation_examples", kind=kind, seed=0)
-        validation = data.taken(held.inputs)
-    if number is not None and number != len(rows):
-        rows, _ = _drawn(rows, number, name="train_examples", kind=kind, seed=seed)
-    return validation, data.taken(rows.inputs)
+        others, left = _drawn(left, apart, name="validation_examples", seed=0)
+        validation = data.taken(others.inputs)
+    if number is not None and number != len(left):
+        left, _ = _drawn(left, number, name="train_examples", seed=seed)
+    return validation, data.taken(left.inputs)
 
 
-def _drawn(rows: Examples, number: int, *, name: str, kind: Kind, seed: int) -> tuple[Examples, Examples]:
-    least = kind.classes or 1
-    if not least <= number <= len(rows) - least:
+def _drawn(rows: Examples, number: int, *, name: str, seed: int) -> tuple[Examples, Examples]:
+    if not 1 <= number <= len(rows) - 1:
         also = f", or {len(rows)}" if name == "train_examples" else ""
-        raise ValueError(f"{name} must be between {least} and {len(rows) - least}{also}; got {number}")
-    return at_random(rows, number, seed=seed) if kind.classes is None else stratified(rows, number, seed=seed)
+        raise ValueError(f"{name} must be between 1 and {len(rows) - 1}{also}; got {number}")
+    return at_random(rows, number, seed=seed)
 
 
 def _singly(data: Labelled) -> list[str]:
