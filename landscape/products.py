@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +33,17 @@ def loss_and_slope(loss: Scalar, leaf: Tensor) -> tuple[Tensor, Tensor]:
         value = loss(leaf)
         slope = slope_of(value, leaf)
     return value.detach(), slope
+
+
+def loss_and_slopes(loss: Callable[[list[Tensor]], Tensor], blocks: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """A scalar function of blocks of weights, and its gradient, block by block."""
+    with torch.enable_grad():
+        leaves = [block.detach().requires_grad_() for block in blocks]
+        value = loss(leaves)
+        _require_dependence(value)
+        with _named_errors():
+            slopes = torch.autograd.grad(value, leaves, materialize_grads=True)
+    return value.detach(), list(slopes)
 
 
 def hessian_at(loss: Scalar, w: Tensor) -> Linear:

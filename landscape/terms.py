@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -131,7 +131,11 @@ class Term:
 
     def outputs(self, w: Tensor) -> Tensor:
         """The model's outputs for this batch."""
-        named = {f"model.{name}": block for name, block in self.definition.space.unflatten(w).items()}
+        return self.outputs_of(self.definition.space.split(w))
+
+    def outputs_of(self, blocks: Sequence[Tensor]) -> Tensor:
+        """The same as a function of the weights' blocks."""
+        named = {f"model.{name}": block for name, block in zip(self.definition.space.names, blocks, strict=True)}
         seam = self.definition.seam
         with self.definition.kernels():
             outputs, self.targets = call_with(seam, _fresh_buffers(seam) | named, self.batch)
@@ -156,6 +160,10 @@ class Term:
     def loss(self, w: Tensor) -> Tensor:
         """The loss as a function of the weights, a scalar."""
         return self.loss_of_outputs(self.outputs(w))
+
+    def loss_of(self, blocks: Sequence[Tensor]) -> Tensor:
+        """The same as a function of the weights' blocks."""
+        return self.loss_of_outputs(self.outputs_of(blocks))
 
 
 class Mean:

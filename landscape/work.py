@@ -131,9 +131,14 @@ class Work:
         return self._of_size(ALWAYS_QUICK if self._is_quick else self.chunk_size)
 
     @property
+    def largest_gradient(self) -> int:
+        """The most examples that gradients take together: where all batches are small, they need not be measured."""
+        return ALWAYS_QUICK if self._is_quick else self.gradient_size
+
+    @property
     def gradient_terms(self) -> list[Term]:
         """The chunks of this process for gradients."""
-        return self._of_size(ALWAYS_QUICK if self._is_quick else self.gradient_size)
+        return self._of_size(self.largest_gradient)
 
     @property
     def loss_terms(self) -> list[Term]:

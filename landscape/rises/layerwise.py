@@ -65,7 +65,8 @@ class LayerByLayer(Way):
                 tokens = slope.numel() // site.outputs
                 own = tokens * site.inputs * site.outputs
                 work += own
-                copied += 0 if site in self._alone and site.are_few(tokens * size) else own
+                # Products of rows, twice as many for the lengths and the second pass, spare one product of weights.
+                copied += 0 if site in self._alone and site.are_few(2 * tokens * size) else own
         return size <= MOST_COPIED or 2 * copied < work
 
     def over(self, batch: Batch, start: int) -> Pass:

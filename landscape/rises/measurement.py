@@ -66,7 +66,7 @@ class Measurement:
         self.reasons: dict[str, str] = {}
         self._progress, self._done, self._total = progress, 0, 0
         self._still = [index for index, perturbation in enumerate(perturbations) if perturbation.is_zero]
-        self._ways = self._usable(perturbations)
+        self._ways = self._usable(perturbations) if any(map(self._may_pay, self.sizes)) else []
         self._checked: set[tuple[str, int]] = set()
         self._copied: dict[tuple[str, int], float] = {}  # bytes of copies of a shard
         self._budget = BUDGET
@@ -111,7 +111,7 @@ class Measurement:
     def _may_pay(self, size: int) -> bool:
         """Whether a look at the layers is worth its time: for large shards only wide ones can make it pay."""
         wide = [shape for shape in self.objective.space.shapes if len(shape) == 2]
-        few = size <= MOST_COPIED or any(size * sum(shape) < shape.numel() for shape in wide)
+        few = size <= MOST_COPIED or any(2 * size * sum(shape) < shape.numel() for shape in wide)
         return few and self.shards[size] >= FEWEST
 
     def _usable(self, perturbations: Sequence[Perturbation]) -> list[Way]:
