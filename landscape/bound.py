@@ -54,6 +54,7 @@ class CurvatureAt:
 
         Raises:
             ValueError: if V is not of that shape, or the first product shows that products cannot be trusted.
+            ApartError: if another process was given another V.
         """
         require_like(V, self._w, "V", columns=True)
         columns = V.reshape(len(self._w), -1)
@@ -62,6 +63,7 @@ class CurvatureAt:
             lambda term: (self._bound.product(term, columns),),
             like=(columns,),
             release=self._bound.release,
+            same=columns,
         )
         self._require_certified()
         return image.reshape(V.shape)

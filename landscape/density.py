@@ -15,6 +15,7 @@ from landscape.arguments import integer, real, seed_of
 from landscape.clock import Clock
 from landscape.operators import CurvatureOperator, require_operator
 from landscape.orthonormal import gaussian, orthonormal
+from landscape.processes import attempted
 from landscape.progress import Progress, silent
 from landscape.results import Array
 
@@ -76,16 +77,22 @@ def spectral_density(
     dim, count = operator.dim, known.shape[1]
     if count == dim:
         raise ValueError(f"outliers hold all {dim} eigenvalues; there is nothing left to estimate")
-    seconds = given.get("max_seconds", float("inf"))
-    generator = torch.Generator().manual_seed(seed)
-    clock = Clock(operator.objective.work.sharing, like=operator.weights)
-    rows: list[tuple[Array, Array]] = []
-    while len(rows) < num_probes:
-        if rows and "max_seconds" in given and clock.seconds * (len(rows) + 1) / len(rows) > seconds:
-            break
-        late = (lambda: clock.seconds > seconds) if "max_seconds" in given and not rows else (lambda: False)
-        rows.append(_quadrature(operator, known, min(num_steps, dim - count), generator, late))
-        progress(len(rows), num_probes)
+    work = operator.objective.work
+    clock = Clock(work.sharing, like=operator.weights, limit=given.get("max_seconds", math.inf))
+
+    def probed() -> list[tuple[Array, Array]]:
+        generator = torch.Generator().manual_seed(seed)
+        rows: list[tuple[Array, Array]] = []
+        while len(rows) < num_probes:
+            if rows and "max_seconds" in given and clock.seconds * (len(rows) + 1) / len(rows) > clock.limit:
+                break
+            late = (lambda: False) if rows else (lambda: clock.is_over)
+            rows.append(_quadrature(operator, known, min(num_steps, dim - count), generator, late))
+            progress(len(rows), num_probes)
+        work.require_end(torch.from_numpy(rows[-1][0]))
+        return rows
+
+    rows = attempted(work.sharing, probed)
     steps = max(len(nodes) for nodes, _ in rows) if "max_seconds" in given else min(num_steps, dim - count)
     nodes, weights = np.zeros((len(rows), steps)), np.zeros((len(rows), steps))
     for row, (found, shares) in enumerate(rows):
@@ -108,9 +115,11 @@ def _quadrature(
     operator: CurvatureOperator, known: Tensor, steps: int, generator: torch.Generator, late: Callable[[], bool]
 ) -> tuple[Array, Array]:
     """Nodes, and weights that sum to one, from one probe that is orthogonal to the known vectors."""
-    rounding = 10 * torch.finfo(operator.weights.dtype).eps
+    rounding, sharing = 10 * torch.finfo(operator.weights.dtype).eps, operator.objective.work.sharing
     start = gaussian(1, like=operator.weights, generator=generator)
-    basis = torch.cat([known, orthonormal(start, known, generator=generator)], dim=1)  # (dim, known + steps so far)
+    basis = torch.cat(
+        [known, sharing.led(orthonormal(start, known, generator=generator))], dim=1
+    )  # (dim, known + steps so far)
     count = known.shape[1]
     projection = np.zeros((steps, steps))
     scale, size = 0.0, 0
@@ -127,9 +136,9 @@ def _quadrature(
         size += 1
         length = float(torch.linalg.vector_norm(leftover))
         ended = length <= max(rounding * scale, torch.finfo(basis.dtype).tiny)
-        if size == steps or operator.objective.work.sharing.decided(float(ended), like=basis) or late():
+        if size == steps or sharing.found(float(ended), like=basis) or late():
             break
-        basis = torch.cat([basis, (leftover / length)[:, None]], dim=1)
+        basis = torch.cat([basis, sharing.led((leftover / length)[:, None])], dim=1)
     nodes, coordinates = np.linalg.eigh(projection[:size, :size])
     return nodes, coordinates[0] ** 2
 

@@ -39,14 +39,17 @@ class Source(NamedTuple):
         apply: (dim, k) ↦ the products of the columns.
         like: ``(dim,)``, with the device and dtype to work in.
         generator: of the probes, on the CPU.
+        led: columns ↦ what is multiplied in place of them: themselves, or what another process has computed.
     """
 
     apply: Callable[[Tensor], Tensor]
     like: Tensor
     generator: torch.Generator
+    led: Callable[[Tensor], Tensor] = lambda columns: columns
 
     def pair(self, vectors: Tensor) -> Pair:
         """Columns with their products."""
+        vectors = self.led(vectors)
         images = self.apply(vectors)
         if not torch.isfinite(images).all():
             raise ValueError("a product with the operator is not finite: the loss overflows at these weights")

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor
 
+from landscape.bits import PIECES, in_two, pieces_of
+
+T = TypeVar("T")
+
 
 class ProcessLostError(ConnectionError):
     """Another process of the group has died or failed."""
+
+
+class ApartError(ValueError):
+    """The processes have found different numbers where all of them must go on with the same."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the processes multiply different vectors with the parts of one matrix, or only some of them have ended; "
+            "give each of them the same vectors, seeds and settings"
+        )
 
 
 class Sharing(ABC):
@@ -22,10 +37,13 @@ class Sharing(ABC):
     Attributes:
         rank: which of them this is, from 0 on.
         number: how many there are.
+        alike: whether they are taken to compute the same bits from the same numbers, as machines of one kind do.
+            Every product finds out whether they have; see :func:`attempted`.
     """
 
     rank: int = 0
     number: int = 1
+    alike: bool = True
 
     @property
     def is_first(self) -> bool:
@@ -42,7 +60,20 @@ class Sharing(ABC):
         if self.number == 1:
             return value
         own = like.new_full((1,), value if self.is_first else 0.0)
-        return float(self.summed([own])[0])
+        return float(self.summed_unless_failed([own], None)[0])
+
+    def found(self, value: float, *, like: Tensor) -> float:
+        """What each process has found from the same numbers: its own where they compute alike, else the first one's."""
+        return value if self.alike else self.decided(value, like=like)
+
+    def led(self, vectors: Tensor) -> Tensor:
+        """Vectors that each process has computed: its own where they compute alike, else the first one's."""
+        return vectors
+
+    @property
+    def now(self) -> float:
+        """Seconds on the clock of the first process, at the last exchange where there are others."""
+        return time.monotonic()
 
     def block(self, count: int, *, rank: int | None = None) -> range:
         """Which of ``count`` consecutive pieces of work a process takes, this one when no other is named.
@@ -60,25 +91,21 @@ class Sharing(ABC):
     def summed(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """The sums of tensors over all processes, the same on each of them, in one exchange."""
 
-    def summed_unless_failed(self, parts: Sequence[Tensor], failure: Exception | None) -> list[Tensor]:
+    @abstractmethod
+    def summed_unless_failed(
+        self, parts: Sequence[Tensor], failure: Exception | None, *, same: Tensor | None = None
+    ) -> list[Tensor]:
         """:meth:`summed`, once each process has done its part or failed: the others wait for it, and are told.
 
         Args:
             parts: of this process, of any numbers where it has failed.
             failure: what went wrong here; raised when the others know of it.
+            same: numbers that every process must have found alike, to the last bit; a checksum of them goes along.
 
         Raises:
             ProcessLostError: if another process has died or failed.
+            ApartError: if the processes have not found the same numbers; all of them are told.
         """
-        failed = parts[0].new_full((1,), float(failure is not None))
-        try:
-            *sums, failures = self.summed([*parts, failed])
-        finally:
-            if failure is not None:
-                raise failure
-        if float(failures) > 0:
-            raise ProcessLostError("another process has failed; the reason is what that one says")
-        return sums
 
 
 class Alone(Sharing):
@@ -90,6 +117,15 @@ class Alone(Sharing):
     def summed(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """The tensors themselves."""
         return list(parts)
+
+    def summed_unless_failed(
+        self, parts: Sequence[Tensor], failure: Exception | None, *, same: Tensor | None = None
+    ) -> list[Tensor]:
+        """The tensors themselves."""
+        del same
+        if failure is not None:
+            raise failure
+        return self.summed(parts)
 
     def __repr__(self) -> str:
         return "Alone()"
@@ -113,6 +149,7 @@ class Together(Sharing):
         self.group = group
         self.rank = torch.distributed.get_rank(group)
         self.number = torch.distributed.get_world_size(group)
+        self._now = 0.0
 
     def wait(self) -> None:
         """Go on when all processes have come here.
@@ -134,6 +171,47 @@ class Together(Sharing):
             torch.distributed.all_reduce(flat, group=self.group)
         pieces = torch.split(flat, [part.numel() for part in parts])
         return [piece.reshape(part.shape).to(part) for piece, part in zip(pieces, parts, strict=True)]
+
+    def summed_unless_failed(
+        self, parts: Sequence[Tensor], failure: Exception | None, *, same: Tensor | None = None
+    ) -> list[Tensor]:
+        """See :class:`Sharing`; the failures, the checksum and the first one's clock go along in the one exchange."""
+        like = parts[0]
+        facts = like.new_zeros(3 + PIECES)
+        facts[0] = float(failure is not None)
+        if self.is_first:
+            facts[1:3] = in_two(time.monotonic(), like=like)
+        if same is not None:
+            facts[3:] = pieces_of(same) * (1 - self.number if self.is_first else 1)  # equal ones add up to zero
+        try:
+            *sums, facts = self.summed([*parts, facts])
+        finally:
+            if failure is not None:
+                raise failure
+        failures, coarse, rest, *apart = facts.tolist()
+        self._now = coarse + rest
+        if failures > 0:
+            raise ProcessLostError("another process has failed; the reason is what that one says")
+        if any(apart):
+            raise ApartError
+        return sums
+
+    @property
+    def now(self) -> float:
+        """See :class:`Sharing`."""
+        return self._now
+
+    def led(self, vectors: Tensor) -> Tensor:
+        """See :class:`Sharing`.
+
+        Raises:
+            ProcessLostError: if another process has died.
+        """
+        if self.alike:
+            return vectors
+        own = vectors.clone(memory_format=torch.contiguous_format)
+        self.take_from_first([own])
+        return own
 
     def from_all(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of all processes, of one shape, in the order of their ranks.
@@ -170,3 +248,21 @@ class Together(Sharing):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rank {self.rank} of {self.number})"
+
+
+def attempted(sharing: Sharing, ask: Callable[[], T]) -> T:
+    """What is asked, with one exchange for each product where the processes compute alike.
+
+    Where a product or the end shows that they do not, as machines of several kinds may round differently, it is asked
+    anew: the first process then leads, whose vectors and findings the others take over in exchanges of their own.
+
+    Raises:
+        ApartError: if the processes have been asked different questions.
+    """
+    try:
+        return ask()
+    except ApartError:
+        if not sharing.alike:
+            raise
+        sharing.alike = False
+    return ask()

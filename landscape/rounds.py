@@ -16,6 +16,7 @@ from landscape.clock import Clock
 from landscape.estimators import Coordinates, Estimation, Estimator, Samples, Source
 from landscape.measures import Measure
 from landscape.operators import CurvatureOperator, require_operator
+from landscape.processes import attempted
 from landscape.progress import Progress
 from landscape.results import Array
 
@@ -105,45 +106,48 @@ def estimated(
     rtol, max_seconds = _limit(rtol, "rtol"), _limit(max_seconds, "max_seconds")
     settings = {"estimator": type(estimator).__name__, "num_probes": num_probes, "seed": seed}
     settings |= {name: limit for name, limit in (("rtol", rtol), ("max_seconds", max_seconds)) if limit is not None}
-    done, total = 0, min(num_probes, operator.dim)
-    sharing = operator.objective.work.sharing
+    total, sharing, like = min(num_probes, operator.dim), operator.objective.work.sharing, operator.weights
+    clock = Clock(sharing, like=like, limit=math.inf if max_seconds is None else max_seconds)
 
-    def precise(rtol: float) -> bool:
-        return bool(sharing.decided(float(_precise(estimation.samples(), rtol)), like=operator.weights))
+    def precise(samples: Samples, rtol: float) -> bool:
+        return bool(sharing.decided(float(_precise(samples, rtol)), like=like))
 
     def apply(vectors: Tensor) -> Tensor:
-        nonlocal done
         images = operator.apply(vectors)
-        done += vectors.shape[1]
-        progress(done, total)
+        done.append(vectors.shape[1])
+        progress(sum(done), total)
         return images
 
-    source = Source(apply, operator.weights, torch.Generator().manual_seed(seed))
-    least = max(FIRST_IN_TIME, estimator.minimum)
-    if num_probes >= operator.dim and (max_seconds is None or operator.dim <= least):
-        exact = Coordinates(source, measure)
-        exact.spend(num_probes)
-        return _estimates(exact, "exact", settings)
-    estimation = estimator.begin(source, measure)
-    num_probes = total  # beyond dim products there is no direction left that a basis could take
-    clock, target = Clock(sharing, like=operator.weights), num_probes
-    if max_seconds is not None:
-        target = least
-    elif rtol is not None:
-        target = max(FIRST, estimator.minimum)
-    while True:
-        estimation.spend(min(target, num_probes))
-        if target >= num_probes:
-            return _estimates(estimation, "budget", settings)
-        if rtol is not None and target >= FIRST and precise(rtol):
-            return _estimates(estimation, "precision", settings)
-        more = target
+    def found() -> Estimates:
+        done.clear()
+        source = Source(apply, like, torch.Generator().manual_seed(seed), sharing.led)
+        least = max(FIRST_IN_TIME, estimator.minimum)
+        if num_probes >= operator.dim and (max_seconds is None or operator.dim <= least):
+            exact = Coordinates(source, measure)
+            exact.spend(num_probes)
+            return _estimates(exact, "exact", settings)
+        estimation = estimator.begin(source, measure)
+        target = total  # beyond dim products there is no direction left that a basis could take
         if max_seconds is not None:
-            spent = clock.seconds
-            more = min(more, math.floor((max_seconds - spent) / max(spent, TICK) * estimation.products))
-            if more < 2:
-                return _estimates(estimation, "time", settings)
-        target += more
+            target = least
+        elif rtol is not None:
+            target = max(FIRST, estimator.minimum)
+        while True:
+            estimation.spend(min(target, total))
+            if target >= total:
+                return _estimates(estimation, "budget", settings)
+            if rtol is not None and target >= FIRST and precise(estimation.samples(), rtol):
+                return _estimates(estimation, "precision", settings)
+            more = target
+            if max_seconds is not None:
+                spent = clock.seconds
+                more = min(more, math.floor((clock.limit - spent) / max(spent, TICK) * estimation.products))
+                if more < 2:
+                    return _estimates(estimation, "time", settings)
+            target += more
+
+    done: list[int] = []
+    return attempted(sharing, found)
 
 
 def _limit(value: float | None, name: str) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,17 +20,16 @@ ROOM = 12  # vectors a chain that looks for copies should have before it
 
 @dataclass(frozen=True)
 class Budget:
-    """How many products may be spent, and how many seconds of a clock; the clock is looked at where these are few."""
+    """How many products may be spent, and until when."""
 
     products: int
     clock: Clock
-    seconds: float = math.inf
 
     def exceeded(self, products: int) -> str:
         """Why no further product may be taken; empty when one may."""
         if products >= self.products:
             return "out of products"
-        return "out of time" if self.seconds < math.inf and self.clock.seconds >= self.seconds else ""
+        return "out of time" if self.clock.is_over else ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Search:
     ) -> None:
         self._sharing, self._weights = operator.objective.work.sharing, operator.weights
         self.ends, self.tol, self.budget, self.chance = ends, tol, budget, chance
-        self.space = Subspace(operator.apply, like=operator.weights, most=max_basis)
+        self.space = Subspace(operator.apply, like=operator.weights, most=max_basis, led=self._sharing.led)
         self.stopped = ""
         self._started_again = False
         self._dim = operator.dim
@@ -129,11 +127,8 @@ class Search:
         return Pairs(values, coordinates, (norms**2 + floor**2).sqrt(), allowed, directions)
 
     def _decided(self, found: int) -> int:
-        """What the first process has found: others, with other CPUs, may round what they go by to the other side.
-
-        That is an exchange of one number; what depends on one product is decided in one.
-        """
-        return int(self._sharing.decided(found, like=self._weights))
+        """What all processes go by, where one of another kind may round to the other side."""
+        return int(self._sharing.found(found, like=self._weights))
 
     def _agreed(self, found: bool) -> bool:
         return bool(self._decided(int(found)))

@@ -15,8 +15,9 @@ from landscape.clock import Clock
 from landscape.ends import WORDS, Ends, Which
 from landscape.manifest import hash_of_tensor
 from landscape.operators import CurvatureOperator, require_operator
+from landscape.processes import attempted
 from landscape.progress import Progress, silent
-from landscape.search import ROOM, Budget, Search
+from landscape.search import ROOM, Budget, Pairs, Search
 from landscape.warm import FromSubset, vectors
 
 ROUGH = 0.1  # tolerance of eigenvectors that are a start only
@@ -83,7 +84,6 @@ def top_eigenvalues(
     [9.0, 1.0]
     """
     require_operator(operator)
-    clock = Clock(operator.objective.work.sharing, like=operator.weights)
     dim = operator.dim
     k, tol, seed = pairs_of(k, dim), real(tol, "tol"), seed_of(seed)
     if which not in ("LA", "SA", "LM", "BE"):
@@ -107,24 +107,34 @@ def top_eigenvalues(
     if chance != 1e-3:
         settings["chance"] = chance
     ends, total = Ends(which, k), min(dim, limit)
+    work = operator.objective.work
+    clock = Clock(work.sharing, like=operator.weights, limit=seconds)
 
     def search(matrix: CurvatureOperator, tol: float, chance: float, report: Progress) -> Search:
-        budget = Budget(limit, clock, seconds)
+        budget = Budget(limit, clock)
         done = lambda products: report(min(products, total), total)  # noqa: E731
         return Search(matrix, ends, tol=tol, budget=budget, chance=chance, max_basis=basis, seed=seed, report=done)
 
-    block, cheap = None, 0
     if isinstance(initial, FromSubset):
-        small = search(operator.over(initial.part_of(operator.objective, seed=seed)), ROUGH, 1.0, silent)
-        rough = small.run(None)
-        block, cheap = small.space.vectors(rough.coordinates), small.space.num_products
         settings["initial"] = {"name": "FromSubset", "num_examples": initial.num_examples}
     elif initial is not None:
-        block = vectors(initial, operator.weights)
-        settings["initial"] = {"vectors": hash_of_tensor(block)}
-    full = search(operator, tol, chance, progress)
-    found = full.run(block)
-    eigenvectors = full.space.vectors(found.coordinates)
+        given = vectors(initial, operator.weights)
+        settings["initial"] = {"vectors": hash_of_tensor(given)}
+
+    def searched() -> tuple[Search, Pairs, Tensor, int]:
+        block, cheap = None, 0
+        if isinstance(initial, FromSubset):
+            small = search(operator.over(initial.part_of(operator.objective, seed=seed)), ROUGH, 1.0, silent)
+            rough = small.run(None)
+            block, cheap = small.space.vectors(rough.coordinates), small.space.num_products
+        elif initial is not None:
+            block = given
+        full = search(operator, tol, chance, progress)
+        found = full.run(block)
+        work.require_end(found.values)
+        return full, found, work.sharing.led(full.space.vectors(found.coordinates)), cheap
+
+    full, found, eigenvectors, cheap = attempted(work.sharing, searched)
     return Eigenpairs(
         eigenvalues=found.values.numpy(),
         eigenvectors=(eigenvectors / torch.linalg.vector_norm(eigenvectors, dim=0)).cpu().numpy(),

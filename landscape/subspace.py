@@ -20,10 +20,11 @@ class Subspace:
         product: v ↦ A v for one vector ``(dim,)``.
         like: a vector ``(dim,)`` with the device and dtype to work in.
         most: vectors that the basis may hold; :meth:`compress` makes room.
+        led: v ↦ what is multiplied in place of it: v itself, or what another process has computed.
     """
 
-    def __init__(self, product: Product, *, like: Tensor, most: int) -> None:
-        self._product = product
+    def __init__(self, product: Product, *, like: Tensor, most: int, led: Product = lambda v: v) -> None:
+        self._product, self._led = product, led
         self._like = like
         self.most = min(most, like.numel())
         self._basis = like.new_empty(0, like.numel())  # Q', (capacity, dim), one row a vector
@@ -143,7 +144,7 @@ class Subspace:
         return vector
 
     def _append(self, vector: Tensor) -> None:
-        vector = vector / torch.linalg.vector_norm(vector)
+        vector = self._led(vector / torch.linalg.vector_norm(vector))
         image = self._product(vector)
         if not torch.isfinite(image).all():
             raise ValueError("a product with the operator is not finite: the loss overflows at these weights")

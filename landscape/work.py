@@ -11,6 +11,7 @@ from torch import Tensor
 
 from landscape.arguments import integer
 from landscape.batches import Batch, bytes_of_example, num_examples
+from landscape.bits import in_two
 from landscape.chunks import (
     GRADIENT_BYTES,
     LEAST_FOR_LOSS,
@@ -187,6 +188,7 @@ class Work:
         *,
         like: Values,
         release: Callable[[], bool] | None = None,
+        same: Tensor | None = None,
     ) -> tuple[list[Tensor], float | Tensor]:
         """Σ_b d_b · value_b / Σ_b d_b over the terms of all processes, with one exchange, and Σ_b d_b.
 
@@ -197,10 +199,12 @@ class Work:
             of_term: the values of one term; they set its count.
             like: tensors with the shapes, dtype and device of the values.
             release: gives back memory, and says whether there was any.
+            same: what every process must have found to the last bit, as it goes on from there.
 
         Raises:
             MemoryError: if there is no memory for a single example.
             ProcessLostError: if another process has died or failed.
+            ApartError: if the processes have not found the same.
         """
         means = [Mean() for _ in like]
         failure: Exception | None = None
@@ -213,15 +217,27 @@ class Work:
         if self.sharing.number == 1:
             return [mean.value.to(value.dtype) for mean, value in zip(means, like, strict=True)], means[0].weight
         totals = [mean.total_like(value) for mean, value in zip(means, like, strict=True)]
-        weight = torch.as_tensor(means[0].weight, device="cpu").double()
-        coarse = weight.to(like[-1].dtype)
-        facts = torch.stack([coarse, (weight - coarse).to(coarse.dtype)]).to(like[-1].device)
-        parts = [*totals[::-1], facts]  # vectors first: their dtype counts
-        *sums, both = self.sharing.summed_unless_failed(parts, failure)
+        parts = [*totals[::-1], in_two(float(means[0].weight), like=like[-1])]  # vectors first: their dtype counts
+        *sums, both = self.sharing.summed_unless_failed(parts, failure, same=same)
         weight = doubled(both).sum()
         return [(total / weight.to(total)).to(value) for total, value in zip(sums[::-1], like, strict=True)], float(
             weight
         )
+
+    def require_end(self, found: Tensor) -> None:
+        """Products have come to an end on all processes, with the same to the last bit; an exchange as of a product.
+
+        Where processes are known not to compute alike, the first one has led the others to the end.
+
+        Args:
+            found: what this process ends with.
+
+        Raises:
+            ProcessLostError: if another process has died or failed.
+            ApartError: if another one has found something else, or goes on with a product.
+        """
+        if self.sharing.number > 1 and self.sharing.alike:
+            self.means([], lambda _: (), like=(self._w[:, None],), same=found)
 
     def _add(
         self,

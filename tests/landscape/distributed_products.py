@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
@@ -16,6 +18,7 @@ from landscape import (
     KeptGraphs,
     Objective,
     RebuiltGraphs,
+    XTrace,
     m_sharpness,
     m_sharpness_grid,
     spectral_density,
@@ -89,16 +92,50 @@ def exchanges_of_a_product(sharing):
     return sharing.exchanges - before
 
 
-def exchanges_of_a_search(sharing):
-    """How many a search for eigenvalues takes, one that looks for copies and restarts, and its products."""
+NAMES = ("all_reduce", "broadcast", "all_gather", "reduce", "gather", "scatter", "barrier")
+
+
+@contextmanager
+def collectives():
+    """Counts what processes exchange within it, by name."""
+    counts = Counter()
+
+    def counted(name):
+        honest = getattr(torch.distributed, name)
+        return lambda *given, **named: (counts.update([name]), honest(*given, **named))[1]
+
+    with ExitStack() as stack:
+        for name in NAMES:
+            stack.enter_context(mock.patch.object(torch.distributed, name, counted(name)))
+        yield counts
+
+
+def small_hessian(sharing):
+    """Of a network with 83 weights on 17 examples in five chunks; it has had its first product."""
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     data = [(torch.linspace(-1, 1, 102).reshape(17, 6).double().sin(), torch.arange(17) % 3)]
     hessian = HessianOperator(Objective(model, nn.functional.cross_entropy, data, chunk_size=4, sharing=sharing))
     hessian.apply(hessian.weights)
-    before = getattr(sharing, "exchanges", 0)
-    pairs = top_eigenvalues(hessian, 3, tol=1e-9, max_basis=24)
-    return [getattr(sharing, "exchanges", 0) - before, pairs.num_products, *pairs.eigenvalues.tolist()]
+    return hessian
+
+
+QUESTIONS = {  # the search looks for copies and restarts
+    "pairs": lambda hessian, **limit: top_eigenvalues(hessian, 3, tol=1e-9, max_basis=24, **limit).eigenvalues,
+    "both ends": lambda hessian, **limit: top_eigenvalues(hessian, 4, which="BE", tol=1e-9, **limit).eigenvalues,
+    "trace": lambda hessian, **limit: [trace(hessian, 60, **limit).estimate],
+    "XTrace": lambda hessian, **limit: [trace(hessian, 60, estimator=XTrace(), **limit).estimate],
+    "precise trace": lambda hessian, **limit: [trace(hessian, 80, rtol=0.05, **limit).estimate],
+    "density": lambda hessian, **limit: spectral_density(hessian, 20, num_probes=4, **limit).nodes.ravel(),
+}
+
+
+def exchanges_of(sharing, question, **limit):
+    """The passes over the data, the exchanges by name, and what was found."""
+    hessian = small_hessian(sharing)
+    with mock.patch.object(hessian, "apply", wraps=hessian.apply) as apply, collectives() as counts:
+        found = QUESTIONS[question](hessian, **limit)
+    return apply.call_count, dict(counts), [float(value) for value in found]
 
 
 def failing(sharing):
@@ -123,10 +160,7 @@ def in_time(sharing):
         now[0] += pace
         return now[0]
 
-    torch.manual_seed(2)
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
-    data = [(torch.linspace(-1, 1, 102).reshape(17, 6).double().sin(), torch.arange(17) % 3)]
-    hessian = HessianOperator(Objective(model, nn.functional.cross_entropy, data, chunk_size=4, sharing=sharing))
+    hessian = small_hessian(sharing)
     with mock.patch("time.monotonic", later):
         pairs = top_eigenvalues(hessian, 2, tol=1e-9, max_seconds=8.5)
         estimate = trace(hessian, 60, max_seconds=3.5)
@@ -183,7 +217,8 @@ if __name__ == "__main__":
     found = {"kept": measured(sharing, KeptGraphs()), "rebuilt": measured(sharing, RebuiltGraphs())}
     found["sharpness"] = sharpness(sharing)
     found["exchanges"] = exchanges_of_a_product(sharing)
-    found["search"] = exchanges_of_a_search(sharing)
+    found["questions"] = {name: exchanges_of(sharing, name) for name in QUESTIONS}
+    found["limited"] = {name: exchanges_of(sharing, name, max_seconds=1e6) for name in QUESTIONS}
     found["in_time"] = in_time(sharing)
     found["chosen"] = chosen(sharing)
     found["cut_alike"] = cut_alike(sharing)

@@ -10,7 +10,7 @@ from launching import launch
 
 from landscape import KeptGraphs
 from landscape.processes import Alone
-from tests.landscape.distributed_products import cut_alike, exchanges_of_a_search, measured, sharpness
+from tests.landscape.distributed_products import QUESTIONS, cut_alike, exchanges_of, measured, sharpness
 
 PROGRAM = Path(__file__).with_name("distributed_products.py")
 
@@ -37,9 +37,16 @@ def test_any_number_of_processes_finds_the_same_numbers_with_one_exchange_per_pr
         assert rank["in_time"] == ranks[0]["in_time"]
         assert rank["chosen"] == ranks[0]["chosen"]
         assert rank["cut_alike"] == pytest.approx(cut_alike(Alone()), rel=1e-12)
-        exchanges, products, *values = rank["search"]
-        assert values == pytest.approx(exchanges_of_a_search(Alone())[2:], rel=1e-10)
-        assert 2 * products <= exchanges <= 2 * products + 8  # a product, and what comes next; and a few for all
+    for name, limit, constant in (("questions", {}, 1), ("limited", {"max_seconds": 1e6}, 2)):  # the end; the limit
+        for question in QUESTIONS:
+            looks = 3 if question == "precise trace" else 0  # after 12, 24 and 48 products, say
+            passes, _, values = exchanges_of(Alone(), question, **limit)
+            for rank in ranks:
+                own, exchanges, found = rank[name][question]
+                assert own == passes, question
+                assert found == pytest.approx(values, rel=1e-9, abs=1e-12), question
+                assert set(exchanges) == {"all_reduce"}, question
+                assert passes <= exchanges["all_reduce"] <= passes + constant + looks, question
     for rank in ranks[:-1]:
         assert rank["error"].startswith("ProcessLostError: another process has failed")
     assert ranks[-1]["error"].startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")

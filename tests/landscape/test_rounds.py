@@ -60,7 +60,7 @@ class Clock:
 
     def __init__(self, monkeypatch, operator, seconds):
         self.now, self.products = 0.0, 0
-        monkeypatch.setattr("landscape.clock.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
         product = operator.apply
 
         def apply(V):
