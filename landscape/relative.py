@@ -109,7 +109,7 @@ class _Weighed(CurvatureOperator):
         return _Weighed(self._block.over(objective), self._rows)
 
     def _with(self, objective: Objective) -> CurvatureOperator:
-        raise NotImplementedError(f"a block of {self.settings()['name']} is not defined; got {objective!r}")
+        return _Weighed(self._block._with(objective), objective.weights.reshape(self._rows.shape))
 
     def _weighed(self, V: Tensor) -> Tensor:
         """(R ⊗ I) V, for ``(dim,)`` or ``(dim, k)``."""

@@ -83,10 +83,23 @@ def test_it_is_taken_at_the_weights_of_the_operator():
 def test_it_is_kept_with_its_operator(tmp_path):
     result = fisher_rao_norm(GGNOperator(problem("tanh_mlp").objective()), microbatch_size=5)
     assert FisherRaoNorm.load(result.save(tmp_path / "a.npz")) == result
-    assert result.operator == result.manifest["operator"]["name"] == "GGNOperator"
-    assert result.lines()[0].remark.endswith("w'Fw with the GGNOperator")
+    assert result.manifest["measurement"] == {"name": "fisher_rao_norm", "microbatch_size": 5}
     assert result.summary()["square"] == result.value
     assert len(result.to_frame()) == 3
+
+
+@pytest.mark.parametrize(
+    ("operator", "name"),
+    [
+        (GGNOperator, "GGNOperator"),
+        (EmpiricalFisherOperator, "EmpiricalFisherOperator"),
+        (lambda objective: 2 * GGNOperator(objective), "2.0 · (GGNOperator)"),
+    ],
+)
+def test_it_says_which_matrix_it_was_taken_with(operator, name):
+    result = fisher_rao_norm(operator(problem("tanh_mlp").objective()), microbatch_size=5)
+    assert result.operator == result.manifest["operator"]["name"] == name
+    assert result.lines()[0].remark.endswith(f"w'Fw with the {name}")
 
 
 def test_what_is_no_operator_is_refused():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 
 import numpy as np
 import pytest
-from problems import dense_hessian, problem
+import torch
+from problems import N, Problem, classes, dense_hessian, normal, problem
+from torch import nn
+from torch.nn import functional
 
 from landscape import HessianOperator, Hutchinson, RelativeFlatness, relative_flatness, trace
+from landscape.relative import _Weighed
 
 
 def by_definition(given, name):
@@ -16,7 +21,7 @@ def by_definition(given, name):
     W = dict(given.model.named_parameters())[name].detach()
     W = W.reshape(len(W), -1)
     rows, columns = W.shape
-    H = dense_hessian(given, name).reshape(rows, columns, rows, columns)
+    H = dense_hessian(given, glob.escape(name)).reshape(rows, columns, rows, columns)
     return sum((W[s] @ W[t] * H[s, :, t, :].trace()).item() for s, t in itertools.product(range(rows), range(rows)))
 
 
@@ -74,6 +79,45 @@ def test_one_layer_can_be_asked_for():
     assert result.layers.tolist() == ["2.weight"]
     assert result.value == pytest.approx(by_definition(given, "2.weight"), rel=1e-9)
     assert len(result.lines()) == 1
+
+
+class Bracketed(nn.Module):
+    """A layer whose name, as a pattern, is that of another one; and a matrix without an entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({"a": nn.Linear(3, 4), "[a]": nn.Linear(4, 3)})
+        self.none = nn.Parameter(torch.empty(3, 0))
+
+    def forward(self, x):
+        return self.layers["[a]"](torch.tanh(self.layers["a"](x))) + self.none.sum()
+
+
+def test_a_layer_is_found_by_its_very_name_and_a_matrix_without_entries_is_none():
+    torch.manual_seed(0)
+    given = Problem(Bracketed().double(), normal(N, 3), classes(N, 3), functional.cross_entropy)
+    result = relative_flatness(HessianOperator(given.objective()), num_probes=200)
+    assert result.layers.tolist() == ["layers.a.weight", "layers.[a].weight"]
+    assert np.allclose(result.values, [by_definition(given, name) for name in result.layers], rtol=1e-8)
+
+
+def test_the_matrix_whose_trace_is_taken_is_an_operator_of_parts_of_the_data_and_of_other_weights_too():
+    objective = problem("tanh_mlp").objective(parameters="2.weight")
+    part = objective.part(objective.batches[:1])
+    other = objective.at(2 * objective.weights)
+    eye = torch.eye(objective.space.dim).double()
+
+    def dense(objective):
+        """(R ⊗ I) H (R ⊗ I), with R = (W W')^½ from its singular values."""
+        left, lengths, _ = torch.linalg.svd(objective.weights.reshape(3, 4), full_matrices=False)
+        weights = torch.kron(left * lengths @ left.T, torch.eye(4).double())
+        return weights @ HessianOperator(objective).apply(eye) @ weights
+
+    weighed = _Weighed(HessianOperator(objective), objective.weights.reshape(3, 4))
+    assert torch.allclose(weighed.apply(eye), dense(objective), rtol=1e-10, atol=1e-12)
+    assert torch.allclose(weighed.over(part).apply(eye), dense(part), rtol=1e-10, atol=1e-12)
+    assert torch.allclose(weighed._with(other).apply(eye), dense(other), rtol=1e-10, atol=1e-12)
+    assert weighed.over(part).objective is part
 
 
 def test_it_is_taken_at_the_weights_of_the_operator():
