@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from landscape.answers import LowPassFlatness
 from landscape.arguments import not_negative
-from landscape.noise import Noise, mean_of
+from landscape.average_case import average_case_sharpness
+from landscape.noise import mean_of
 from landscape.objective import Objective
+from landscape.perturbations import GradientAscent
 from landscape.progress import Progress, silent
 
 
@@ -14,8 +16,8 @@ def low_pass_flatness(
 ) -> LowPassFlatness:
     """E L(w + δ) over δ ~ N(0, σ² I): the loss convolved with a Gaussian kernel, low where w is low and flat.
 
-    It is L(w) and the average-case sharpness in one number: to second order L(w) + σ² tr(H) / 2. Every δ is taken with
-    −δ. Source: Bisla, Wang and Choromanska 2022 (arXiv 2201.08025).
+    It is L(w) and :func:`landscape.average_case_sharpness` in one number: to second order L(w) + σ² tr(H) / 2. Every δ
+    is taken with −δ. Source: Bisla, Wang and Choromanska 2022 (arXiv 2201.08025).
 
     Args:
         objective: the loss and the data, of training or held out.
@@ -38,15 +40,16 @@ def low_pass_flatness(
     (1.0, 0.0)
     """
     sigma = not_negative(sigma, "sigma", what="standard deviation")
-    noise = Noise(objective, num_draws=num_draws, seed=seed)
-    samples = noise.clean + noise.rises(sigma, progress=progress)
+    rise = average_case_sharpness(objective, GradientAscent(sigma), num_draws=num_draws, seed=seed, progress=progress)
+    samples = rise.loss + rise.samples
     value, stderr = mean_of(samples)
-    settings = {"name": "low_pass_flatness", "sigma": sigma, "num_draws": noise.num_draws, "seed": noise.seed}
+    settings = {"name": "low_pass_flatness", "sigma": sigma}
+    settings |= {name: rise.manifest["measurement"][name] for name in ("num_draws", "seed")}
     return LowPassFlatness(
         value=value,
         stderr=stderr,
         samples=samples,
         sigma=sigma,
-        loss=noise.clean,
-        manifest=objective.manifest() | {"measurement": settings},
+        loss=rise.loss,
+        manifest=dict(rise.manifest) | {"measurement": settings},
     )

@@ -18,6 +18,7 @@ from landscape.answers.sharpness import (
     Sampled as Sampled,
     Sharpness as Sharpness,
     SharpnessCurve as SharpnessCurve,
+    UnderNoise as UnderNoise,
     WorstCaseSharpness as WorstCaseSharpness,
 )
 from landscape.answers.sizes import SharpnessOverSizes as SharpnessOverSizes

@@ -8,35 +8,24 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from landscape.answers.sharpness import Sampled
+from landscape.answers.sharpness import Sampled, UnderNoise
 from landscape.results import Array, Line, Result
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowPassFlatness(Sampled):
+class LowPassFlatness(UnderNoise):
     """The mean loss under normal noise in the weights.
 
     Attributes:
         samples: ``(num_draws,)``, the mean of the losses at w + δ and at w − δ, for each δ.
         sigma: standard deviation of the noise in each weight.
-        loss: L(w).
     """
 
     sigma: float
-    loss: float
 
     title: ClassVar[str] = "low-pass flatness"
-
-    def summary(self) -> dict[str, Any]:
-        """Value, standard error and 95 % interval."""
-        low, high = self.interval()
-        found = {"flatness": self.value, "stderr": self.stderr, "low": low, "high": high}
-        return found | {"sigma": self.sigma, "num_draws": len(self.samples), "loss": self.loss}
-
-    def lines(self) -> list[Line]:
-        """The value with its standard error."""
-        remark = f"standard error over {len(self.samples)} pairs of draws; mean loss under noise of σ = {self.sigma:g}"
-        return [Line(self.title, self.value, self.stderr, remark)]
+    measures, deviation = "flatness", "sigma"
+    words = "mean loss under noise of σ = {}"
 
 
 @dataclass(frozen=True, kw_only=True)

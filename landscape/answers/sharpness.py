@@ -119,30 +119,48 @@ class Sampled(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AverageCaseSharpness(Sampled):
+class UnderNoise(Sampled):
+    """A mean under normal noise in the weights; a kind of it names the standard deviation of the noise.
+
+    Attributes:
+        samples: ``(num_draws,)``, the mean over w + δ and w − δ, for each δ.
+        loss: L(w).
+    """
+
+    loss: float
+
+    measures: ClassVar[str]  # of what the mean is one, in a summary
+    deviation: ClassVar[str]  # the field with the standard deviation
+    words: ClassVar[str]  # what is said of it, with the deviation in place of {}
+
+    def summary(self) -> dict[str, Any]:
+        """Value, standard error and 95 % interval."""
+        low, high = self.interval()
+        found = {self.measures: self.value, "stderr": self.stderr, "low": low, "high": high}
+        found |= {self.deviation: getattr(self, self.deviation)}
+        return found | {"num_draws": len(self.samples), "loss": self.loss}
+
+    def lines(self) -> list[Line]:
+        """The value with its standard error."""
+        words = self.words.format(f"{getattr(self, self.deviation):g}")
+        remark = f"standard error over {len(self.samples)} pairs of draws; {words}"
+        return [Line(self.title, self.value, self.stderr, remark)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageCaseSharpness(UnderNoise):
     """The mean rise in loss under normal noise in the weights.
 
     Attributes:
         samples: ``(num_draws,)``, the mean of the rises at w + δ and at w − δ, for each δ.
         rho: standard deviation of the noise in each weight, or in each weight over its scale T.
-        loss: L(w).
     """
 
     rho: float
-    loss: float
 
     title: ClassVar[str] = "average-case sharpness"
-
-    def summary(self) -> dict[str, Any]:
-        """Value, standard error and 95 % interval."""
-        low, high = self.interval()
-        found = {"sharpness": self.value, "stderr": self.stderr, "low": low, "high": high}
-        return found | {"rho": self.rho, "num_draws": len(self.samples)}
-
-    def lines(self) -> list[Line]:
-        """The value with its standard error."""
-        remark = f"standard error over {len(self.samples)} pairs of draws; ρ is the deviation of each weight"
-        return [Line(self.title, self.value, self.stderr, remark)]
+    measures, deviation = "sharpness", "rho"
+    words = "ρ is the deviation of each weight"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,8 +86,24 @@ def test_the_low_pass_filter_adds_the_loss_at_w():
     loss = (W @ A @ W / 2 + SLOPES.mean(dim=0) @ W).item()
     assert smooth.loss == pytest.approx(loss, rel=1e-12)
     assert smooth.sigma == RHO
+    assert smooth.samples.tolist() == (rise.loss + rise.samples).tolist()
     assert smooth.value == pytest.approx(loss + rise.value, rel=1e-12)
     assert smooth.stderr == pytest.approx(rise.stderr, rel=1e-9)
+    assert smooth.manifest["measurement"] == {"name": "low_pass_flatness", "sigma": RHO, "num_draws": 5, "seed": 2}
+
+
+def test_both_means_under_noise_say_their_value_interval_and_deviation():
+    objective = quadratic(A, w=W, slopes=SLOPES)
+    smooth = low_pass_flatness(objective, sigma=RHO, num_draws=5)
+    rise = average_case_sharpness(objective, GradientAscent(RHO), num_draws=5)
+    for result, name, deviation in ((smooth, "flatness", "sigma"), (rise, "sharpness", "rho")):
+        low, high = result.interval()
+        found = {name: result.value, "stderr": result.stderr, "low": low, "high": high, deviation: RHO}
+        assert result.summary() == found | {"num_draws": 5, "loss": result.loss}
+        assert result.lines()[0][:3] == (result.title, result.value, result.stderr)
+    remarks = [result.lines()[0].remark for result in (smooth, rise)]
+    assert remarks[0] == "standard error over 5 pairs of draws; mean loss under noise of σ = 0.3"
+    assert remarks[1] == "standard error over 5 pairs of draws; ρ is the deviation of each weight"
 
 
 def test_of_a_quadratic_the_sigma_is_the_root_of_the_target_and_its_interval_that_of_the_mean():
