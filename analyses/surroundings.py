@@ -120,10 +120,10 @@ def audit(subject: Subject) -> Answer[Audit]:
 def line(subject: Subject, view: View | None = None) -> Answer[LineSlice]:
     """Losses and accuracies of both splits along a line, that of one filter-normalised direction when left out."""
     view = View() if view is None else view
-    question = {"points": subject.protocol.line_points, **_how(subject), **view.question(subject)}
+    where, axis, coordinates = view.line(subject)
+    question = {"points": subject.protocol.line_points, **_how(subject), **where}
 
     def ask(progress: Progress) -> LineSlice:
-        axis, coordinates = view.line(subject)
         also = _also(subject, subject.unfinished("line", question))
         return line_slice(subject.objective, axis, coordinates=coordinates, **also, progress=progress)
 
@@ -133,10 +133,10 @@ def line(subject: Subject, view: View | None = None) -> Answer[LineSlice]:
 def plane(subject: Subject, view: View | None = None) -> Answer[PlaneSlice]:
     """Losses and accuracies of both splits over a plane, that of two filter-normalised directions when left out."""
     view = View(dims=2) if view is None else view
-    question = {"points": subject.protocol.plane_points, **_how(subject), **view.question(subject)}
+    where, directions, x, y = view.plane(subject)
+    question = {"points": subject.protocol.plane_points, **_how(subject), **where}
 
     def ask(progress: Progress) -> PlaneSlice:
-        directions, x, y = view.plane(subject)
         also = _also(subject, subject.unfinished("plane", question))
         return plane_slice(subject.objective, directions, x=x, y=y, **also, progress=progress)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,13 @@ from analyses.subject import Subject
 from landscape.directions import eigenvector_axis, eigenvector_plane, filter_normalized, plane_through, towards
 from landscape.extents import coordinates_around, grid_around
 from landscape.manifest import hash_of_tensor
+from landscape.parameters import Vector
 from landscape.planes import Axis, Direction, Plane
 from landscape.results import Array
 from landscape.trajectories import trajectory_plane
 from msam.run import Run
 
+Question = dict[str, Any]
 RANDOM, EIGENVECTORS, TRAJECTORY = KINDS = ("random", "eigenvectors", "trajectory")
 
 
@@ -51,51 +53,59 @@ class View:
         if self.along == TRAJECTORY and self.dims == 1:
             raise ValueError("a trajectory is seen in a plane; ask for two dimensions")
 
-    def question(self, subject: Subject) -> dict[str, Any]:
-        """What decides the slice, for its name."""
-        p = subject.protocol
+    def line(self, subject: Subject) -> tuple[Question, Direction | Axis, Array]:
+        """What decides the slice, for its name; the direction, and the coordinates along it."""
+        p, objective = subject.protocol, subject.objective
         if self.through:
-            return {"through": [hash_of_tensor(subject.weights_at(run)) for run in self._others]}
+            (other,) = self._others(subject)
+            axis = towards(objective, other.weights, name=other.name, own_name=subject.run.name)
+            return {"through": [other.hash]}, axis, coordinates_around(axis, points=p.line_points)
+        question, reach = self._within(subject), np.linspace(-p.reach, p.reach, p.line_points)
+        if self.along == EIGENVECTORS:
+            return question, eigenvector_axis(objective, eigenvalues(subject).result), reach
+        return question, filter_normalized(objective, seed=p.seed), reach
+
+    def plane(self, subject: Subject) -> tuple[Question, tuple[Direction, Direction] | Plane, Array, Array]:
+        """What decides the slice, for its name; the two directions, and the coordinates along each."""
+        p, objective = subject.protocol, subject.objective
+        if self.through:
+            first, second = others = self._others(subject)
+            names = (subject.run.name, first.name, second.name)
+            plane = plane_through(objective, first.weights, second.weights, names=names)
+            return {"through": [other.hash for other in others]}, plane, *grid_around(plane, points=p.plane_points)
         if self.along == TRAJECTORY:
-            return {"along": TRAJECTORY, "path": [hash_of_tensor(subject.weights_at(run)) for run in _path(subject)]}
+            path = [_Other(str(run.checkpoint), subject.weights_at(run)) for run in _path(subject)]
+            names, weights = zip(*path, strict=True)
+            plane = trajectory_plane(objective, weights, names=names)
+            question = {"along": TRAJECTORY, "path": [other.hash for other in path]}
+            return question, plane, *grid_around(plane, points=p.plane_points)
+        question, reach = self._within(subject), np.linspace(-p.reach, p.reach, p.plane_points)
+        if self.along == EIGENVECTORS:
+            return question, eigenvector_plane(objective, eigenvalues(subject).result), reach, reach
+        along = filter_normalized(objective, seed=p.seed)
+        return question, (along, filter_normalized(objective, seed=p.seed + 1, orthogonal_to=along)), reach, reach
+
+    def _within(self, subject: Subject) -> Question:
+        """What decides a slice within reach of the checkpoint, whatever its dimensions."""
+        p = subject.protocol
         if self.along == EIGENVECTORS:
             return {"along": EIGENVECTORS, "reach": p.reach, "pairs": eigenvalues(subject).path.stem}
         return {"reach": p.reach, "seed": p.seed}
 
-    def line(self, subject: Subject) -> tuple[Direction | Axis, Array]:
-        """The direction and the coordinates along it."""
-        p, objective = subject.protocol, subject.objective
-        if self.through:
-            (other,) = self._others
-            axis = towards(objective, subject.weights_at(other), name=other.name, own_name=subject.run.name)
-            return axis, coordinates_around(axis, points=p.line_points)
-        reach = np.linspace(-p.reach, p.reach, p.line_points)
-        if self.along == EIGENVECTORS:
-            return eigenvector_axis(objective, eigenvalues(subject).result), reach
-        return filter_normalized(objective, seed=p.seed), reach
+    def _others(self, subject: Subject) -> list[_Other]:
+        """The checkpoints that the slice goes through, each read once."""
+        return [_Other(run.name, subject.weights_at(run)) for run in map(Run.open, self.through)]
 
-    def plane(self, subject: Subject) -> tuple[tuple[Direction, Direction] | Plane, Array, Array]:
-        """The two directions, and the coordinates along each."""
-        p, objective = subject.protocol, subject.objective
-        if self.through:
-            first, second = self._others
-            names = (subject.run.name, first.name, second.name)
-            plane = plane_through(objective, subject.weights_at(first), subject.weights_at(second), names=names)
-            return plane, *grid_around(plane, points=p.plane_points)
-        if self.along == TRAJECTORY:
-            runs = _path(subject)
-            weights = [subject.weights_at(run) for run in runs]
-            plane = trajectory_plane(objective, weights, names=[str(run.checkpoint) for run in runs])
-            return plane, *grid_around(plane, points=p.plane_points)
-        reach = np.linspace(-p.reach, p.reach, p.plane_points)
-        if self.along == EIGENVECTORS:
-            return eigenvector_plane(objective, eigenvalues(subject).result), reach, reach
-        along = filter_normalized(objective, seed=p.seed)
-        return (along, filter_normalized(objective, seed=p.seed + 1, orthogonal_to=along)), reach, reach
+
+class _Other(NamedTuple):
+    """Another checkpoint: what it is called, and its weights, ``(dim,)``."""
+
+    name: str
+    weights: Vector
 
     @property
-    def _others(self) -> list[Run]:
-        return [Run.open(path) for path in self.through]
+    def hash(self) -> str:
+        return hash_of_tensor(self.weights)
 
 
 def _path(subject: Subject) -> list[Run]:

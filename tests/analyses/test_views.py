@@ -80,6 +80,16 @@ def test_the_plane_of_a_training_has_all_its_checkpoints_up_to_the_one_that_is_m
     assert earlier.path_distances.max() < 1e-5  # three points lie in a plane
 
 
+@pytest.mark.parametrize("epochs", [None, (0, 1)], ids=["along the training", "through two others"])
+def test_each_checkpoint_is_read_once_for_a_plane(fresh, few, monkeypatch, epochs):
+    others = [] if epochs is None else [fresh.weights_path(epoch) for epoch in epochs]
+    view = View(through=others, dims=2) if others else View(along="trajectory", dims=2)
+    subject, read, weights_at = Subject(fresh, few), [], Subject.weights_at
+    monkeypatch.setattr(Subject, "weights_at", lambda own, run: read.append(run.checkpoint) or weights_at(own, run))
+    surroundings.plane(subject, view)
+    assert read == (others or fresh.checkpoints())
+
+
 def test_checkpoints_are_in_the_order_of_training_beyond_epoch_9999(fresh, few):
     for epoch in (3, 2, 1, 0):
         fresh.weights_path(epoch).rename(fresh.weights_path(9998 + epoch))
@@ -101,7 +111,7 @@ def test_eigenvectors_are_walked_along_as_they_are(fresh, few):
     subject = Subject(fresh, dataclasses.replace(few, reach=0.3))
     result = surroundings.line(subject, View(along="eigenvectors")).result
     assert result.length == pytest.approx(1, abs=1e-5)
-    axis, coordinates = View(along="eigenvectors").line(subject)
+    _, axis, coordinates = View(along="eigenvectors").line(subject)
     top = (axis.direction @ HessianOperator(subject.objective).apply(axis.direction)).item()
     losses = line_slice(subject.objective, axis, coordinates=coordinates).losses
     bend = np.polyfit(coordinates, losses, 2)[0] * 2
