@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from analyses.plan import Plan
     from analyses.results import RunTable
     from analyses.subject import Subject
-    from landscape.progress import Progress
+    from landscape.progress import Report
     from msam.config import TrainConfig
     from msam.processes import Processes
     from msam.run import Run
+    from msam.tasks import Task
 
 Command = Callable[..., Any]
 Question = Callable[..., Any]  # subject -> answer
@@ -300,16 +301,18 @@ def _given() -> set[str]:
     return given | ({"settings"} if given & {"model", "data", "task_settings"} else set())
 
 
-def _require_trainable(configs: Sequence[TrainConfig]) -> None:
-    """Find out before anything is written or replaced what can be: whether options, data and model fit."""
+def _trainable(configs: Sequence[TrainConfig]) -> Task:
+    """Their task; finds out before anything is written or replaced what can be: whether options, data and model fit."""
     if "momentum" in _given() and configs[0].optimizer != "sgd":
         raise ValueError(f"--momentum is of sgd, and {configs[0].optimizer} does not take it; leave it out")
     from figures import terminal
 
     with terminal.stages() as stage:
-        for config in {config.num_microbatches: config for config in configs}.values():
-            task = config.load_task(stage)
+        task = configs[0].load_task(stage)
+    for config in {config.num_microbatches: config for config in configs}.values():
+        config.require_trainable(task)
     config.model(task)
+    return task
 
 
 @main.command(epilog="Example: msam train --task digits --model mlp --micro-batches 8 --rho 0.05 --out runs/a")
@@ -327,18 +330,19 @@ def train(out: Path, resume: bool, overwrite: bool, as_json: bool, device: str, 
 
     with launched(device) as (processes, place):
         if processes.is_first:
-            run = _run_to_train(out, resume=resume, overwrite=overwrite, settings=settings)
+            run, task = _run_to_train(out, resume=resume, overwrite=overwrite, settings=settings)
         processes.wait()
         if not processes.is_first:
             run = Run.open(out)
+            task = run.training.load_task()
         with terminal.stages(silent=not processes.is_first) as stage:
-            _train(run, place, stage, processes)
+            _train(run, task, place, stage, processes)
         if processes.is_first:
             terminal.answer(run.outcome(), [terminal.run_table([run.outcome()])], as_json=as_json)
 
 
-def _run_to_train(out: Path, *, resume: bool, overwrite: bool, settings: dict[str, Any]) -> Run:
-    """A new run, or the one to go on with."""
+def _run_to_train(out: Path, *, resume: bool, overwrite: bool, settings: dict[str, Any]) -> tuple[Run, Task]:
+    """A new run, or the one to go on with, and its task."""
     from msam.run import Run
 
     begun = Run.open(out) if resume and (out / "config.json").is_file() else None
@@ -348,17 +352,17 @@ def _run_to_train(out: Path, *, resume: bool, overwrite: bool, settings: dict[st
         config = _config(**settings)
         if begun is not None:
             config = begun.config_if_begun_with(config, _given())
-        _require_trainable([config])
-        return begun or Run.create(out, config, overwrite=overwrite)
+        task = _trainable([config])
+        return begun or Run.create(out, config, overwrite=overwrite), task
 
 
-def _train(run: Run, device: str, stage: Callable[[str], Progress], processes: Processes | None = None) -> None:
+def _train(run: Run, task: Task, device: str, stage: Report, processes: Processes | None = None) -> None:
     """Train a run to its end; nothing, when it has been."""
     from msam.training import train as train_run
 
     if not run.is_complete:
-        task, name = run.training.load_task(stage), f"{run.path}: {run.about}"
-        train_run(task, run.training, run, device=device, processes=processes, progress=stage(name))
+        progress = stage(f"{run.path}: {run.about}")
+        train_run(task, run.training, run, device=device, processes=processes, progress=progress)
 
 
 @main.command(epilog="Example: msam sweep --perturbation none,sam --micro-batches 1,2,4,8 --seeds 3 --out runs/sweep")
@@ -375,13 +379,13 @@ def sweep(seeds: int, out: Path, as_json: bool, device: str, **settings: Any) ->
         _require_one_process("a sweep", "; train each run under torchrun with msam train")
         axes = {name: settings.pop(name) for name in ("perturbation", "rho", "num_microbatches")}
         configs = grid(_config(**settings), axes | {"seed": range(seeds)})
-        _require_trainable(configs)
+        task = _trainable(configs)
         made = Sweep.create(out, configs)
     ended, failed = [], []
     with terminal.stages() as stage:
         for run in made.prepared():
             try:
-                _train(run, device, stage)
+                _train(run, task, device, stage)
                 ended.append(run.outcome())
             except TrainingDivergedError as error:
                 failed.append({"run": run.path, "error": str(error)})
@@ -655,11 +659,11 @@ def _study(runs: Sequence[Run], protocol: Protocol, device: str, *more: str) -> 
     _require_one_process("a study of several runs", "; measure each under torchrun with msam spectrum first")
     from analyses.comparison import compare as compare_subjects
     from analyses.measures import ask
-    from analyses.subject import Subject
+    from analyses.subject import subjects_of
     from figures import terminal
 
     with terminal.stages() as stage:
-        subjects = [Subject(run, protocol, device=device, report=stage) for run in runs]
+        subjects = subjects_of(runs, protocol, device=device, report=stage)
         table = compare_subjects(subjects)
         for subject in subjects:
             for question in more:

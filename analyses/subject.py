@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -254,3 +254,21 @@ class Subject:
     def _evaluation(self, examples: Examples) -> Evaluation:
         task = self._task
         return evaluate(self._model, task.loss, examples, forward=task.forward, denominator=task.denominator, each=True)
+
+
+def subjects_of(
+    runs: Sequence[Run], protocol: Protocol, *, device: str = "cpu", report: Report = unreported
+) -> list[Subject]:
+    """One for each run; those of one task share it, loaded once.
+
+    Raises:
+        FileNotFoundError, ValueError: see :class:`Subject`.
+    """
+    tasks: dict[str, Task] = {}
+    found = []
+    for run in runs:
+        key = hash_of_settings({"task": run.config.task, "settings": dict(run.config.settings)})
+        if key not in tasks:
+            tasks[key] = run.config.load_task(report)
+        found.append(Subject(run, protocol, device=device, report=report, task=tasks[key]))
+    return found

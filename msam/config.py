@@ -180,16 +180,25 @@ class TrainConfig:
         return found | {f"the setting {name}": value for name, value in self.completed().settings.items()}
 
     def load_task(self, report: Report = unreported) -> Task:
-        """The task, its data loaded; checks that every batch can be split.
+        """The task, its data loaded, on which this config can be trained.
 
         Args:
             report: of data being read.
 
         Raises:
-            ValueError: if the task or a setting is unknown, the last batch is smaller than the micro-batches, or no
-                parameter of the model is among those to be trained or to be perturbed.
+            ValueError: if the task or a setting is unknown, or see :meth:`require_trainable`.
         """
         task = load_task(self.task, self.settings, report=report)
+        self.require_trainable(task)
+        return task
+
+    def require_trainable(self, task: Task) -> None:
+        """Find out early whether every batch of a task can be split, and its model be trained.
+
+        Raises:
+            ValueError: if the last batch is smaller than the micro-batches, or no parameter of the model is among those
+                to be trained or to be perturbed.
+        """
         if (self.perturbed, self.trainable) != ("all", "all"):
             perturbed_of(self.model(task), self.perturbed)
         last = len(task.train) % self.batch_size or self.batch_size
@@ -198,7 +207,6 @@ class TrainConfig:
             f"the last batch of an epoch would have {last} examples, fewer than the {self.num_microbatches} "
             f"micro-batches; choose a batch size that divides {len(task.train)}, or leaves a larger rest",
         )
-        return task
 
     def model(self, task: Task) -> nn.Module:
         """The untrained model of a task, what is not trained frozen.

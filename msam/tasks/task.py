@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class Task:
 
     Attributes:
         name: as it stands in a config.
-        build: makes the untrained model, drawing from the global random state.
+        build: makes the untrained model, drawing from the global random state; a new one each time.
         loss: ``loss(outputs, targets)``, a mean over the batch.
         train: training examples.
         test: test examples, never trained on.
@@ -55,6 +56,9 @@ class Task:
     augment: Augmentation | None = None
     denominator: Denominator | None = None
     vocabulary: str = ""
+    _built: WeakValueDictionary[int, nn.Parameter] = field(
+        default_factory=WeakValueDictionary, init=False, repr=False, compare=False
+    )
 
     def require_usable(self) -> None:
         """Find out early whether the parts are what they should be.
@@ -88,12 +92,24 @@ class Task:
             )
 
     def model(self, *, seed: int) -> nn.Module:
-        """An untrained model; the global random state is left as it was."""
+        """An untrained model; the global random state is left as it was.
+
+        Raises:
+            TypeError: if what is built is none.
+            ValueError: if it has a trainable parameter of an earlier one, which may have been trained since.
+        """
         with torch.random.fork_rng([]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)  # models are built on the CPU, whatever the default device
             model = self.build()
         if not isinstance(model, nn.Module):
             raise TypeError(f"the task {self.name} builds a {type(model).__name__}; it must build a torch.nn.Module")
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and self._built.get(id(parameter)) is parameter:
+                raise ValueError(
+                    f"the task {self.name} builds models that share the parameter {name}, so that training one changes "
+                    "another; let its build make a new model each time, for example copy.deepcopy of one"
+                )
+        self._built.update({id(parameter): parameter for parameter in model.parameters()})
         return model
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
