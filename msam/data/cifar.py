@@ -33,6 +33,7 @@ class Cifar:
         classes: their number.
         labels: what the column of labels may be called.
         members: of the binary archive, for each split.
+        images: that each of them holds, for each split.
         record: bytes before the pixels of an image in them; the last is the label.
         pickled: names that the pickled archive and its parts have.
         mean: of the training pixels, channel by channel, on a scale of 0 to 1.
@@ -44,6 +45,7 @@ class Cifar:
     classes: int
     labels: tuple[str, ...]
     members: Mapping[str, Sequence[str]]
+    images: Mapping[str, int]
     record: int
     pickled: tuple[str, ...]
     mean: tuple[float, float, float]
@@ -61,6 +63,7 @@ CIFAR10 = Cifar(
     classes=10,
     labels=("label",),
     members={"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]},
+    images={"train": 10_000, "test": 10_000},
     record=1,
     pickled=("cifar-10-python.tar.gz", "data_batch_1", "test_batch"),
     mean=(0.4914, 0.4822, 0.4465),
@@ -72,6 +75,7 @@ CIFAR100 = Cifar(
     classes=100,
     labels=("fine_label", "label"),
     members={"train": ["train.bin"], "test": ["test.bin"]},
+    images={"train": 50_000, "test": 10_000},
     record=2,
     pickled=("cifar-100-python.tar.gz", "train", "test"),
     mean=(0.5071, 0.4865, 0.4409),
@@ -240,10 +244,10 @@ def _from_binary(
     length = kind.record + _IMAGE
     pairs = zip(names, members([name for _, name in names]), strict=True)
     for done, ((split, _), (name, raw)) in enumerate(pairs, start=1):
-        if not raw or len(raw) % length:
+        if len(raw) != kind.images[split] * length:
             raise ValueError(
-                f"{name} has {len(raw)} bytes, which is no whole number of images of {length}; download {kind.archive} "
-                "again"
+                f"{name} has {len(raw)} bytes; {kind.images[split]} images of {length} have "
+                f"{kind.images[split] * length}; download {kind.archive} again"
             )
         records = np.frombuffer(raw, dtype=np.uint8).reshape(-1, length)
         for row, label in enumerate(records[:, kind.record - 1].tolist(), start=1):

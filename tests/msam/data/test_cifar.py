@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,9 @@ from made_up_images import cifar10_members, cifar_parquet, labels, pack, pixels,
 
 from landscape.progress import unreported
 from msam.data.cifar import CIFAR10, CIFAR100, source_of
+
+SMALL10 = dataclasses.replace(CIFAR10, images={"train": 10, "test": 10})  # each file of the binary archive
+SMALL100 = dataclasses.replace(CIFAR100, images={"train": 100, "test": 100})
 
 
 def read(kind, folder):
@@ -71,7 +76,7 @@ def test_the_fine_labels_are_those_of_cifar100(tmp_path):
     fine = labels(100, classes=100)
     for split in ("train", "test"):
         (tmp_path / f"{split}.bin").write_bytes(records(images, fine % 20, fine))
-    tensors = read(CIFAR100, tmp_path)
+    tensors = read(SMALL100, tmp_path)
     assert tensors["test.labels"].tolist() == list(range(100))
     assert np.array_equal(tensors["train.images"].numpy(), images)
 
@@ -80,12 +85,12 @@ def test_the_binary_archive_is_read_packed_or_not(members, tmp_path):
     parts, train, test = members
     (tmp_path / "packed").mkdir()
     pack(tmp_path / "packed" / "cifar-10-binary.tar.gz", parts)
-    check(read(CIFAR10, tmp_path / "packed"), train, test)
+    check(read(SMALL10, tmp_path / "packed"), train, test)
     (tmp_path / "lying" / "cifar-10-batches-bin").mkdir(parents=True)
     for name, raw in parts.items():
         (tmp_path / "lying" / "cifar-10-batches-bin" / name).write_bytes(raw)
-    check(read(CIFAR10, tmp_path / "lying"), train, test)
-    check(read(CIFAR10, tmp_path / "lying" / "cifar-10-batches-bin"), train, test)
+    check(read(SMALL10, tmp_path / "lying"), train, test)
+    check(read(SMALL10, tmp_path / "lying" / "cifar-10-batches-bin"), train, test)
 
 
 def test_the_pickled_archive_is_refused_with_the_reason_and_a_way_out(tmp_path):
@@ -119,20 +124,29 @@ def test_an_archive_that_is_cut_short_or_lacks_a_part_says_so(members, tmp_path)
     pack(archive, parts)
     archive.write_bytes(archive.read_bytes()[:-3000])
     with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz is not a whole archive \(.*\); download it again"):
-        read(CIFAR10, tmp_path)
+        read(SMALL10, tmp_path)
     pack(archive, {name: raw for name, raw in parts.items() if name != "data_batch_3.bin"})
     with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz has no data_batch_3.bin in it"):
-        read(CIFAR10, tmp_path)
-    pack(archive, parts | {"data_batch_4.bin": parts["data_batch_4.bin"][:-1]})
-    with pytest.raises(
-        ValueError, match=r"data_batch_4.bin in .*cifar-10-binary.tar.gz has 30729 bytes, which is no whole"
-    ):
-        read(CIFAR10, tmp_path)
+        read(SMALL10, tmp_path)
+    for cut in (1, 3073, 30730):  # within an image, between two, and all of them
+        pack(archive, parts | {"data_batch_4.bin": parts["data_batch_4.bin"][:-cut]})
+        words = rf"data_batch_4.bin in .*binary.tar.gz has {30730 - cut} bytes; 10 images of 3073 have 30730; download"
+        with pytest.raises(ValueError, match=words):
+            read(SMALL10, tmp_path)
     archive.unlink()
     for name in ("data_batch_1.bin", "test_batch.bin"):
         (tmp_path / name).write_bytes(parts[name])
     with pytest.raises(FileNotFoundError, match=r"has data_batch_1.bin and no data_batch_2.bin; unpack"):
         source_of(CIFAR10, tmp_path)
+
+
+def test_the_binary_files_have_the_sizes_of_the_official_ones(members, tmp_path):
+    sizes = {kind.name: {s: n * (kind.record + 3072) for s, n in kind.images.items()} for kind in (CIFAR10, CIFAR100)}
+    assert sizes["cifar10"] == {"train": 30_730_000, "test": 30_730_000}
+    assert sizes["cifar100"] == {"train": 153_700_000, "test": 30_740_000}
+    pack(tmp_path / "cifar-10-binary.tar.gz", members[0])
+    with pytest.raises(ValueError, match=r"data_batch_1.bin in .* has 30730 bytes; 10000 images of 3073 have 30730000"):
+        read(CIFAR10, tmp_path)
 
 
 def test_a_label_outside_the_range_and_an_empty_class_are_named(members, tmp_path):
@@ -143,7 +157,7 @@ def test_a_label_outside_the_range_and_an_empty_class_are_named(members, tmp_pat
     with pytest.raises(
         ValueError, match=r"image 5 of data_batch_2.bin in .* has the label 10; those of CIFAR-10 are 0 to 9"
     ):
-        read(CIFAR10, tmp_path)
+        read(SMALL10, tmp_path)
     for split, wrong, sentence in (
         ("train", [10, *labels(19)], "row 1 of .*train.parquet has the label 10; those of CIFAR-10 are 0 to 9"),
         ("train", [*labels(19), None], "row 20 of .*train.parquet has the label None"),
