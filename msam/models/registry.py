@@ -12,16 +12,18 @@ from msam.models.huggingface import PREFIX, HuggingFace, from_folder
 from msam.models.norms import group_norm
 from msam.models.resnet import LARGE_IMAGES, SMALL_IMAGES, Norm, resnet18, resnet50, resnet_of_three_stages
 from msam.models.small import cnn, mlp
-from msam.models.vit import ViT
+from msam.models.vit import ClassToken, MeanOfPatches, Pool, ViT
 from msam.models.wide_resnet import WideResNet
 
 ImageModel = Literal[
     "mlp", "cnn", "cnn-bn", "cnn-gn", "resnet20", "resnet32", "resnet56", "resnet18", "resnet50", "wrn-28-10", "vit"
 ]
 NormName = Literal["batch", "group"]
+PoolName = Literal["class", "mean"]
 IMAGE_MODELS: tuple[str, ...] = typing.get_args(ImageModel)
 NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": group_norm}
-MODEL_SETTINGS = ("norm", "width", "depth", "patch", "hidden", "dropout")
+POOLS: dict[str, Pool] = {"class": ClassToken(), "mean": MeanOfPatches()}
+MODEL_SETTINGS = ("norm", "width", "depth", "patch", "hidden", "dropout", "pool")
 _RESIDUAL = {"norm": "batch", "width": 16}
 _OWN: dict[str, dict[str, Any]] = {  # what each model takes, and what it is otherwise
     "mlp": {"hidden": 128},
@@ -34,7 +36,13 @@ _OWN: dict[str, dict[str, Any]] = {  # what each model takes, and what it is oth
     "resnet18": {"norm": "batch", "width": 64},
     "resnet50": {"norm": "batch", "width": 64},
     "wrn-28-10": {"norm": "batch", "width": 10, "depth": 28, "dropout": 0.0},
-    "vit": {"width": 128, "depth": 6, "patch": None, "dropout": 0.0},  # the patch depends on the images
+    "vit": {
+        "width": 128,
+        "depth": 6,
+        "patch": None,
+        "dropout": 0.0,
+        "pool": "class",
+    },  # the patch depends on the images
 }
 _FROM_BEFORE = ("mlp", "cnn-bn", "cnn-gn")  # older configs have hidden and width, both, for each of these
 _HEADS = 4
@@ -53,6 +61,7 @@ def image_model(
     patch: int | None = None,
     hidden: int | None = None,
     dropout: float | None = None,
+    pool: str | None = None,
 ) -> Callable[[], nn.Module]:
     """What builds a model for images ``(N, channels, size, size)``; settings that are None are the model's own.
 
@@ -68,6 +77,7 @@ def image_model(
         patch: side of a patch of vit in pixels; its own is the largest of 16, 8, 4 and 2 with seven or more to a side.
         hidden: units of mlp.
         dropout: of wrn-28-10 or vit, from 0 to below 1.
+        pool: what goes to the head of vit, a token of its own, ``"class"``, or the ``"mean"`` of the patches.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -77,8 +87,8 @@ def image_model(
     >>> sum(parameter.numel() for parameter in build().parameters())
     272474
     """
-    given = {"norm": norm, "width": width, "depth": depth, "patch": patch, "hidden": hidden, "dropout": dropout}
-    chosen = settled({"model": name, **given})
+    given = (norm, width, depth, patch, hidden, dropout, pool)
+    chosen = settled({"model": name, **dict(zip(MODEL_SETTINGS, given, strict=True))})
     if name.startswith(PREFIX):
         return from_folder(name, kind="image", outputs=classes, shape=(channels, size, size))
     _require_in_range(name, chosen)
@@ -98,9 +108,8 @@ def image_model(
         side = chosen["patch"] or _patch_for(size)
         if size % side:
             raise ValueError(f"patch must divide the side of the images, {size} pixels; got {side}")
-        return lambda: ViT(
-            size=size, patch=side, depth=deep, width=wide, heads=_HEADS, dropout=chosen["dropout"], **shape
-        )
+        rest = {"dropout": chosen["dropout"], "pool": POOLS[chosen["pool"]]}
+        return lambda: ViT(size=size, patch=side, depth=deep, width=wide, heads=_HEADS, **rest, **shape)
     if name in ("resnet18", "resnet50"):
         build = resnet18 if name == "resnet18" else resnet50
         return lambda: build(width=wide, norm=of_norm, stem=stem, **shape)
@@ -142,8 +151,9 @@ def _require_in_range(name: str, chosen: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} must be positive; got {chosen[key]}")
     if name != "wrn-28-10" and chosen["width"] is not None and chosen["width"] % 4:
         raise ValueError(f"width must be a positive multiple of 4; got {chosen['width']}")
-    if chosen["norm"] is not None and chosen["norm"] not in NORMS:
-        raise ValueError(f"there is no norm {chosen['norm']!r}; there are: {', '.join(NORMS)}")
+    for key, options in (("norm", NORMS), ("pool", POOLS)):
+        if chosen[key] is not None and chosen[key] not in options:
+            raise ValueError(f"there is no {key} {chosen[key]!r}; there are: {', '.join(options)}")
     if chosen["dropout"] is not None and not 0 <= chosen["dropout"] < 1:
         raise ValueError(f"dropout must be from 0 to below 1; got {chosen['dropout']}")
     if name == "wrn-28-10" and (chosen["depth"] < 10 or (chosen["depth"] - 4) % 6):

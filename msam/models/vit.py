@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,10 +45,44 @@ class EncoderBlock(nn.Module):
         return result
 
 
-class ViT(nn.Module):
-    """A transformer over the patches of an image, norms first; a class token, not a mean, goes to the head.
+class Pool(Protocol):
+    """How the tokens of an image become the one vector that is normalised and goes to the head.
 
-    Places have vectors that are learnt, one for each patch and one for the token. Linear maps begin with the uniform
+    Attributes:
+        tokens: that are put before those of the patches, and learnt.
+    """
+
+    tokens: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(N, tokens, width)`` -> ``(N, width)``."""
+        ...
+
+
+class ClassToken:
+    """A token of its own, which looks at the patches."""
+
+    tokens = 1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The first token."""
+        return x[:, 0]
+
+
+class MeanOfPatches:
+    """The mean over the patches, with no other token (Dosovitskiy et al. 2021, appendix D.3)."""
+
+    tokens = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The mean over all tokens."""
+        return x.mean(dim=1)
+
+
+class ViT(nn.Module):
+    """A transformer over the patches of an image, norms first.
+
+    Places have vectors that are learnt, one for each token. Linear maps begin with the uniform
     weights of Glorot and Bengio 2010, patches with normal ones of variance 1 / pixels, as in the authors' code; so
     small networks learn several times as fast as from torch's own.
 
@@ -59,6 +95,7 @@ class ViT(nn.Module):
         width: of a token.
         heads: of the attention.
         dropout: share that is dropped of the tokens at the start, after attention and in the perceptrons.
+        pool: how the tokens of the last block become one vector; a class token when left out.
 
     Raises:
         ValueError: if patches do not fill the image, or heads the width.
@@ -79,6 +116,7 @@ class ViT(nn.Module):
         width: int,
         heads: int,
         dropout: float = 0.0,
+        pool: Pool | None = None,
     ) -> None:
         super().__init__()
         if size % patch:
@@ -86,8 +124,9 @@ class ViT(nn.Module):
         if width % heads:
             raise ValueError(f"width must be a multiple of the {heads} heads; got {width}")
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
-        self.class_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.places = nn.Parameter(torch.randn(1, (size // patch) ** 2 + 1, width) * 0.02)
+        self.pool = pool = ClassToken() if pool is None else pool
+        self.class_token = nn.Parameter(torch.randn(1, pool.tokens, width) * 0.02) if pool.tokens else None
+        self.places = nn.Parameter(torch.randn(1, (size // patch) ** 2 + pool.tokens, width) * 0.02)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.Sequential(*(EncoderBlock(width, heads, dropout) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
@@ -96,8 +135,9 @@ class ViT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, channels, size, size)`` -> ``(N, classes)``."""
         tokens = self.patches(x).flatten(2).transpose(1, 2)  # (N, patches, width)
-        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], 1) + self.places
-        logits: Tensor = self.head(self.norm(self.blocks(self.dropout(tokens))[:, 0]))
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], 1)
+        logits: Tensor = self.head(self.norm(self.pool(self.blocks(self.dropout(tokens + self.places)))))
         return logits
 
     def _begin(self) -> None:

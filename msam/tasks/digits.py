@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from msam.data import augmentation_of, digits_examples, stratified, with_label_noise
 from msam.data.splits import require_noise, training_and_validation
-from msam.models import ImageModel, NormName, image_model, origin_of
+from msam.models import ImageModel, NormName, PoolName, image_model, origin_of
 from msam.tasks.task import Task
 
 
@@ -19,6 +19,7 @@ def digits(
     depth: int | None = None,
     patch: int | None = None,
     dropout: float | None = None,
+    pool: PoolName | None = None,
     train_examples: int = 1000,
     validation_examples: int = 0,
     label_noise: float = 0.0,
@@ -36,6 +37,7 @@ def digits(
         depth: layers of wrn-28-10, blocks of vit.
         patch: side of a patch of vit, in pixels.
         dropout: of wrn-28-10 and vit, from 0 to below 1.
+        pool: what goes to the head of vit: a token of its own, or the mean of the patches.
         train_examples: size of the stratified training subset: 10 to 990, or all 1,000; fewer where some validate.
         validation_examples: stratified, set aside from the 1,000 first; the same for every subset and seed.
         label_noise: fraction of the training labels drawn at random, 0 to 1. Test labels are always true.
@@ -55,14 +57,15 @@ def digits(
         patch=patch,
         hidden=hidden,
         dropout=dropout,
+        pool=pool,
     )
     augmented = augmentation_of(augment, size=8, classes=10)
-    pool, test = stratified(digits_examples(), 1000, seed=0)
+    whole, test = stratified(digits_examples(), 1000, seed=0)
     rows, aside = training_and_validation(
-        pool.targets, train_examples=train_examples, validation_examples=validation_examples, seed=data_seed
+        whole.targets, train_examples=train_examples, validation_examples=validation_examples, seed=data_seed
     )
-    train = with_label_noise(pool.taken(rows), label_noise, classes=10, seed=data_seed)
-    validation = pool.taken(aside) if validation_examples else None
+    train = with_label_noise(whole.taken(rows), label_noise, classes=10, seed=data_seed)
+    validation = whole.taken(aside) if validation_examples else None
     noise = f", {label_noise:.0%} of the training labels drawn at random" if label_noise else ""
     others = f", {validation_examples} validation" if validation_examples else ""
     about = f"scikit-learn's digits: {train_examples} training{others} and {len(test)} test images, stratified{noise}"

@@ -14,7 +14,7 @@ from msam.data.folders import ImageFolder
 from msam.data.places import folder_of
 from msam.data.reading import NormalizedPixels
 from msam.data.splits import rows_to_test_on
-from msam.models.registry import ImageModel, NormName, image_model
+from msam.models.registry import ImageModel, NormName, PoolName, image_model
 from msam.tasks.image_task import Images, Subset, rows_without
 from msam.tasks.task import Task
 
@@ -37,6 +37,7 @@ def cifar(kind: Cifar, *, about: str) -> Callable[..., Task]:
         patch: int | None = None,
         hidden: int | None = None,
         dropout: float | None = None,
+        pool: PoolName | None = None,
         train_examples: int | None = None,
         validation_examples: int = 0,
         label_noise: float = 0.0,
@@ -45,7 +46,15 @@ def cifar(kind: Cifar, *, about: str) -> Callable[..., Task]:
         report: Report = unreported,
     ) -> Task:
         built = functools.partial(
-            image_model, model, norm=norm, width=width, depth=depth, patch=patch, hidden=hidden, dropout=dropout
+            image_model,
+            model,
+            norm=norm,
+            width=width,
+            depth=depth,
+            patch=patch,
+            hidden=hidden,
+            dropout=dropout,
+            pool=pool,
         )
         built(channels=3, size=32, classes=kind.classes)  # refuses what it does not take before anything is read
         augmentation_of(augment, size=32, classes=kind.classes)
@@ -69,6 +78,7 @@ def cifar(kind: Cifar, *, about: str) -> Callable[..., Task]:
         patch: side of a patch of vit, in pixels.
         hidden: units of mlp.
         dropout: of wrn-28-10 and vit, from 0 to below 1.
+        pool: what goes to the head of vit: a token of its own, or the mean of the patches.
         train_examples: size of the stratified training subset; all that are left when none.
         validation_examples: stratified, set aside from the training images first; the same for every subset and seed.
         label_noise: fraction of the training labels drawn at random, 0 to 1. Other labels are always true.
@@ -93,6 +103,7 @@ def images(
     patch: int | None = None,
     hidden: int | None = None,
     dropout: float | None = None,
+    pool: PoolName | None = None,
     train_examples: int | None = None,
     validation_examples: int = 0,
     label_noise: float = 0.0,
@@ -113,6 +124,7 @@ def images(
         patch: side of a patch of vit, in pixels.
         hidden: units of mlp.
         dropout: of wrn-28-10 and vit, from 0 to below 1.
+        pool: what goes to the head of vit: a token of its own, or the mean of the patches.
         train_examples: size of the stratified training subset; all that are left when none.
         validation_examples: stratified, set aside from the training images first; the same for every subset and seed.
         label_noise: fraction of the training labels drawn at random, 0 to 1. Other labels are always true.
@@ -124,7 +136,7 @@ def images(
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1 pixel, or none; got {size}")
     built = functools.partial(
-        image_model, model, norm=norm, width=width, depth=depth, patch=patch, hidden=hidden, dropout=dropout
+        image_model, model, norm=norm, width=width, depth=depth, patch=patch, hidden=hidden, dropout=dropout, pool=pool
     )
     subset = Subset(train_examples, validation_examples, label_noise, data_seed)
     folder = folder_of(data, what="image files")

@@ -9,7 +9,8 @@ import torch
 from papers import text
 from torch import nn
 
-from msam.models import IMAGE_MODELS, image_model
+from msam import TrainConfig
+from msam.models import IMAGE_MODELS, ClassToken, MeanOfPatches, image_model
 from msam.models.registry import MODEL_SETTINGS, settled
 
 COUNTS = {  # name, channels, pixels, classes, settings -> weights
@@ -111,6 +112,8 @@ def test_settings_reach_the_model():
     vit = built("vit", depth=3, width=16, patch=8, dropout=0.2)
     dropped = [layer.p for layer in vit.modules() if isinstance(layer, nn.Dropout)]
     assert (len(vit.blocks), vit.places.shape, dropped) == (3, (1, 17, 16), [0.2] * 7)
+    assert {type(built("vit", pool=pool).pool) for pool in (None, "class", "mean")} == {ClassToken, MeanOfPatches}
+    assert isinstance(built("vit").pool, ClassToken)
     assert isinstance(built("cnn-gn")[1], nn.GroupNorm)
     assert isinstance(built("cnn-bn")[1], nn.BatchNorm2d)
 
@@ -120,7 +123,7 @@ def test_settings_reach_the_model():
     [
         ("resnet", {}, "there is no model 'resnet'; there are: mlp, cnn, cnn-bn, .*vit"),
         ("mlp", {"norm": "batch"}, r"the model mlp does not take norm \(got 'batch'\); it takes hidden"),
-        ("vit", {"norm": "group"}, "vit does not take norm .*; it takes width, depth, patch, dropout"),
+        ("vit", {"norm": "group"}, "vit does not take norm .*; it takes width, depth, patch, dropout, pool"),
         ("resnet20", {"depth": 3}, "resnet20 does not take depth .*; it takes norm, width"),
         ("resnet20", {"hidden": 3, "width": 8}, "resnet20 does not take hidden"),
         ("resnet20", {"norm": "layer"}, "there is no norm 'layer'; there are: batch, group"),
@@ -129,6 +132,8 @@ def test_settings_reach_the_model():
         ("vit", {"patch": 5}, "patch must divide the side of the images, 32 pixels; got 5"),
         ("vit", {"depth": 0}, "depth must be positive; got 0"),
         ("vit", {"dropout": 1.0}, "dropout must be from 0 to below 1; got 1.0"),
+        ("vit", {"pool": "max"}, "there is no pool 'max'; there are: class, mean"),
+        ("resnet20", {"pool": "mean"}, r"the model resnet20 does not take pool \(got 'mean'\); it takes norm, width"),
         ("wrn-28-10", {"depth": 12}, r"depth must be 6n \+ 4 .*; got 12"),
     ],
 )
@@ -143,3 +148,11 @@ def test_settings_of_an_older_config_have_a_width_for_every_model_and_mean_what_
     assert settled(whole | {"hidden": 128, "width": 16}) == settled(whole)
     assert settled(whole)["hidden"] == (128 if name == "mlp" else None)
     assert settled(whole | {"hidden": 8, "width": 4})["width"] == (None if name == "mlp" else 4)
+
+
+def test_a_config_from_before_tokens_could_be_pooled_is_of_a_class_token():
+    old = {"model": "vit", "norm": None, "width": 8, "depth": 1, "patch": 4, "hidden": None, "dropout": 0.0}
+    config = TrainConfig(settings=old)
+    assert config.completed().settings["pool"] == "class"
+    assert config.completed() == TrainConfig(settings=old | {"pool": "class"}).completed()
+    assert config.identity != TrainConfig(settings=old | {"pool": "mean"}).identity

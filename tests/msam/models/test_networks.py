@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from landscape import GradientAscent, HessianOperator, Objective, top_eigenvalues
 from msam import Layerwise, Vectorised, mSAM
-from msam.models import ResNet, ViT, WideResNet, group_norm, resnet50, resnet_of_three_stages
+from msam.models import MeanOfPatches, ResNet, ViT, WideResNet, group_norm, resnet50, resnet_of_three_stages
 from msam.models.resnet import SMALL_IMAGES, BasicBlock, Bottleneck
 from msam.models.wide_resnet import WideBlock
 
@@ -26,6 +26,10 @@ NETS = {  # builds a network, and a pattern of few of its weights
     "wide resnet, batch norm": (lambda: WideResNet(depth=10, widen_factor=1, **SHAPE), "blocks.0.bn*"),
     "wide resnet, group norm": (lambda: WideResNet(depth=10, widen_factor=1, norm=group_norm, **SHAPE), "blocks.0.bn*"),
     "vit": (lambda: ViT(size=8, patch=4, depth=1, width=4, heads=2, **SHAPE), "*attention*"),
+    "vit, mean": (
+        lambda: ViT(size=8, patch=4, depth=1, width=4, heads=2, pool=MeanOfPatches(), **SHAPE),
+        "*attention*",
+    ),
 }
 
 
@@ -128,6 +132,17 @@ def test_a_depth_that_does_not_make_whole_blocks_is_refused(depth):
         resnet_of_three_stages(depth, **SHAPE)
     with pytest.raises(ValueError, match=rf"depth must be 6n \+ 4 .*; got {depth}"):
         WideResNet(depth=depth, **SHAPE)
+
+
+def test_the_mean_of_the_patches_goes_through_the_last_norm_to_the_head():
+    model, (images, _) = net("vit, mean")
+    assert "class_token" not in dict(model.named_parameters())
+    tokens = torch.stack([functional.conv2d(images[:, :, y : y + 4, x : x + 4], *model.patches.parameters()).flatten(1)
+                          for y in (0, 4) for x in (0, 4)], dim=1)  # fmt: skip
+    after = model.blocks(tokens + model.places)
+    mean = (after[:, 0] + after[:, 1] + after[:, 2] + after[:, 3]) / 4
+    expected = model.head(functional.layer_norm(mean, (4,), model.norm.weight, model.norm.bias))
+    torch.testing.assert_close(model(images), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_patches_must_fill_the_image_and_heads_the_width():

@@ -81,6 +81,7 @@ def tokenizer(place: Path, name: str, folder: Path) -> Path:
 
 CASES: dict[str, tuple[Callable[[Path], Task], str]] = {  # what makes a task, and the pattern that is trained
     **{name: (partial(named, name), "*") for name in IMAGE_MODELS},
+    "vit, mean": (partial(named, "vit", pool="mean"), "*"),
     "resnet56, group norm": (partial(named, "resnet56", norm="group"), "*"),
     "wrn-28-10, group norm": (partial(named, "wrn-28-10", norm="group"), "*"),
     "resnet50 at 224 pixels": (partial(large, "batch"), "*"),
