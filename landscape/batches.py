@@ -108,8 +108,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         return map_tensors(lambda first: _concatenate_column(first, [next(column) for column in columns]), batches[0])
     except (RuntimeError, StopIteration) as error:
         raise ValueError(
-            f"examples of two batches cannot be put into one ({error}). Pad all examples to one shape, "
-            "or choose shards that do not cross the borders of the batches."
+            f"examples of two batches cannot be put into one ({error}); pad all examples to one shape"
         ) from None
 
 
@@ -138,11 +137,11 @@ def _joined(first: Tensor, parts: list[Tensor]) -> Tensor:
     return flat.view(rows, *first.shape[1:])
 
 
-def regroup(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
-    """The same examples in the same order, in batches of exactly ``size``; only the last may be smaller.
+def regroup(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """The same examples in the same order, in parts of batches with ``size`` in all; only the last may have fewer.
 
-    >>> [batch.tolist() for batch in regroup([torch.arange(3), torch.arange(3, 7)], 2)]
-    [[0, 1], [2, 3], [4, 5], [6]]
+    >>> [[part.tolist() for part in parts] for parts in regroup([torch.arange(3), torch.arange(3, 7)], 2)]
+    [[[0, 1]], [[2], [3]], [[4, 5]], [[6]]]
     """
     waiting: list[Batch] = []
     count = 0
@@ -154,10 +153,10 @@ def regroup(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
             count += stop - start
             start = stop
             if count == size:
-                yield concatenate(waiting)
+                yield waiting
                 waiting, count = [], 0
     if waiting:
-        yield concatenate(waiting)
+        yield waiting
 
 
 class Fingerprint:

@@ -57,8 +57,10 @@ class DataSet:
         read.pieces = pieces
         return read
 
-    def shards(self, size: int) -> Iterator[Batch]:
+    def shards(self, size: int) -> Iterator[list[Batch]]:
         """Consecutive parts of ``size`` examples each, in the order of the data; the last has what is left.
+
+        Each is in as few batches as the shapes of its examples allow.
 
         Raises:
             TypeError: if the size is not an integer.
@@ -67,7 +69,7 @@ class DataSet:
         size = integer(size, "the size of a shard")
         if not 1 <= size <= self.num_examples:
             raise ValueError(f"a shard must have 1 to {self.num_examples} examples, all there are; got {size}")
-        return regroup(self.batches, size)
+        return (merged(parts) for parts in regroup(self.batches, size))
 
     def sample(self, size: int, *, seed: int) -> list[Batch]:
         """Examples drawn without replacement, in the order they were drawn; one batch for each shape of them.

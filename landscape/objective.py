@@ -265,7 +265,7 @@ class Objective:
             TypeError: if the size is not an integer.
             ValueError: if the size is not between 1 and the number of examples.
         """
-        return (self.part([batch]) for batch in self._data.shards(size))
+        return (self.part(batches) for batches in self._data.shards(size))
 
     def manifest(self) -> dict[str, Any]:
         """Where a number measured on this objective comes from: everything that could change it, and the versions.

@@ -34,15 +34,15 @@ class OneAfterAnother:
         self._blocks = objective.space.split(objective.weights)
         self._needs_gradient = perturbations[0].needs_gradient
 
-    def rise(self, batch: Batch, number: int) -> Rises:
-        """Of one shard, given its examples and its number."""
-        if num_examples(batch) <= self.objective.work.largest_gradient:
+    def rise(self, batches: Sequence[Batch], number: int) -> Rises:
+        """Of one shard, given its examples, a batch for each shape of them, and its number."""
+        if len(batches) == 1 and num_examples(batches[0]) <= self.objective.work.largest_gradient:
             try:
-                return self._rises(_AtOnce(Term(self.objective.work.definition, batch), self._blocks), number)
+                return self._rises(_AtOnce(Term(self.objective.work.definition, batches[0]), self._blocks), number)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-        return self.rise_of(self.objective.part([batch]), number)
+        return self.rise_of(self.objective.part(batches), number)
 
     def rise_of(self, shard: Objective, number: int) -> Rises:
         """Of one shard, given as an objective, whose chunks processes may share."""

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from landscape.balls import L2, Linf
-from landscape.batches import num_examples
 from landscape.memory import is_out_of_memory
 from landscape.objective import Objective
 from landscape.perturbations import Perturbation
@@ -177,7 +176,8 @@ class Measurement:
         runs = portion.runs
         if runs:
             start, stop = min(run.start for run in runs), max(run.stop for run in runs)
-            found = way.over(self.rows.take(start, stop), start)
+            (batch,) = self.rows.take(start, stop)  # of one shape: it ends before the border
+            found = way.over(batch, start)
             for run in runs:
                 left: Run | None = run
                 while left is not None:
@@ -211,8 +211,9 @@ class Measurement:
 
     def _one(self, size: int, number: int) -> None:
         start = number * size
-        batch = self.rows.take(start, min(start + size, self.rows.number))
-        self._keep(Run(size, num_examples(batch), number, 1), self.loop.rise(batch, number), self.loop.words)
+        stop = min(start + size, self.rows.number)
+        found = self.loop.rise(self.rows.take(start, stop), number)
+        self._keep(Run(size, stop - start, number, 1), found, self.loop.words)
 
     def _keep(self, run: Run, found: Rises, words: str) -> None:
         here = slice(run.first, run.first + run.number)

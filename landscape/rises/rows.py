@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from landscape.batches import Batch, concatenate, num_examples, take
+from landscape.batches import Batch, num_examples, take
 from landscape.chunks import merged
 
 
@@ -19,8 +19,9 @@ class Rows:
         batches: the data; neighbours of one shape are put together.
 
     >>> import torch
-    >>> Rows([torch.arange(3), torch.arange(3, 5)]).take(2, 4).tolist()
-    [2, 3]
+    >>> rows = Rows([torch.arange(3), torch.arange(3, 5), torch.zeros(1, 1)])
+    >>> [batch.tolist() for batch in rows.take(2, 6)]
+    [[2, 3, 4], [[0.0]]]
     """
 
     def __init__(self, batches: Sequence[Batch]) -> None:
@@ -32,18 +33,14 @@ class Rows:
         """All examples."""
         return self.borders[-1]
 
-    def take(self, start: int, stop: int) -> Batch:
-        """Examples ``start`` to ``stop`` as one batch.
-
-        Raises:
-            ValueError: if examples of several shapes are among them.
-        """
+    def take(self, start: int, stop: int) -> list[Batch]:
+        """Examples ``start`` to ``stop``, one batch for each stretch of one shape."""
         first, last = bisect.bisect_right(self.borders, start) - 1, bisect.bisect_left(self.borders, stop) - 1
         parts = []
         for index in range(first, last + 1):
             offset = self.borders[index]
             parts.append(take(self.pieces[index], max(start - offset, 0), min(stop, self.borders[index + 1]) - offset))
-        return concatenate(parts)
+        return parts
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from architectures import FUSED, PLAIN, Dense, fused, instance
+from architectures import FUSED, LENGTHS, PLAIN, Dense, fused, instance
 
 from landscape import (
     EmpiricalFisherOperator,
@@ -13,6 +13,7 @@ from landscape import (
     GGNOperator,
     GradientAscent,
     HessianOperator,
+    Objective,
     average_case_sharpness,
     interpolate,
     line_slice,
@@ -120,6 +121,23 @@ def test_m_sharpness_weighs_shards_by_the_targets_that_count(name, size):
     assert found.denominators.sum() == given.counted.sum()
     worst = worst_case_sharpness(given.objective(), GradientAscent(RHO), microbatch_size=size, steps=1)
     assert worst.value == pytest.approx(expected, rel=1e-10)  # its first step is projected onto the same point
+
+
+@pytest.mark.parametrize("name", ["BERT", "RoBERTa", "GPT-2", "BERT over tokens"])
+def test_shards_may_have_sentences_that_are_padded_to_different_lengths(name):
+    given, dense = fused(name)
+    batches = []
+    for rows in ([0, 1], [2], [3, 4, 5], [6]):  # of 5, 4, 5 and 3 tokens
+        longest = max(LENGTHS[row] for row in rows)
+        cut = {key: value[rows][:, :longest] if value.ndim == 2 else value[rows] for key, value in given.whole.items()}
+        batches.append(type(given.whole)(cut))
+    objective = Objective(given.model, given.criterion, batches, **given.settings)
+    for size in (2, 3, 4, 7):
+        found = m_sharpness(objective, GradientAscent(RHO), microbatch_size=size)
+        assert found.value == pytest.approx(dense.rise(RHO, size), rel=1e-10)
+        assert found.shard_sizes.sum() == 7
+        worst = worst_case_sharpness(objective, GradientAscent(RHO), microbatch_size=size, steps=1)
+        assert worst.value == pytest.approx(dense.rise(RHO, size), rel=1e-10)
 
 
 @every

@@ -106,9 +106,12 @@ def test_examples_of_several_shapes_go_at_once_with_their_like(monkeypatch):
         assert np.allclose(result.per_shard, one_by_one(objective, size, monkeypatch).per_shard, rtol=1e-10)
 
 
-def test_a_shard_of_examples_of_two_shapes_is_refused():
-    with pytest.raises(ValueError, match="Pad all examples to one shape, or choose shards that do not cross"):
-        m_sharpness(of_two_lengths(), ASCENT, microbatch_size=3)
+def test_a_shard_of_examples_of_two_shapes_goes_by_itself(monkeypatch):
+    objective = of_two_lengths()
+    result = m_sharpness(objective, ASCENT, microbatch_size=3)
+    assert ways(result) == {"layer by layer": 5, "one after another": 1}
+    assert np.allclose(result.per_shard, one_by_one(objective, 3, monkeypatch).per_shard, rtol=1e-10)
+    assert result.shard_sizes.tolist() == [3] * 6
 
 
 def test_gradients_that_nearly_cancel_in_a_shard_are_not_taken_from_products_of_rows(monkeypatch):
