@@ -17,7 +17,7 @@ from landscape.terms import Definition, Term
 MOST_EXAMPLES = 1024  # beyond, small networks gain nothing either
 QUICK_BYTES = 96 * 2**20  # a graph of products that is larger leaves the caches, and takes up to twice the time
 GRADIENT_BYTES = 256 * 2**20  # a graph that is gone through once may be larger
-LOSS_BYTES = 2 * 2**20  # no graph is kept: what layers pass on stays in the caches of a core
+LOSS_BYTES = 4 * 2**20  # no graph is kept: what layers pass on stays in the caches of a core
 LEAST_FOR_LOSS = 64  # examples, whatever that is
 _FEW = (2, 8)  # examples that graphs are measured on
 
