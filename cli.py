@@ -408,9 +408,10 @@ def _measure(
     as_json: bool,
     plan: Plan | None = None,
     *,
+    sizes: Sequence[int] = (),
     surface: bool = False,
 ) -> None:
-    """Ask one checkpoint some questions, print the answers, draw each, and certify some."""
+    """Ask one checkpoint some questions, of shards of some sizes, print the answers, draw each, and certify some."""
     from analyses.curvature import certificate
     from analyses.plan import Plan, verdict
     from analyses.subject import Subject
@@ -426,6 +427,9 @@ def _measure(
         subject = Subject(run, protocol, device=place, report=stage, budget=budget, sharing=sharing)
         if "eigenvalues" in questions:
             _require_pairs(protocol, subject)
+        with _usage():
+            for size in sizes:
+                subject.objective.shards(size)  # refuses what is no size
         answers = {name: question(subject) for name, question in questions.items()}
         proofs = {question: certificate(subject, answers[question]) for question in plan.certified}
     if not sharing.is_first:
@@ -554,7 +558,7 @@ def sharpness(
     if audit:
         questions["audit"] = surroundings.audit
     (run,) = runs()
-    _measure(run, protocol, questions, device, as_json)
+    _measure(run, protocol, questions, device, as_json, sizes=microbatch_sizes or ())
 
 
 @main.command(name="slice", epilog="Example: msam slice runs/a --dims 2 --surface")

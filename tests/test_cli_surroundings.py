@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,11 @@ def test_sizes_of_shards_that_are_none_are_wrong_usage(sizes, folder):
     assert msam("sharpness", f"{folder}/a", "--microbatch-sizes", sizes).exit_code == 2
 
 
-def test_shards_larger_than_the_data_are_refused(folder):
-    assert "1 to 60 examples" in refused(f"sharpness {folder}/a {FEW} --microbatch-sizes 1,61", status=1)
+def test_shards_larger_than_the_data_are_refused_before_anything_is_measured(folder, tmp_path):
+    shutil.copytree(folder / "b", tmp_path / "run")
+    said = refused(f"sharpness {tmp_path}/run {FEW} --microbatch-sizes 1,61", status=2)
+    assert said == "a shard must have 1 to 60 examples, all there are; got 61"
+    assert not list(tmp_path.glob("run/results/*"))
 
 
 def test_a_slice_has_both_splits_and_the_accuracy(folder):
