@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,13 @@ Buffers = Mapping[str, Tensor]
 
 
 class Statistics(ABC):
-    """The running statistics of batch-norm layers at the points of a path."""
+    """The running statistics of batch-norm layers at the points of a path.
+
+    Attributes:
+        least: examples of a mini-batch that a path is trained on.
+    """
+
+    least: ClassVar[int] = 1
 
     @abstractmethod
     def at(self, w: Tensor, t: float, ends: tuple[Buffers, Buffers]) -> Buffers:
@@ -75,6 +83,8 @@ class Recomputed(Statistics):
     Args:
         training: an objective of this model over the training data, in the batches to average over.
     """
+
+    least = 2  # one alone has no variance
 
     def __init__(self, training: Objective) -> None:
         if not isinstance(training, Objective):
@@ -140,21 +150,27 @@ def recomputed(objective: Objective, w: Tensor) -> dict[str, Tensor]:
         for batch in objective.batches:
             for layer in found.values():
                 layer.reset_running_stats()
-            try:
+            with needing_variance("give the training data in batches of two or more"):
                 functional_call(seam, named, (batch,))
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise ValueError(
-                    f"a batch of {num_examples(batch)} example has no variance that batch norm could use; "
-                    "give the training data in batches of two or more"
-                ) from None
             size = num_examples(batch)
             for name, statistic in of_layers(seam.model).items():
                 sums[name] = sums.get(name, 0) + size * doubled(statistic)
             total += size
     kept = of_layers(seam.model)
     return {name: (value / total).to(kept[name]) for name, value in sums.items()}
+
+
+@contextlib.contextmanager
+def needing_variance(advice: str) -> Iterator[None]:
+    """A batch with one value per channel, by which no batch norm can normalise, is refused in one sentence."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"a batch of 1 example has no variance that batch norm could use; {advice}, or keep statistics frozen"
+        ) from None
 
 
 def layers(model: nn.Module) -> dict[str, _BatchNorm]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from landscape.answers.paths import PathLosses
 from landscape.arguments import integer
-from landscape.batch_norm import Statistics
+from landscape.batch_norm import Statistics, needing_variance
 from landscape.batches import Batch, concatenate, map_tensors, num_examples
 from landscape.chance import mixed
 from landscape.identity import name_of
@@ -73,7 +73,8 @@ class BendTraining:
 
     Attributes:
         epochs: passes over the data.
-        batch_size: examples per step.
+        batch_size: examples per step; the last of an epoch has what is left, but a single one, where batch norm is
+            recomputed, goes with those before.
         optimizer: makes a torch optimizer of a list of tensors; its learning rate falls to zero along a cosine.
         seed: of the order of the examples and of the t.
 
@@ -161,7 +162,8 @@ def _trained(pair: Pair, training: BendTraining, progress: Progress) -> tuple[Te
     data = concatenate(pair.objective.work.batches)
     number = num_examples(data)
     size = min(int(training.batch_size), number)
-    steps = training.epochs * math.ceil(number / size)
+    lengths = _lengths(number, size, least=1 if pair.batch_norm is None else pair.batch_norm.least)
+    steps = training.epochs * len(lengths)
     bend = torch.lerp(pair.a, pair.b, 0.5).requires_grad_()
     optimizer = training.optimizer([bend])
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -173,7 +175,8 @@ def _trained(pair: Pair, training: BendTraining, progress: Progress) -> tuple[Te
     for step in range(steps):
         if not len(order):
             order = torch.randperm(number, generator=generator, device="cpu")
-        chosen, order = order[:size].to(bend.device), order[size:]
+        length = lengths[step % len(lengths)]
+        chosen, order = order[:length].to(bend.device), order[length:]
         t = float(torch.rand((), generator=generator, dtype=torch.float64, device="cpu"))
         losses[step], slope = _loss_and_slope(
             pair, _examples(data, chosen), Quadratic(pair.a, bend.detach(), pair.b, {}).at(t), t
@@ -190,6 +193,19 @@ def _trained(pair: Pair, training: BendTraining, progress: Progress) -> tuple[Te
     return bend.detach(), places, losses
 
 
+def _lengths(number: int, size: int, *, least: int) -> list[int]:
+    """Examples of each mini-batch of an epoch; what is left is the last one, or part of that where it is too few.
+
+    >>> _lengths(13, 5, least=2), _lengths(13, 4, least=2), _lengths(13, 4, least=1)
+    ([5, 5, 3], [4, 4, 5], [4, 4, 4, 1])
+    """
+    whole, rest = divmod(number, size)
+    lengths = [size] * whole
+    if rest >= least:
+        return [*lengths, rest]
+    return [*lengths[:-1], size + rest]
+
+
 def _examples(data: Batch, rows: Tensor) -> Batch:
     return map_tensors(lambda tensor: tensor[rows] if tensor.ndim else tensor, data)
 
@@ -200,6 +216,6 @@ def _loss_and_slope(pair: Pair, batch: Batch, w: Tensor, t: float) -> tuple[floa
     if pair.batch_norm is not None:
         definition = pair.batch_norm.in_training(definition, t, pair.ends)
     leaf = w.requires_grad_()
-    with torch.enable_grad():
+    with torch.enable_grad(), needing_variance("choose a batch_size of two or more"):
         loss = Term(definition, batch).loss(leaf)
         return loss.item(), slope_of(loss, leaf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -108,9 +109,8 @@ class Normalised(nn.Module):
         return self.head(torch.tanh(self.norm(self.body(x))))
 
 
-@pytest.mark.parametrize("recompute", [True, False], ids=["recomputed", "frozen"])
-def test_batch_norm_is_trained_through_its_batches_or_with_interpolated_statistics(recompute):
-    x, y = normal(N, 3, seed=7), classes(N, 3, seed=8)
+def normalised_ends(x, y) -> list[Objective]:
+    """Two networks with batch norm, each with running statistics of its own."""
     models = []
     for seed in (0, 1):
         with torch.random.fork_rng():
@@ -118,7 +118,14 @@ def test_batch_norm_is_trained_through_its_batches_or_with_interpolated_statisti
             model = Normalised().double()
             model(x + seed)
         models.append(model.eval())
-    ends = [Objective(model, F.cross_entropy, ragged(x, y)) for model in models]
+    return [Objective(model, F.cross_entropy, ragged(x, y)) for model in models]
+
+
+@pytest.mark.parametrize("recompute", [True, False], ids=["recomputed", "frozen"])
+def test_batch_norm_is_trained_through_its_batches_or_with_interpolated_statistics(recompute):
+    x, y = normal(N, 3, seed=7), classes(N, 3, seed=8)
+    ends = normalised_ends(x, y)
+    models = [end.model for end in ends]
     training = BendTraining(epochs=1, batch_size=N, optimizer=functools.partial(torch.optim.SGD, lr=1.0))
     kind = Recomputed(ends[0]) if recompute else Frozen()
     curve = bezier(*ends, training=training, points=3, batch_norm=kind)
@@ -131,6 +138,32 @@ def test_batch_norm_is_trained_through_its_batches_or_with_interpolated_statisti
     loss = F.cross_entropy(functional_call(model, named | ends[0].space.unflatten(w), (x,)), y)
     (slope,) = torch.autograd.grad(loss, w)
     assert torch.allclose(torch.tensor(curve.bend), middle - 2 * t * (1 - t) * slope, rtol=1e-9, atol=1e-11)
+
+
+def test_a_single_example_that_is_left_goes_with_those_before_where_batch_norm_needs_more_than_one():
+    ends = normalised_ends(normal(N, 3, seed=7), classes(N, 3, seed=8))
+    training = BendTraining(epochs=2, batch_size=4)
+    assert N % 4 == 1
+    assert len(bezier(*ends, training=training, points=3, batch_norm=Recomputed(ends[0])).training_losses) == 2 * 3
+    assert len(bezier(*ends, training=training, points=3, batch_norm=Frozen()).training_losses) == 2 * 4
+    with pytest.raises(ValueError, match=r"no variance .*; choose a batch_size of two or more, or keep"):
+        bezier(*ends, training=BendTraining(batch_size=1), batch_norm=Recomputed(ends[0]))
+
+
+def test_each_example_is_taken_once_an_epoch_where_the_last_batch_is_larger():
+    class Watched(Normalised):
+        def forward(self, x):
+            if self.norm.training:
+                seen.append(x[:, 0].tolist())
+            return super().forward(x)
+
+    seen, x = [], normal(N, 3, seed=7)
+    objective = Objective(Watched().double().eval(), F.cross_entropy, ragged(x, classes(N, 3)))
+    training, recomputed = BendTraining(epochs=1, batch_size=4), Recomputed(objective)
+    seen.clear()
+    bezier(objective, objective.at(-objective.weights), training=training, points=3, batch_norm=recomputed)
+    assert [len(batch) for batch in seen[:3]] == [4, 4, 5]
+    assert sorted(itertools.chain(*seen[:3])) == sorted(x[:, 0].tolist())
 
 
 def test_a_training_that_diverges_says_so():
