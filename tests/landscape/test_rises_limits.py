@@ -73,6 +73,27 @@ def test_where_memory_runs_out_fewer_examples_go_at_once(room, monkeypatch):
     assert done == sorted(done)
 
 
+@pytest.mark.parametrize("size", [4, 13])
+def test_a_shard_that_does_not_fit_into_memory_as_a_whole_goes_in_chunks(size, monkeypatch):
+    given, written = problem("tanh_mlp"), []
+
+    def forward(model, batch):
+        if len(batch[0]) > 3 and short:
+            raise torch.OutOfMemoryError("out of memory")
+        written.append(len(batch[0]))
+        return model(batch[0]), batch[1]
+
+    short = False
+    objective = Objective(given.model, given.loss, [(given.x, given.y)], forward=forward)
+    expected = one_by_one(objective, size, monkeypatch)
+    assert max(written) >= size
+    short = True
+    written.clear()
+    found = one_by_one(objective, size, monkeypatch)
+    assert max(written) <= 3
+    assert np.allclose(found.per_shard, expected.per_shard, rtol=1e-12)
+
+
 def test_no_more_examples_go_through_the_model_than_a_chunk_may_have():
     written: list[int] = []
 
