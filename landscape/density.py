@@ -18,6 +18,7 @@ from landscape.orthonormal import gaussian, orthonormal
 from landscape.processes import attempted
 from landscape.progress import Progress, silent
 from landscape.results import Array
+from landscape.rows import Rows
 
 
 def spectral_density(
@@ -116,29 +117,30 @@ def _quadrature(
 ) -> tuple[Array, Array]:
     """Nodes, and weights that sum to one, from one probe that is orthogonal to the known vectors."""
     rounding, sharing = 10 * torch.finfo(operator.weights.dtype).eps, operator.objective.work.sharing
-    start = gaussian(1, like=operator.weights, generator=generator)
-    basis = torch.cat(
-        [known, sharing.led(orthonormal(start, known, generator=generator))], dim=1
-    )  # (dim, known + steps so far)
-    count = known.shape[1]
+    start = orthonormal(gaussian(1, like=operator.weights, generator=generator), known, generator=generator)
+    vector, count = sharing.led(start)[:, 0], known.shape[1]
+    basis = Rows(vector, most=count + steps)
+    for column in known.T:
+        basis.append(column)
     projection = np.zeros((steps, steps))
     scale, size = 0.0, 0
     while True:
-        image = operator.apply(basis[:, -1])
+        basis.append(vector)
+        image = operator.apply(vector)
         if not torch.isfinite(image).all():
             raise ValueError("a product with the operator is not finite: the loss overflows at these weights")
         scale = max(scale, float(torch.linalg.vector_norm(image)))
-        column = basis.T @ image
-        leftover = image - basis @ column
-        correction = basis.T @ leftover
-        leftover -= basis @ correction
+        column = basis.times(image)
+        leftover = image - basis.combined(column)
+        correction = basis.times(leftover)
+        leftover -= basis.combined(correction)
         projection[: size + 1, size] = projection[size, : size + 1] = (column + correction)[count:].cpu().double()
         size += 1
         length = float(torch.linalg.vector_norm(leftover))
-        ended = length <= max(rounding * scale, torch.finfo(basis.dtype).tiny)
-        if size == steps or sharing.found(float(ended), like=basis) or late():
+        ended = length <= max(rounding * scale, torch.finfo(vector.dtype).tiny)
+        if size == steps or sharing.found(float(ended), like=vector) or late():
             break
-        basis = torch.cat([basis, sharing.led((leftover / length)[:, None])], dim=1)
+        vector = sharing.led(leftover / length)
     nodes, coordinates = np.linalg.eigh(projection[:size, :size])
     return nodes, coordinates[0] ** 2
 

@@ -18,6 +18,7 @@ from landscape.answers import Forecast
 from landscape.arguments import integer
 from landscape.batches import tensors
 from landscape.certificate import signs
+from landscape.estimators import BLOCK
 from landscape.operators import CurvatureOperator, require_operator
 
 COLUMNS = 4  # of the block whose time tells what further vectors cost
@@ -44,21 +45,23 @@ class Question(NamedTuple):
 def for_eigenvalues(operator: CurvatureOperator, k: int) -> Question:
     """The k largest eigenvalues at a relative tolerance of about 1e-3: as many products as trained networks took.
 
-    A smaller tolerance, or a spectrum without a gap, takes more. Each vector that is kept is kept with its image.
+    A smaller tolerance, or a spectrum without a gap, takes more. Each vector that is kept is kept with its image, and
+    there are a few more at times.
     """
     most = min(operator.dim, max(200, 20 * k))
-    return Question("eigenvalues", min(most, 9 + 2 * k), most, 1, 2 * min(2 * k + 60, most))
+    held = min(2 * k + 60, most)
+    return Question("eigenvalues", min(most, 9 + 2 * k), most, 1, 2 * held + held // 8 + 3 * k + 8)
 
 
 def for_trace(num_probes: int) -> Question:
     """The trace with a number of products: half of them one after another, half in blocks, all of them kept."""
-    return Question("trace", num_probes, num_probes, 1, math.ceil(1.5 * num_probes))
+    return Question("trace", num_probes, num_probes, 1, math.ceil(1.5 * num_probes) + 3 * BLOCK)
 
 
 def for_density(operator: CurvatureOperator, num_steps: int, num_probes: int, *, outliers: int = 0) -> Question:
     """The spectral density with a number of Lanczos steps for each probe, beside outliers that are known."""
     steps = min(num_steps, operator.dim)
-    return Question("density", steps * num_probes, steps * num_probes, 1, 2 * (steps + outliers))
+    return Question("density", steps * num_probes, steps * num_probes, 1, steps + 2 * outliers + 8)
 
 
 def forecast(operator: CurvatureOperator, questions: Sequence[Question], *, repeats: int = 5) -> Forecast:

@@ -115,20 +115,23 @@ def top_eigenvalues(
         done = lambda products: report(min(products, total), total)  # noqa: E731
         return Search(matrix, ends, tol=tol, budget=budget, chance=chance, max_basis=basis, seed=seed, report=done)
 
+    given: Tensor | None = None
     if isinstance(initial, FromSubset):
         settings["initial"] = {"name": "FromSubset", "num_examples": initial.num_examples}
     elif initial is not None:
         given = vectors(initial, operator.weights)
         settings["initial"] = {"vectors": hash_of_tensor(given)}
 
+    def start() -> tuple[Tensor | None, int]:
+        """Where to begin, and products with a part of the data; nothing else of that search stays in memory."""
+        if not isinstance(initial, FromSubset):
+            return given, 0
+        small = search(operator.over(initial.part_of(operator.objective, seed=seed)), ROUGH, 1.0, silent)
+        rough = small.run(None)
+        return small.space.vectors(rough.coordinates), small.space.num_products
+
     def searched() -> tuple[Search, Pairs, Tensor, int]:
-        block, cheap = None, 0
-        if isinstance(initial, FromSubset):
-            small = search(operator.over(initial.part_of(operator.objective, seed=seed)), ROUGH, 1.0, silent)
-            rough = small.run(None)
-            block, cheap = small.space.vectors(rough.coordinates), small.space.num_products
-        elif initial is not None:
-            block = given
+        block, cheap = start()
         full = search(operator, tol, chance, progress)
         found = full.run(block)
         work.require_end(found.values)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from landscape.rows import Rows
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -27,15 +29,18 @@ class Subspace:
         self._product, self._led = product, led
         self._like = like
         self.most = min(most, like.numel())
-        self._basis = like.new_empty(0, like.numel())  # Q', (capacity, dim), one row a vector
-        self._images = like.new_empty(0, like.numel())  # W', (capacity, dim)
+        self._basis, self._images = (Rows(like, most=self.most) for _ in range(2))  # Q', W'
         self._leftover = torch.zeros_like(like)  # of the newest image, orthogonal to the basis
         self.projection = torch.zeros(
             0, 0, dtype=torch.float64, device="cpu"
         )  # T, (size, size) on the CPU, as the products are
-        self.size = 0
         self.num_products = 0
         self.scale = 0.0  # largest ‖A q‖ seen, a lower bound on ‖A‖
+
+    @property
+    def size(self) -> int:
+        """The number of vectors."""
+        return self._basis.size
 
     @property
     def complete(self) -> bool:
@@ -116,21 +121,18 @@ class Subspace:
 
     def residuals(self, values: Tensor, coordinates: Tensor) -> Tensor:
         """A Q y − θ Q y for values θ ``(k,)`` and columns y ``(size, k)``: a tensor, ``(dim, k)``."""
-        y = coordinates.to(self._like)
-        return self._images[: self.size].T @ y - self.vectors(coordinates) * values.to(self._like)
+        images = self._images.combined(coordinates.to(self._like))
+        return images.sub_(self.vectors(coordinates).mul_(values.to(self._like)))
 
     def vectors(self, coordinates: Tensor) -> Tensor:
         """Q y for columns y, ``(size, k)`` -> ``(dim, k)``."""
-        found: Tensor = self._basis[: self.size].T @ coordinates.to(self._like)
-        return found
+        return self._basis.combined(coordinates.to(self._like))
 
     def compress(self, coordinates: Tensor) -> None:
         """Keep the span of Q y for orthonormal columns y, ``(size, k)``: no product is needed (Wu and Simon 2000)."""
-        kept, rows = coordinates.shape[1], coordinates.T.to(self._like)
-        for stored in (self._basis, self._images):
-            stored[:kept] = rows @ stored[: self.size]
+        for rows in (self._basis, self._images):
+            rows.compress(coordinates.to(self._like))
         self.projection = coordinates.T @ self.projection @ coordinates
-        self.size = kept
         self._leftover = self._outside(self._leftover)
 
     @property
@@ -138,9 +140,8 @@ class Subspace:
         return 10 * torch.finfo(self._like.dtype).eps * self.scale
 
     def _outside(self, vector: Tensor) -> Tensor:
-        basis = self._basis[: self.size]
         for _ in range(2):  # the second sweep makes it orthogonal to rounding
-            vector = vector - basis.T @ (basis @ vector)
+            vector = vector - self._basis.combined(self._basis.times(vector))
         return vector
 
     def _append(self, vector: Tensor) -> None:
@@ -149,22 +150,10 @@ class Subspace:
         if not torch.isfinite(image).all():
             raise ValueError("a product with the operator is not finite: the loss overflows at these weights")
         self.num_products += 1
-        self._reserve(self.size + 1)
-        self._basis[self.size], self._images[self.size] = vector, image
-        self.size += 1
-        basis, images = self._basis[: self.size], self._images[: self.size]
+        self._basis.append(vector)
+        self._images.append(image)
         self.projection = torch.nn.functional.pad(self.projection, (0, 1, 0, 1))
-        self.projection[-1, :] = (images @ vector).cpu().double()
-        self.projection[:, -1] = (basis @ image).cpu().double()
+        self.projection[-1, :] = self._images.times(vector).cpu().double()
+        self.projection[:, -1] = self._basis.times(image).cpu().double()
         self.scale = max(self.scale, float(torch.linalg.vector_norm(image)))
         self._leftover = self._outside(image)
-
-    def _reserve(self, size: int) -> None:
-        if size > self.most:
-            raise RuntimeError(f"the basis holds {self.most} vectors, all that it may; compress it first")
-        if size > len(self._basis):
-            capacity = min(self.most, max(16, 2 * len(self._basis)))
-            for name in ("_basis", "_images"):  # one after the other, so that only one of them is there twice
-                grown = self._like.new_empty(capacity, self._like.numel())
-                grown[: self.size] = getattr(self, name)[: self.size]
-                setattr(self, name, grown)

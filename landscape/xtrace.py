@@ -17,8 +17,8 @@ class XTrace(Estimator):
     spread says too little; the standard error is the jackknife over the probes, which overstates on average (Efron and
     Stein 1981): on trained networks by a half, where eigenvalues decay fast by more.
 
-    Keeps 3/2 vectors of the size of the weights per product. Source: Epperly, Tropp and Webber 2024, arXiv 2301.07825;
-    the jackknife: Epperly and Tropp 2024, arXiv 2207.06342.
+    Keeps 3/2 vectors of the size of the weights per product, and takes five for a moment at the end. Source: Epperly,
+    Tropp and Webber 2024, arXiv 2301.07825; the jackknife: Epperly and Tropp 2024, arXiv 2207.06342.
     """
 
     minimum = 4
