@@ -40,7 +40,6 @@ class Pairs:
     coordinates: Tensor  # (size, count)
     residuals: Tensor  # (count,)
     allowed: Tensor  # (count,), what residuals must not exceed
-    directions: Tensor  # (dim, count), A v − θ v
 
     @property
     def converged(self) -> Tensor:
@@ -79,6 +78,7 @@ class Search:
         self.space = Subspace(operator.apply, like=operator.weights, most=max_basis, led=self._sharing.led)
         self.stopped = ""
         self._started_again = False
+        self._state, self._pairs = (0, 0), dict[Ends, Pairs]()  # what is known of the subspace as it is
         self._dim = operator.dim
         self._wanted = Ends(ends.which, ends.k, more=1)
         self._longer = 1.0  # squared length of the first vector, of its random part
@@ -117,14 +117,21 @@ class Search:
 
     def pairs(self, ends: Ends) -> Pairs:
         """The wanted Ritz pairs of the subspace as it is."""
+        state = self.space.num_products, self.space.size
+        if state != self._state:
+            self._state, self._pairs = state, {}
+        if ends not in self._pairs:
+            self._pairs[ends] = self._found(ends)
+        return self._pairs[ends]
+
+    def _found(self, ends: Ends) -> Pairs:
         values, coordinates = self.space.ritz()
         places = ends.places(values)
         values, coordinates = values[places], coordinates[:, places]
-        directions = self.space.residuals(values, coordinates)
-        norms = torch.linalg.vector_norm(directions, dim=0).cpu().double()
+        norms = torch.linalg.vector_norm(self.space.residuals(values, coordinates), dim=0).cpu().double()
         floor = 4 * self._rounding * self.space.scale  # no residual is known better than that
         allowed = self.tol * values.abs() + 100 * self._rounding * self.space.scale
-        return Pairs(values, coordinates, (norms**2 + floor**2).sqrt(), allowed, directions)
+        return Pairs(values, coordinates, (norms**2 + floor**2).sqrt(), allowed)
 
     def _decided(self, found: int) -> int:
         """What all processes go by, where one of another kind may round to the other side."""
@@ -173,7 +180,10 @@ class Search:
 
     def _residual(self, place: int) -> Tensor:
         """That of a pair; what Lanczos follows where there is none."""
-        return self.space.next if place < 0 else self.pairs(self._wanted).directions[:, place]
+        if place < 0:
+            return self.space.next
+        pairs, one = self.pairs(self._wanted), slice(place, place + 1)
+        return self.space.residuals(pairs.values[one], pairs.coordinates[:, one])[:, 0]
 
     def _borders(self) -> list[tuple[float, float]]:
         pairs = self.pairs(self.ends)

@@ -10,6 +10,7 @@ from torch import Tensor
 from landscape.rows import Rows
 
 Product = Callable[[Tensor], Tensor]
+NEARLY_ALL = 0.7  # of a vector's length: where less is left, rounding is removed in a second sweep (Daniel et al. 1976)
 
 
 class Subspace:
@@ -74,7 +75,7 @@ class Subspace:
 
     def add(self, outside: Tensor) -> None:
         """Add what :meth:`outside` has found, with one product."""
-        self._append(self._outside(outside))
+        self._append(outside)
 
     def extend(self, direction: Tensor) -> bool:
         """Add what is orthogonal to the basis in a direction, ``(dim,)``; False where that is nothing but rounding."""
@@ -139,10 +140,12 @@ class Subspace:
     def _rounding(self) -> float:
         return 10 * torch.finfo(self._like.dtype).eps * self.scale
 
-    def _outside(self, vector: Tensor) -> Tensor:
-        for _ in range(2):  # the second sweep makes it orthogonal to rounding
-            vector = vector - self._basis.combined(self._basis.times(vector))
-        return vector
+    def _outside(self, vector: Tensor, along: Tensor | None = None) -> Tensor:
+        """What is orthogonal to the basis; ``along`` is Q' vector, where it is known."""
+        left = vector - self._basis.combined(self._basis.times(vector) if along is None else along)
+        if float(torch.linalg.vector_norm(left)) > NEARLY_ALL * float(torch.linalg.vector_norm(vector)):
+            return left
+        return left - self._basis.combined(self._basis.times(left))
 
     def _append(self, vector: Tensor) -> None:
         vector = self._led(vector / torch.linalg.vector_norm(vector))
@@ -154,6 +157,7 @@ class Subspace:
         self._images.append(image)
         self.projection = torch.nn.functional.pad(self.projection, (0, 1, 0, 1))
         self.projection[-1, :] = self._images.times(vector).cpu().double()
-        self.projection[:, -1] = self._basis.times(image).cpu().double()
+        along = self._basis.times(image)
+        self.projection[:, -1] = along.cpu().double()
         self.scale = max(self.scale, float(torch.linalg.vector_norm(image)))
-        self._leftover = self._outside(image)
+        self._leftover = self._outside(image, along)
