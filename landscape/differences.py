@@ -41,7 +41,7 @@ class CentralDifferences(Products):
 
 
 class _Differences(Bound):
-    is_exact = False
+    is_exact, error = False, 0.0
 
     def __init__(self, curvature: Curvature, w: Tensor, terms: Sequence[Term]) -> None:
         self.curvature, self.w = curvature, w

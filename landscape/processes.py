@@ -50,17 +50,18 @@ class Sharing(ABC):
         """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
-    def decided(self, value: float, *, like: Tensor) -> float:
+    def decided(self, value: float, *, like: Tensor, failure: Exception | None = None) -> float:
         """The number of the first process, on each of them: what hangs on clocks or on memory is decided by one.
 
         Args:
             value: this process's own.
             like: a tensor on the device that the processes exchange tensors on; the number is rounded to its dtype.
+            failure: what went wrong here; raised when the others know of it.
         """
-        if self.number == 1:
+        if self.number == 1 and failure is None:
             return value
         own = like.new_full((1,), value if self.is_first else 0.0)
-        return float(self.summed_unless_failed([own], None)[0])
+        return float(self.summed_unless_failed([own], failure)[0])
 
     def found(self, value: float, *, like: Tensor) -> float:
         """What each process has found from the same numbers: its own where they compute alike, else the first one's."""

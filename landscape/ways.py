@@ -40,6 +40,11 @@ class Bound(ABC):
         """Whether the products are derivatives, and not differences."""
         return True
 
+    @property
+    def error(self) -> float:
+        """How far the products are off about, relative to their size, but for rounding."""
+        return 0.0
+
     def release(self) -> bool:
         """Give back memory that can be done without; whether there was any."""
         return False

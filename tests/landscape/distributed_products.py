@@ -201,6 +201,28 @@ def chosen(sharing):
     return hessian.words
 
 
+class Wrong(RebuiltGraphs):
+    """A way that is wrong on the last process."""
+
+    def bind(self, curvature, w, terms, *, graph_bytes, sharing):
+        bound = super().bind(curvature, w, terms, graph_bytes=graph_bytes, sharing=sharing)
+        product, factor = bound.product, 1 + (sharing.rank == sharing.number - 1)
+        bound.product = lambda term, V: factor * product(term, V)
+        return bound
+
+
+def wrongly_chosen(sharing):
+    """What is said where one process finds that two ways differ."""
+    data = [(torch.ones(17, 6).double(), torch.arange(17) % 3)]
+    way, model = FastestProducts(Wrong(), KeptGraphs()), nn.Linear(6, 3).double()
+    objective = Objective(model, nn.functional.cross_entropy, data, chunk_size=4, products=way, sharing=sharing)
+    try:
+        HessianOperator(objective).apply(objective.weights)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
 def cut_alike(sharing):
     """The loss where each process takes graphs to be of another size."""
     data = [(torch.linspace(0, 1, 600).reshape(100, 6).double(), torch.arange(100) % 3)]
@@ -221,6 +243,7 @@ if __name__ == "__main__":
     found["limited"] = {name: exchanges_of(sharing, name, max_seconds=1e6) for name in QUESTIONS}
     found["in_time"] = in_time(sharing)
     found["chosen"] = chosen(sharing)
+    found["wrongly_chosen"] = wrongly_chosen(sharing)
     found["cut_alike"] = cut_alike(sharing)
     found["error"] = failing(sharing)
     torch.save(found, f"{sys.argv[1]}/rank{sharing.rank}.pt")

@@ -64,13 +64,6 @@ def test_every_way_gives_the_dense_matrices(name, way):
         assert torch.allclose(image, dense(given), rtol=1e-10, atol=1e-12)
 
 
-def test_differences_are_no_measure_for_exact_ways():
-    hessian = HessianOperator(objective_of("tanh_mlp", FastestProducts(CentralDifferences(), KeptGraphs())))
-    assert torch.allclose(
-        hessian.apply(normal(31)), HessianOperator(objective_of("tanh_mlp", KeptGraphs())).apply(normal(31))
-    )
-
-
 @pytest.mark.parametrize("name", ["tanh_mlp", "conv_batch_norm", "attention"])
 def test_differences_are_off_by_what_they_say(name):
     given = problem(name)
@@ -208,22 +201,6 @@ def test_no_memory_for_one_example_is_one_sentence(monkeypatch):
     monkeypatch.setattr(landscape.curvatures, "hessian_at", scarce)
     with pytest.raises(MemoryError, match="no memory for the graph of a single example; take a device with more"):
         HessianOperator(objective_of("tanh_mlp", KeptGraphs())).apply(normal(31))
-
-
-def test_the_quickest_way_is_chosen_and_wrong_ones_are_found(monkeypatch):
-    clock = iter([0.0, 3.0, 10.0, 11.0])
-    monkeypatch.setattr(landscape.choices.time, "perf_counter", lambda: next(clock))
-    hessian = HessianOperator(objective_of("tanh_mlp", FastestProducts(RebuiltGraphs(), ForwardOverReverse())))
-    hessian.apply(normal(31))
-    assert hessian.words == "forward-over-reverse"
-    monkeypatch.undo()
-    honest = landscape.curvatures.HESSIAN.forward
-    object.__setattr__(landscape.curvatures.HESSIAN, "forward", lambda term, w: lambda V: 1.01 * honest(term, w)(V))
-    try:
-        with pytest.raises(ValueError, match=r"by graphs kept and by forward-over-reverse differ by .*e-02"):
-            HessianOperator(objective_of("tanh_mlp", FastestProducts())).apply(normal(31))
-    finally:
-        object.__setattr__(landscape.curvatures.HESSIAN, "forward", honest)
 
 
 def test_what_is_no_way_is_refused():
