@@ -469,11 +469,14 @@ def _forecast(run: Run, protocol: Protocol, device: str, as_json: bool) -> None:
     from analyses import curvature
     from analyses.subject import Subject
     from figures import terminal
+    from msam.training import launched
 
-    with terminal.stages() as stage:
-        subject = Subject(run, protocol, device=device, report=stage)
+    with launched(device) as (sharing, place), terminal.stages(silent=not sharing.is_first) as stage:
+        subject = Subject(run, protocol, device=place, report=stage, sharing=sharing)
         _require_pairs(protocol, subject)
         found, known = curvature.forecast(subject), curvature.answered(subject)
+    if not sharing.is_first:
+        return
     free = [f"measured before, and read back at no cost: {', '.join(known)}"] if known else []
     content = {"run": run.path, "checkpoint": run.checkpoint, "answered": known, "manifest": found.manifest}
     about, table = f"{run.checkpoint}: {subject.about}", terminal.forecast_table(found)
@@ -484,9 +487,12 @@ def _along(run: Run, protocol: Protocol, seconds: float | None, device: str, as_
     """Measure the largest eigenvalue at every checkpoint of a run, print the course, and draw it."""
     from analyses.along_training import along_training
     from figures import draw, save, terminal
+    from msam.training import launched
 
-    with terminal.stages() as stage:
-        course = along_training(run, protocol, device=device, report=stage, seconds=seconds)
+    with launched(device) as (sharing, place), terminal.stages(silent=not sharing.is_first) as stage:
+        course = along_training(run, protocol, device=place, report=stage, seconds=seconds, sharing=sharing)
+    if not sharing.is_first:
+        return
     result = course.answer.result
     files = course.files | {"figure": run.figure_path(f"{course.answer.path.stem}.png")}
     save(draw({run.name: result}), files["figure"])
@@ -510,8 +516,6 @@ def spectrum(runs: Opener, protocol: Protocol, as_json: bool, device: str, **way
 
     with _usage():
         plan = Plan(**ways, given=_given())
-        if not plan.is_plain:
-            _require_one_process("spectrum with one of these options")
     (run,) = runs()
     if plan.dry_run:
         _forecast(run, protocol, device, as_json)

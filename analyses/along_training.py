@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from analyses.answer import Answer
 from analyses.budget import Budget
@@ -17,10 +18,12 @@ from analyses.subject import Subject
 from landscape.answers import Eigenpairs
 from landscape.files import require_writable
 from landscape.manifest import hash_of_settings
+from landscape.processes import Alone, Sharing
 from landscape.progress import Report, unreported
 from landscape.spectrum import top_eigenvalues
 from msam.run import Run
 from msam.stability import learning_rates, thresholds
+from msam.training import choose_device
 
 NAME = "largest"  # of the question, in the names of files
 
@@ -86,6 +89,7 @@ def along_training(
     device: str = "cpu",
     report: Report = unreported,
     seconds: float | None = None,
+    sharing: Sharing | None = None,
 ) -> Course:
     """Ask every kept checkpoint for its largest eigenvalue, from the first to the last.
 
@@ -98,6 +102,7 @@ def along_training(
         device: where to compute.
         report: stage -> progress of that stage.
         seconds: that may be spent in all; checkpoints that they do not suffice for are left out.
+        sharing: processes that each ask the same, and share the work; the first of them keeps the answers.
 
     Raises:
         FileNotFoundError, ValueError: if there are not several checkpoints, or none of them can be measured.
@@ -107,18 +112,20 @@ def along_training(
     for file in (run.result_path("along-training", "..."), run.figure_path("along-training-....png")):
         require_writable(file)  # known before it is measured for minutes
     budget = None if seconds is None else Budget(seconds, {path.name: 1.0 for path in found})
-    task = run.config.load_task(report)
+    sharing, task = sharing or Alone(), run.config.load_task(report)
+    like = torch.zeros(1, device=choose_device(device))
     pairs: dict[Path, Answer[Eigenpairs]] = {}
     unreadable: dict[Path, str] = {}
     unmeasured: list[Path] = []
     before: Any = None  # eigenvectors of the checkpoint before, (dim, 1)
     subject: Subject | None = None
     for path in found:
-        if budget is not None and not budget.left and pairs:  # one is measured in any case
+        # One is measured in any case.
+        if budget is not None and pairs and not sharing.decided(budget.left, like=like):
             unmeasured.append(path)
             continue
         try:
-            subject = Subject(Run.open(path), protocol, device=device, report=report, task=task)
+            subject = Subject(Run.open(path), protocol, device=device, report=report, task=task, sharing=sharing)
         except (OSError, ValueError) as error:
             unreadable[path] = str(error)
             if budget is not None:
@@ -134,8 +141,11 @@ def along_training(
     result = _result(run, subject, {path: answer.result for path, answer in pairs.items()})
     key = hash_of_settings({"answers": [answer.path.stem for answer in pairs.values()]})
     place = run.result_path("along-training", key)
-    result.save(place)
-    return Course(Answer(result, place), result.save_table(place.with_suffix(".csv")), unreadable, unmeasured)
+    table = place.with_suffix(".csv")
+    if sharing.is_first:
+        result.save(place)
+        result.save_table(table)
+    return Course(Answer(result, place), table, unreadable, unmeasured)
 
 
 def _result(run: Run, subject: Subject, pairs: dict[Path, Eigenpairs]) -> CurvatureInTraining:

@@ -52,10 +52,13 @@ def answered(subject: Subject) -> list[str]:
 
 
 def certificate(subject: Subject, answer: Answer[Any]) -> Answer[Certificate]:
-    """The certificate of eigenvalues or of a trace, made anew each time; it is kept beside what it certifies."""
+    """The certificate of eigenvalues or of a trace, made anew each time; the first process keeps it beside these."""
     progress = subject.report(f"{subject.run.name}: {Certificate.title} of the {answer.result.title}")
     found = certify(answer.result, subject.hessian, seed=subject.protocol.seed, progress=progress)
-    return Answer(found, found.save(answer.path.with_name(f"certificate-{answer.path.name}")))
+    path = answer.path.with_name(f"certificate-{answer.path.name}")
+    if subject.keeps:
+        found.save(path)
+    return Answer(found, path)
 
 
 def forecast(subject: Subject) -> Forecast:

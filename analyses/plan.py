@@ -51,11 +51,6 @@ class Plan:
         _ = self.seconds
 
     @property
-    def is_plain(self) -> bool:
-        """Whether every question is asked once, within a budget or in full, and no more."""
-        return not (self.certify or self.dry_run or self.all_checkpoints)
-
-    @property
     def seconds(self) -> float | None:
         """The budget in seconds."""
         return None if self.budget is None else seconds_of(self.budget)

@@ -8,6 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from analyses.answer import Answer, Kind, is_cut_short
 from analyses.budget import Budget
 from analyses.protocol import Protocol
@@ -49,6 +52,7 @@ class Subject:
 
     Raises:
         FileNotFoundError, ValueError: if there is no checkpoint, or it is damaged or of another architecture.
+        ProcessLostError: if that is so for another process alone.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class Subject:
         self._budget = budget
         self._sharing = Alone() if sharing is None else sharing
         self._task = task = task or run.config.load_task(report)
-        self._model = run.load_model(task).to(choose_device(device))
+        self._model = self._loaded(choose_device(device))
         self.about = task.about
         self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
         if task.validation is not None:
@@ -76,6 +80,11 @@ class Subject:
         self.held_out_split: Split = "test" if protocol.split == "train" else "train"
         self._over: dict[Split, Objective] = {}
         self.objective: Objective = self.over(protocol.split)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether this process is the one that keeps answers."""
+        return self._sharing.is_first
 
     def over(self, split: Split) -> Objective:
         """The loss of the checkpoint over one split."""
@@ -182,10 +191,10 @@ class Subject:
         known = self._known(kind, path)
         if known is not None:
             return Answer(known, path)
-        if self._sharing.is_first:
+        if self.keeps:
             require_writable(path)  # known before it is measured for minutes
         result = ask(self.report(f"{self.run.name}: {kind.title}"))
-        if self._sharing.is_first:
+        if self.keeps:
             self.run.require_present("measured")
             result.save(path)
             self.unfinished(name, question).unlink(missing_ok=True)
@@ -234,16 +243,26 @@ class Subject:
                 return Answer(known, place)
         progress = self.report(f"{self.run.name}: {kind.title}")
         seconds = budget.allot(share or name)
-        if self._sharing.is_first:
+        if self.keeps:
             require_writable(path)
         result = ask(max_seconds=seconds, progress=progress)
-        if self._sharing.is_first:
+        if self.keeps:
             self.run.require_present("measured")
         is_short = is_cut_short(result) or (rests_on is not None and rests_on())
         place = shorter if is_short else path
-        if self._sharing.is_first:
+        if self.keeps:
             result.save(place)
         return Answer(result, place)
+
+    def _loaded(self, device: torch.device) -> nn.Module:
+        """The model, where all processes can read it."""
+        failure: Exception | None = None
+        try:
+            model = self.run.load_model(self._task).to(device)
+        except (OSError, ValueError) as error:
+            failure = error
+        self._sharing.decided(0.0, like=torch.zeros(1, device=device), failure=failure)
+        return model
 
     def _objective(self, split: Split) -> Objective:
         trained, pattern = self.run.config.trainable, self.protocol.parameters

@@ -147,6 +147,8 @@ def why_not_pyhessian(operator: CurvatureOperator) -> str:
     """Why PyHessian cannot be asked the same question; empty when it can be."""
     if type(operator) is not HessianOperator:
         return f"not asked: it knows the Hessian only, and this is a {type(operator).__name__}"
+    if operator.objective.work.sharing.number > 1:
+        return "not asked: it is run on one process only, and several share this work"
     if operator.weights.device.type != "cpu":
         return "not asked: it is run on the CPU only"
     if not torch.equal(operator.weights, operator.objective.weights):
