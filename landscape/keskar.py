@@ -125,7 +125,7 @@ class _Box:
         """The highest loss seen from w on; from a random corner where the last number, or the slope at w, says so."""
         like = torch.zeros_like(self.scales[0])
         start = self.probe([like], True)
-        if numbers[-1] > 0 or start.gradient is None or not bool(start.gradient[0].any()):
+        if numbers[-1] > 0 or not any(bool(part.any()) for part in start.gradient or ()):
             start = self.probe(random_start(self.ascent, self.scales, [like], *numbers), True)
         return climb(self.probe, start, self.ascent, self.scales, steps=steps).loss
 

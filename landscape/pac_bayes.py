@@ -118,7 +118,7 @@ class _Search:
             self.seen[sigma] = mean_of(self.noise.rises(sigma))
             self.progress(len(self.seen), len(self.seen) + 1)
         mean, stderr = self.seen[sigma]
-        bound = mean + side * self.reach * stderr if side else mean
+        bound = mean + side * self.reach * stderr
         return bound if math.isfinite(bound) else math.inf
 
     def excess(self, log_sigma: float, side: int) -> float:

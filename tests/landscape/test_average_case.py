@@ -79,6 +79,16 @@ def test_a_grid_has_the_same_draws_at_every_radius():
     assert scaled.radius == "ρ: standard deviation of each weight's noise / T, T = |w| + 0"
 
 
+def test_pairs_are_counted_over_the_whole_grid():
+    done = []
+    curve = {"rhos": [0.1, 0.2], "num_draws": 3, "progress": lambda *numbers: done.append(numbers)}
+    average_case_curve(quadratic(A), GradientAscent(1.0), **curve)
+    assert done == [(k, 6) for k in range(1, 7)]
+    done.clear()
+    low_pass_flatness(quadratic(A), sigma=0.1, num_draws=3, progress=curve["progress"])
+    assert done == [(k, 3) for k in range(1, 4)]
+
+
 def test_the_low_pass_filter_adds_the_loss_at_w():
     objective = quadratic(A, w=W, slopes=SLOPES)
     smooth = low_pass_flatness(objective, sigma=RHO, num_draws=5, seed=2)
@@ -231,6 +241,8 @@ def test_what_makes_no_sense_is_refused():
         average_case_sharpness(objective, GradientAscent(0.1, ball=Linf()))
     with pytest.raises(TypeError, match="ascent must be one by gradients"):
         average_case_sharpness(objective, RandomPerturbation(0.1))
+    with pytest.raises(TypeError, match="ascent must be one by gradients"):
+        average_case_curve(objective, 0.1, rhos=[0.1])
     with pytest.raises(ValueError, match="num_draws must be at least 2; got 1"):
         average_case_sharpness(objective, GradientAscent(0.1), num_draws=1)
     with pytest.raises(ValueError, match="sigma must be a finite standard deviation"):

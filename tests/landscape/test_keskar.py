@@ -11,6 +11,7 @@ from problems import N, normal, problem, quadratic
 from torch import nn
 
 from landscape import KeskarSharpness, Objective, RandomSubspaces, keskar_sharpness
+from landscape.climbing import random_start
 from landscape.keskar import _columns
 
 W = normal(6)
@@ -74,6 +75,51 @@ def test_a_loss_that_overflows_is_infinitely_high():
     data = [(torch.ones(9, 1).double(), torch.zeros(9, 1).double())]
     objective = Objective(model, lambda outputs, targets: outputs.exp().mean(), data)
     assert keskar_sharpness(objective, epsilon=1e4).value == math.inf
+
+
+def test_a_loss_that_is_no_number_somewhere_in_the_box_is_infinitely_high():
+    model = nn.Linear(1, 1, bias=False).double()
+    data = [(torch.ones(9, 1).double(), torch.zeros(9, 1).double())]
+    objective = Objective(model, lambda outputs, _: (1 - outputs).sqrt().mean() + outputs.mean(), data)
+    inside = objective.at(torch.tensor([0.5]).double())  # grows up to 0.75, and is none beyond 1
+    assert keskar_sharpness(inside, epsilon=0.1).value < math.inf
+    assert keskar_sharpness(inside, epsilon=0.5).value == math.inf
+
+
+def test_a_loss_that_is_infinite_at_the_weights_themselves_is_refused():
+    model = nn.Linear(1, 1, bias=False).double()
+    data = [(torch.ones(9, 1).double(), torch.zeros(9, 1).double())]
+    objective = Objective(model, lambda outputs, _: outputs.exp().mean(), data).at(torch.tensor([1e3]).double())
+    with pytest.raises(ValueError, match=r"must be positive and finite; L\(w\) is inf"):
+        keskar_sharpness(objective)
+
+
+def test_each_restart_in_each_subspace_has_a_corner_of_its_own_and_all_are_counted(monkeypatch):
+    corners, done = [], []
+
+    def recorded(ascent, scales, like, *numbers):
+        corners.append(numbers)
+        return random_start(ascent, scales, like, *numbers)
+
+    monkeypatch.setattr("landscape.keskar.random_start", recorded)
+    within = RandomSubspaces(dim=6, number=2)  # as many as there are weights
+    result = keskar_sharpness(
+        quadratic(FLAT, w=W, slopes=SLOPES),
+        within=within,
+        restarts=3,
+        seed=7,
+        progress=lambda *numbers: done.append(numbers),
+    )
+    assert corners == [(7, 0, 1), (7, 0, 2), (7, 1, 1), (7, 1, 2)]
+    assert done == [(k, 6) for k in range(1, 7)]
+    assert result.stderr == pytest.approx(np.std(result.samples, ddof=1) / math.sqrt(2), rel=1e-12)
+
+
+def test_an_ascent_costs_a_gradient_for_each_step_and_the_last_point_none(monkeypatch):
+    objective, gradients, taken = problem("tanh_mlp").objective(), [], Objective.loss_and_gradient
+    monkeypatch.setattr(Objective, "loss_and_gradient", lambda own, w: gradients.append(w) or taken(own, w))
+    keskar_sharpness(objective, steps=4)
+    assert len(gradients) == 4
 
 
 def test_it_is_kept_with_its_settings(tmp_path):
