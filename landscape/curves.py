@@ -161,8 +161,7 @@ def _trained(pair: Pair, training: BendTraining, progress: Progress) -> tuple[Te
     """The bend, and t and the loss of each step."""
     data = concatenate(pair.objective.work.batches)
     number = num_examples(data)
-    size = min(int(training.batch_size), number)
-    lengths = _lengths(number, size, least=1 if pair.batch_norm is None else pair.batch_norm.least)
+    lengths = _lengths(number, int(training.batch_size), least=1 if pair.batch_norm is None else pair.batch_norm.least)
     steps = training.epochs * len(lengths)
     bend = torch.lerp(pair.a, pair.b, 0.5).requires_grad_()
     optimizer = training.optimizer([bend])
@@ -196,8 +195,8 @@ def _trained(pair: Pair, training: BendTraining, progress: Progress) -> tuple[Te
 def _lengths(number: int, size: int, *, least: int) -> list[int]:
     """Examples of each mini-batch of an epoch; what is left is the last one, or part of that where it is too few.
 
-    >>> _lengths(13, 5, least=2), _lengths(13, 4, least=2), _lengths(13, 4, least=1)
-    ([5, 5, 3], [4, 4, 5], [4, 4, 4, 1])
+    >>> _lengths(13, 5, least=2), _lengths(13, 4, least=2), _lengths(13, 4, least=1), _lengths(13, 99, least=2)
+    ([5, 5, 3], [4, 4, 5], [4, 4, 4, 1], [13])
     """
     whole, rest = divmod(number, size)
     lengths = [size] * whole

@@ -227,4 +227,4 @@ def _rise_between(t: Array, heights: Array, place: int) -> float:
     if bend >= 0:
         return 0.0
     top = float(np.clip(-slope / (2 * bend), x[0] / np.ptp(x), x[-1] / np.ptp(x)))
-    return max(0.0, float((bend * top + slope) * top + base))
+    return float((bend * top + slope) * top + base)

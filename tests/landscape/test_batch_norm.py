@@ -137,6 +137,19 @@ def test_a_batch_of_one_example_is_refused_with_the_reason():
         recomputed(given, given.weights)
 
 
+def test_what_a_model_says_itself_is_said_as_it_is():
+    class Strict(nn.BatchNorm1d):
+        def forward(self, x):
+            if self.training:
+                raise ValueError("not while training")
+            return super().forward(x)
+
+    model = nn.Sequential(nn.Linear(3, 2), Strict(2)).double().eval()
+    given = Objective(model, F.cross_entropy, ragged(normal(3, 3), torch.tensor([0, 1, 0]), (2, 1)))
+    with pytest.raises(ValueError, match=r"^not while training$"):
+        recomputed(given, given.weights)
+
+
 def test_frozen_and_recomputed_statistics_are_not_put_side_by_side():
     from landscape.manifest import require_comparable
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -164,6 +165,68 @@ def test_each_example_is_taken_once_an_epoch_where_the_last_batch_is_larger():
     bezier(objective, objective.at(-objective.weights), training=training, points=3, batch_norm=recomputed)
     assert [len(batch) for batch in seen[:3]] == [4, 4, 5]
     assert sorted(itertools.chain(*seen[:3])) == sorted(x[:, 0].tolist())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda y, _: torch.where(y > 0.25, math.inf, 0.0).mean() + y.mean(),  # whose gradient is 1 everywhere
+        lambda y, _: (
+            torch.where(y < 0.25, 0.25 - y, 0 * y).sqrt().mean()
+        ),  # zero from there on, with a gradient that is no number
+    ],
+    ids=["loss", "gradient"],
+)
+def test_a_loss_or_a_gradient_alone_that_is_not_finite_ends_the_training(loss):
+    data = [(torch.ones(3, 1).double(), torch.zeros(3, 1).double())]
+    objective = Objective(nn.Linear(1, 1, bias=False).double(), loss, data).at(torch.full((1,), 0.3).double())
+    other = objective.at(torch.full((1,), 0.5).double())
+    with pytest.raises(ValueError, match="the training of the bend diverged: step 1 of 1"):
+        bezier(objective, other, training=BendTraining(epochs=1))
+
+
+def test_a_curve_that_turns_back_has_its_length_where_its_speed_is_zero_but_for_rounding():
+    for node in (np.polynomial.legendre.leggauss(64)[0] + 1) / 2:
+        for seed in range(5):
+            a, first = normal(7, seed=seed), normal(7, seed=seed + 9)
+            last = -first * (1 - node) / node  # so that nothing moves at the node
+            curve = Quadratic(a, a + first / 2, a + first / 2 + last / 2, {})
+            expected = float(first.norm()) * (node / 2 + (1 - node) ** 2 / (2 * node))
+            assert curve.length == pytest.approx(expected, rel=2e-3)
+
+
+def test_a_length_whose_square_is_no_number_of_single_precision_is_right():
+    a, bend, b = normal(4), normal(4, seed=1), normal(4, seed=2)
+    single = Quadratic(*(1e25 * one.float() for one in (a, bend, b)), {})
+    assert single.length == pytest.approx(1e25 * Quadratic(a, bend, b, {}).length, rel=1e-6)
+
+
+def test_steps_are_counted_and_their_places_are_those_of_no_other_stream():
+    done, ends = [], ring([1.0, 0.0], [0.0, 1.0])
+    training = BendTraining(epochs=4, batch_size=2, seed=3)
+    curve = bezier(*ends, training=training, points=3, progress=lambda *numbers: done.append(numbers))
+    assert done[:8] == [(k, 8) for k in range(1, 9)]
+    plain = torch.Generator().manual_seed(3)
+    torch.randperm(3, generator=plain)
+    assert curve.trained_at[0] != float(torch.rand((), generator=plain, dtype=torch.float64))
+
+
+def test_numbers_that_all_examples_share_are_in_every_batch():
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 1, bias=False)
+
+        def forward(self, x, scale):
+            return scale * self.layer(x)
+
+    x = torch.arange(1.0, 6.0).double()[:, None]
+    batches = [((x[part], torch.tensor(2.0).double()), 0 * x[part]) for part in (slice(0, 3), slice(3, 5))]
+    objective = Objective(Shared().double(), lambda y, _: y.mean(), batches, forward=lambda m, b: (m(*b[0]), b[1]))
+    objective = objective.at(torch.ones(1).double())
+    still = BendTraining(epochs=1, batch_size=2, optimizer=functools.partial(torch.optim.SGD, lr=0.0))
+    losses = bezier(objective, objective.at(objective.weights), training=still, points=3).training_losses
+    assert losses @ [2, 2, 1] == pytest.approx(2 * 15, rel=1e-12)
 
 
 def test_a_training_that_diverges_says_so():

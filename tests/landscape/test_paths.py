@@ -11,6 +11,7 @@ from torch import nn
 
 from landscape import Objective, Result, accuracy, interpolate
 from landscape.answers.paths import highest, rises
+from landscape.paths import _rise_between
 
 A = symmetric(torch.linspace(-2, 3, 6).double())
 W, V, SLOPES = normal(6), normal(6, seed=4), normal(N, 6, seed=1)
@@ -21,13 +22,13 @@ def saddle():
     return quadratic(A, w=W, slopes=SLOPES)
 
 
-def wave(peak: float, *, offset: float = 0.0) -> tuple[Objective, Objective]:
+def wave(peak: float, *, offset: float = 0.0, slope: float = 0.0) -> tuple[Objective, Objective]:
     """From w = 0 to w = 1: a bump that is highest at ``peak``, on a straight line."""
     model = nn.Linear(1, 1, bias=False).double()
     data = [(torch.ones(2, 1).double(), torch.zeros(2, 1).double())]
 
     def loss(outputs, targets):
-        return (torch.exp(-(((outputs - peak) / 0.2) ** 2)) + offset + targets).mean()
+        return (torch.exp(-(((outputs - peak) / 0.2) ** 2)) + offset + slope * outputs + targets).mean()
 
     objective = Objective(model, loss, data).at(torch.zeros(1).double())
     return objective, objective.at(torch.ones(1).double())
@@ -74,6 +75,39 @@ def test_points_gather_around_the_highest_until_the_barrier_is_settled(peak):
     assert result.resolution <= 1e-4 * np.ptp(rises(fine, exact))
     assert abs(result.barrier.at - truth.at) < 0.02
     assert np.all(np.diff(result.t) > 0)
+
+
+def test_the_barrier_is_settled_in_shares_of_the_rise_whatever_line_it_is_on():
+    flat, steep = (interpolate(*wave(0.437, slope=slope), points=9, tolerance=1e-6) for slope in (0.0, 1e3))
+    assert len(flat.t) == len(steep.t) > 9 + 4
+    assert steep.barrier.at == flat.barrier.at
+
+
+def test_refinement_ends_after_so_many_rounds_where_nothing_settles():
+    result = interpolate(*wave(0.437), points=9, tolerance=1e-300)
+    assert len(result.t) == 9 + 2 * 12
+    assert result.resolution > 0
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_a_line_that_rises_by_nothing_but_rounding_is_settled_at_once(offset):
+    done = []
+    model = nn.Linear(1, 1, bias=False).double()
+    data = [(torch.ones(2, 1).double(), torch.zeros(2, 1).double())]
+    objective = Objective(model, lambda outputs, _: (outputs / 3 + offset).mean(), data).at(torch.ones(1).double() / 7)
+    other = objective.at(torch.ones(1).double())
+    result = interpolate(objective, other, points=11, progress=lambda *numbers: done.append(numbers))
+    assert len(result.t) == 11 + 2  # one at each end, so that there is something to compare
+    assert result.barrier.height == pytest.approx(0.0, abs=1e-15 * (1 + offset))
+    assert done[-1] == (13, 13)
+
+
+def test_a_parabola_counts_between_its_points_alone():
+    t = np.array([0.0, 0.5, 1.0])
+    assert _rise_between(t, np.array([0.0, -1.5, -4.0]), 0) == pytest.approx(0.0, abs=1e-15)  # its top is at −0.5
+    assert _rise_between(t, np.array([-4.0, -1.5, 0.0]), 2) == pytest.approx(0.0, abs=1e-15)
+    assert _rise_between(t, np.array([0.0, 1.0, 0.5]), 1) == pytest.approx(1 / 48, rel=1e-12)
+    assert _rise_between(t, np.array([0.0, -1.0, 0.0]), 0) == 0.0
 
 
 def test_a_barrier_that_moves_little_is_not_taken_for_settled_where_a_parabola_is_higher():
@@ -144,6 +178,23 @@ def test_a_loss_that_is_not_finite_stays_so_and_the_barrier_says_that():
     assert result.barrier.at == 0.5
     assert result.summary()["num_not_finite"] == 1
     assert len(result.t) == 5
+
+
+def test_nothing_is_looked_for_around_a_loss_that_is_infinite():
+    done = []
+    data = [(torch.ones(2, 1).double(), torch.zeros(2, 1).double())]
+    loss = lambda y, _: torch.where((y - 0.5).abs() < 0.1, math.inf, y.square()).mean()  # noqa: E731
+    wall = Objective(nn.Linear(1, 1, bias=False).double(), loss, data)
+    ends = [wall.at(torch.tensor([w]).double()) for w in (0.0, 1.0)]
+    result = interpolate(*ends, points=5, progress=lambda *numbers: done.append(numbers))
+    assert (len(result.t), result.barrier.height, result.barrier.at) == (5, math.inf, 0.5)
+    assert done[-1] == (5, 5)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, math.inf, math.nan])
+def test_a_tolerance_that_is_none_is_refused(tolerance):
+    with pytest.raises(ValueError, match="tolerance must be a positive, finite number; got"):
+        interpolate(*wave(0.4), tolerance=tolerance)
 
 
 def test_neither_model_nor_objective_is_changed_and_the_answer_is_the_same_again(tmp_path):
