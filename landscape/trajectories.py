@@ -65,10 +65,9 @@ def trajectory_plane(objective: Objective, weights: Sequence[Direction], *, name
             "to the last of them"
         )
     directions = steps.combined(shares.flip(1)[:, :2].T / spreads[:, None])  # (2, dim)
-    for _ in range(2):  # the second loses digits where the first explains nearly all
-        directions[0] /= directions[0].norm()
-        directions[1] -= (directions[1] @ directions[0]) * directions[0]
-        directions[1] /= directions[1].norm()
+    directions[0] /= directions[0].norm()
+    directions[1] -= (directions[1] @ directions[0]) * directions[0]  # digits lost where the first explains nearly all
+    directions[1] /= directions[1].norm()
     path = steps.coordinates(directions)  # (n, 2)
     far = path.abs() > path.abs().max(dim=0).values / 3  # not near zero, where the sign would be one of rounding
     start = path.gather(0, far.int().argmax(dim=0, keepdim=True))  # (1, 2)
@@ -100,7 +99,7 @@ class _Steps:
     def _pieces(self) -> Iterator[tuple[slice, Tensor]]:
         dim, width = len(self.origin), max(1, _ENTRIES // len(self.weights))
         for start in range(0, dim, width):
-            piece = slice(start, min(start + width, dim))
+            piece = slice(start, start + width)
             rows = torch.stack([one[piece].to(self._like) for one in self.weights])
             yield piece, rows - doubled(self.origin[piece])
 

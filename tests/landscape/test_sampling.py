@@ -11,6 +11,7 @@ from problems import normal, problem, quadratic, symmetric
 from scipy.interpolate import RBFInterpolator
 
 from landscape import Adaptive, accuracy, filter_normalized, line_slice, plane_slice
+from landscape.sampling import _chosen, _linear
 
 GRID = np.linspace(-1, 1, 41)
 
@@ -101,20 +102,30 @@ def test_a_surface_that_cannot_be_interpolated_is_evaluated_everywhere(function)
     assert found.evaluated.all()
     assert np.array_equal(found.values, table.truth, equal_nan=True)
     assert math.isnan(found.error)
+    if not np.isfinite(table.truth).all():
+        assert len(table.rounds) == 2  # its nodes tell
+
+
+def test_coordinates_that_are_one_up_to_rounding_span_no_surface_and_all_is_evaluated():
+    table, places = plane(lambda u, v: u + v**2, x=np.array([0, 1e-20, 2e-20, 3e-20, 4e-20, 0.5, 1.0]))
+    found = Adaptive(tolerance=0.5).fill(table, places, losses=[0])
+    assert found.evaluated.all()
+    assert np.array_equal(found.values, table.truth)
 
 
 def test_a_surface_that_is_flat_takes_the_fewest():
     table, places = plane(lambda u, v: 0 * u + 3)
     found = Adaptive().fill(table, places, losses=[0])
     assert len(table.asked) <= 60
+    assert sum(len(visited) for visited in table.rounds) == len(table.asked)  # none is chosen twice
     assert np.allclose(found.values, 3, rtol=1e-12)
 
 
-@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("number", [1, 2, 4, 5])
 def test_a_grid_with_few_values_along_an_axis_is_evaluated_everywhere(number):
     table, places = plane(lambda u, v: u + v, x=GRID, y=np.linspace(0, 1, number))
     found = Adaptive().fill(table, places, losses=[0])
-    assert found.evaluated.all() == (number > 1)
+    assert found.evaluated.all() == (number in (2, 4))
     assert np.allclose(found.values, table.truth, rtol=1e-12, atol=1e-12)
 
 
@@ -140,6 +151,84 @@ def test_both_losses_are_held_to_the_tolerance_of_their_own_and_the_rest_is_line
     alone = Table(easy, linear)
     Adaptive(tolerance=0.01).fill(alone, places, losses=[0])
     assert len(alone.asked) < len(table.asked) < table.truth.shape[0] / 4
+
+
+def test_each_loss_counts_in_shares_of_its_own_range():
+    u, v = np.meshgrid(GRID, GRID)
+    places, asked = np.stack([u, v], axis=-1).reshape(-1, 2), []
+    for scale in (1.0, 2.0**20):
+        table = Table(np.exp(2 * u + v), scale * np.cos(4 * u) * np.cos(4 * v))
+        Adaptive(tolerance=0.01).fill(table, places, losses=[0, 1])
+        asked.append(table.asked)
+    assert asked[0] == asked[1]
+
+
+def test_a_quarter_of_a_round_is_at_random():
+    rounds = []
+    for seed in (0, 1):
+        table, places = plane(SMOOTH["waves"][0])
+        Adaptive(tolerance=0.01, seed=seed).fill(table, places, losses=[0])
+        rounds.append(table.rounds[:2])
+    assert rounds[0][0] == rounds[1][0]  # the nodes
+    first, second = (visited[1] for visited in rounds)
+    assert len(first) == 8
+    assert first[:6] == second[:6]
+    assert set(first[6:]) != set(second[6:])
+
+
+def test_what_is_evaluated_next_lies_where_it_is_unsure_and_far_from_each_other():
+    u, v = np.meshgrid(GRID, GRID)
+    places = np.stack([u, v], axis=-1).reshape(-1, 2)
+    done = np.zeros(len(places), dtype=bool)
+    done[:: len(places) // 36] = True
+    rest = np.flatnonzero(~done)
+    unsure = np.exp(-(places[rest] ** 2).sum(axis=1))[:, None]  # most in the middle
+    chosen = _chosen(places, done, rest, unsure, 8, np.random.default_rng(0))[:6]
+    far = np.linalg.norm(places[rest[chosen], None] - places[rest[chosen]], axis=2) + 9 * np.eye(6)
+    assert np.linalg.norm(places[rest[chosen[0]]]) < 0.06
+    assert far.min() > 4 * 0.05  # the points of the grid are 0.05 apart
+    assert len(set(_chosen(places, done, rest, 0 * unsure, 8, np.random.default_rng(0)))) == 8
+
+
+def test_columns_without_a_number_leave_the_others_as_they_are():
+    u, v = np.meshgrid(GRID, GRID)
+    table = Table(u**2 + v**2, u - v, np.where(u > 0, np.nan, u))
+    found = Adaptive(tolerance=0.01).fill(table, np.stack([u, v], axis=-1).reshape(-1, 2), losses=[0])
+    assert np.abs(found.values[:, 1] - table.truth[:, 1]).max() <= 1e-12
+    assert np.isnan(found.values[~found.evaluated, 2]).all()
+    assert not found.evaluated.all()
+
+
+def test_a_point_that_rounding_puts_outside_has_the_value_of_the_nearest():
+    places = np.array([[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]])
+    found = _linear(places, np.array([[1.0], [2.0], [3.0], [4.0]]), np.array([[0.0, 0.0], [1 + 1e-3, 1.0]]))
+    assert found.ravel() == pytest.approx([2.5, 4.0], abs=1e-12)
+
+
+def test_with_many_points_a_hundred_neighbours_are_interpolated_between(monkeypatch):
+    used = []
+
+    def recorded(*arguments, neighbors, **settings):
+        used.append(neighbors)
+        return RBFInterpolator(*arguments, neighbors=neighbors, **settings)
+
+    monkeypatch.setattr("scipy.interpolate.RBFInterpolator", recorded)
+    monkeypatch.setattr("landscape.sampling._ALL_TOGETHER", 40)
+    table, places = plane(SMOOTH["waves"][0])
+    found = Adaptive(tolerance=0.01).fill(table, places, losses=[0])
+    assert set(used) == {None, 100}
+    assert np.abs(found.values - table.truth).max() <= 0.01 * np.ptp(table.truth)
+
+
+def test_all_processes_have_the_surface_of_the_first():
+    class OfTheFirst(Table):
+        def from_first(self, array):
+            return array + 1.0 if array.shape == self.truth.shape else array  # as if the first had computed that
+
+    u, v = np.meshgrid(GRID, GRID)
+    table = OfTheFirst(u**2 + v)
+    found = Adaptive().fill(table, np.stack([u, v], axis=-1).reshape(-1, 2), losses=[0])
+    assert np.allclose(found.values, table.truth + 1, rtol=0.02, atol=0.02)
 
 
 def test_a_slice_says_what_it_evaluated_and_what_error_is_left():

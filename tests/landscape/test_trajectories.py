@@ -82,17 +82,18 @@ def test_directions_have_length_one_are_orthogonal_and_point_to_where_the_path_b
 
 
 def test_a_second_direction_in_which_next_to_nothing_happens_is_found_to_all_digits():
-    steps = np.array([[1e4, 0.3], [2e3, -0.4], [1e3, 0.2], [0.0, 0.0]])
+    steps = np.array([[1e5, 0.3], [2e4, -0.4], [1e4, 0.2], [0.0, 0.0]])
     plane = trajectory_plane(objective(), along(steps))
     assert abs(plane.directions[0] @ plane.directions[1]).item() < 1e-14
     assert plane.path_distances.max() < 1e-9
     assert plane.explained.sum() == pytest.approx(1, abs=1e-12)
 
 
-def test_weights_are_taken_piece_by_piece_to_the_same_plane(monkeypatch):
+@pytest.mark.parametrize("entries", [12 * 4, 1], ids=["of four weights, the last of two", "of one weight"])
+def test_weights_are_taken_piece_by_piece_to_the_same_plane(monkeypatch, entries):
     weights = along(crown())
     whole = trajectory_plane(objective(), weights)
-    monkeypatch.setattr("landscape.trajectories._ENTRIES", 12 * 4)  # pieces of four weights, the last of two
+    monkeypatch.setattr("landscape.trajectories._ENTRIES", entries)
     pieces = trajectory_plane(objective(), weights)
     np.testing.assert_allclose(pieces.path, whole.path, atol=1e-13)
     np.testing.assert_allclose(pieces.path_distances, whole.path_distances, atol=1e-14)
@@ -130,6 +131,31 @@ def test_a_path_on_a_line_is_refused_in_single_precision_too():
     single = quadratic(A.float(), w=W.float(), slopes=torch.zeros(13, 6))
     with pytest.raises(ValueError, match="lie on one line and span no plane"):
         trajectory_plane(single, [one.float() for one in along(steps)])
+
+
+def test_every_line_is_refused_however_its_second_spread_is_rounded():
+    for seed in range(30):  # in half of them it is the root of a number below zero
+        steps = normal(3, 1, seed=seed) @ normal(1, 6, seed=seed + 100)
+        with pytest.raises(ValueError, match="lie on one line and span no plane"):
+            trajectory_plane(objective(), list(W + steps))
+
+
+def test_what_rounding_moves_is_no_path_and_leaves_no_line():
+    rounding = 4 * torch.finfo(torch.float64).eps * W.norm() * 1e8  # of weights as large as these
+    given = quadratic(A, w=1e8 * W)
+    many = torch.nn.functional.normalize(normal(400, 6, seed=3))
+    with pytest.raises(ValueError, match="all checkpoints of the trajectory have the same weights"):
+        trajectory_plane(given, list(1e8 * W + 0.5 * rounding * many))
+    line = 1e4 * rounding * torch.linspace(-1, 1, 400)[:, None].double() * AXES[0]
+    with pytest.raises(ValueError, match="lie on one line and span no plane"):
+        trajectory_plane(given, list(1e8 * W + line + 0.5 * rounding * many))
+
+
+def test_a_path_far_from_the_final_weights_has_its_shares_and_directions_to_all_digits():
+    near, far = (trajectory_plane(objective(), along(crown() + np.array([0, 0, z]))) for z in (0.0, 1e7))
+    np.testing.assert_allclose(far.explained, near.explained, rtol=1e-7)
+    for one, other in zip(far.directions, near.directions, strict=True):
+        assert abs(one @ other).item() == pytest.approx(1, abs=1e-14)
 
 
 def test_a_path_that_does_not_move_is_refused():
