@@ -206,11 +206,11 @@ class Objective:
         """
         return self._last.at(GAUSS_NEWTON, w, self.curvature).product(V)
 
-    def select(self, pattern: str) -> Objective:
+    def select(self, pattern: str | Sequence[str]) -> Objective:
         """The objective as a function of some blocks of its weights only; the others stay as they are.
 
         Args:
-            pattern: of the names of blocks, such as ``"head.*"``.
+            pattern: of the names of blocks, such as ``"head.*"``, or a list of their very names.
 
         Raises:
             ValueError: if nothing matches.
@@ -218,7 +218,8 @@ class Objective:
         space = self.space.select(pattern)
         part = space.flatten(self.space.unflatten(self.weights))
         chosen = self._under(dataclasses.replace(self._definition, space=space), part)
-        chosen._pattern = pattern if self._pattern == "*" else f"{pattern} of {self._pattern}"
+        said = pattern if isinstance(pattern, str) else ", ".join(pattern)
+        chosen._pattern = said if self._pattern == "*" else f"{said} of {self._pattern}"
         return chosen
 
     def at(self, w: Tensor) -> Objective:

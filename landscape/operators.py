@@ -79,14 +79,14 @@ class CurvatureOperator(LinearOperator, ABC):
         Raises:
             ValueError: if nothing matches.
         """
-        here = torch.equal(self.weights, self.objective.weights)
-        part = (self.objective if here else self.objective.at(self.weights)).select(pattern)
-        return self._with(part)
+        return self._with(self._here.select(pattern))
 
     def layers(self) -> Mapping[str, CurvatureOperator]:
-        """The diagonal block of each layer, weight and bias together, by its name."""
-        names = dict.fromkeys(name.rpartition(".")[0] for name in self.objective.space.names)
-        return {name: self.block(f"{name}.*" if name else "*") for name in names}
+        """The diagonal block of each layer, weight and bias together, by its name: of what it holds by itself."""
+        held: dict[str, list[str]] = {}
+        for name in self.objective.space.names:
+            held.setdefault(name.rpartition(".")[0], []).append(name)
+        return {layer: self._with(self._here.select(names)) for layer, names in held.items()}
 
     def manifest(self) -> dict[str, Any]:
         """The objective's manifest, with the weights, the name of this operator, and how its products are computed."""
@@ -94,6 +94,12 @@ class CurvatureOperator(LinearOperator, ABC):
         manifest["subject"]["weights"] = hash_of_tensor(self.weights)
         manifest["machine"]["products"] = self.words
         return manifest | {"operator": self.settings() | ({} if self.is_exact else {"products": "differences"})}
+
+    @property
+    def _here(self) -> Objective:
+        """The objective with the weights of this matrix as its own."""
+        here = torch.equal(self.weights, self.objective.weights)
+        return self.objective if here else self.objective.at(self.weights)
 
     @abstractmethod
     def _with(self, objective: Objective) -> CurvatureOperator:

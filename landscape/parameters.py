@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,18 +78,26 @@ class ParameterSpace:
                 raise ValueError(f"the weights {name} are of shape {tuple(shape)}; the other model {found}")
         return self.flatten({name: named[name].detach() for name in self.names})
 
-    def select(self, pattern: str) -> ParameterSpace:
-        """The blocks whose name matches a shell-style pattern, such as ``"head.*"`` or ``"*.bias"``.
+    def select(self, pattern: str | Sequence[str]) -> ParameterSpace:
+        """The blocks whose name matches a shell-style pattern, such as ``"head.*"`` or ``"*.bias"``, or is in a list.
+
+        They keep their order.
 
         Raises:
-            TypeError: if it is no string.
-            ValueError: if nothing matches.
+            TypeError: if it is neither a string nor a list of strings.
+            ValueError: if nothing matches, or a name in the list is none of a block.
         """
-        if not isinstance(pattern, str):
+        if isinstance(pattern, list | tuple):
+            foreign = [name for name in pattern if name not in self.names]
+            if foreign:
+                raise ValueError(f"no trainable parameter is called {foreign[0]!r}")
+            chosen = [i for i, name in enumerate(self.names) if name in pattern]
+        elif isinstance(pattern, str):
+            chosen = [i for i, name in enumerate(self.names) if fnmatch.fnmatchcase(name, pattern)]
+        else:
             raise TypeError(f"weights are selected by a pattern of their names, such as 'head.*'; got {pattern!r}")
-        chosen = [i for i, name in enumerate(self.names) if fnmatch.fnmatchcase(name, pattern)]
         if not chosen:
-            near = difflib.get_close_matches(pattern, self.names, n=3, cutoff=0.3) or self.names[:3]
+            near = difflib.get_close_matches(str(pattern), self.names, n=3, cutoff=0.3) or self.names[:3]
             raise ValueError(f"no trainable parameter matches {pattern!r}; there are, for instance, {', '.join(near)}")
         return ParameterSpace(tuple(self.names[i] for i in chosen), tuple(self.shapes[i] for i in chosen))
 

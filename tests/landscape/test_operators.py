@@ -197,44 +197,6 @@ class TestMultiple(OperatorContract):
         return -0.5 * dense_hessian(given, pattern)
 
 
-def places_of(objective, pattern):
-    places = objective.space.unflatten(torch.arange(objective.space.dim))
-    return torch.cat([places[name].flatten() for name in objective.space.select(pattern).names])
-
-
-@pytest.mark.parametrize("kind", [HessianOperator, GGNOperator, EmpiricalFisherOperator])
-@pytest.mark.parametrize("pattern", ["0.*", "2.weight", "*.bias"])
-def test_blocks_are_those_of_the_whole_at_any_weights(kind, pattern):
-    objective = problem("tanh_mlp").objective()
-    operator = kind(objective, weights=objective.weights + 0.5)
-    chosen = places_of(objective, pattern)
-    whole = operator.apply(torch.eye(31).double())
-    block = operator.block(pattern)
-    assert close(block.apply(torch.eye(len(chosen)).double()), whole[chosen][:, chosen])
-    assert close(block.weights, operator.weights[chosen])
-    assert block.manifest()["objective"]["parameters"] == pattern
-    difference = (operator - 2 * operator).block(pattern)
-    assert close(difference.apply(torch.eye(len(chosen)).double()), -whole[chosen][:, chosen])
-
-
-def test_layers_are_the_blocks_of_weight_and_bias_together():
-    objective = problem("conv_batch_norm").objective()
-    hessian = HessianOperator(objective)
-    whole = hessian.apply(torch.eye(hessian.dim).double())
-    layers = hessian.layers()
-    assert list(layers) == ["0", "1", "4"]
-    for name, block in layers.items():
-        chosen = places_of(objective, f"{name}.*")
-        assert close(block.apply(torch.eye(len(chosen)).double()), whole[chosen][:, chosen])
-    alone = HessianOperator(quadratic(symmetric(torch.arange(3.0).double())))
-    assert list(alone.layers()) == [""]
-
-
-def test_a_block_that_nothing_matches_is_refused():
-    with pytest.raises(ValueError, match=r"no trainable parameter matches 'head\.\*'"):
-        HessianOperator(problem("tanh_mlp").objective()).block("head.*")
-
-
 def test_an_operator_is_taken_over_to_a_part_of_the_data():
     objective = problem("tanh_mlp").objective()
     w = objective.weights + 0.5
