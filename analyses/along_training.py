@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from analyses.answer import Answer
 from analyses.budget import Budget
@@ -23,7 +22,6 @@ from landscape.progress import Report, unreported
 from landscape.spectrum import top_eigenvalues
 from msam.run import Run
 from msam.stability import learning_rates, thresholds
-from msam.training import choose_device
 
 NAME = "largest"  # of the question, in the names of files
 
@@ -113,15 +111,13 @@ def along_training(
         require_writable(file)  # known before it is measured for minutes
     budget = None if seconds is None else Budget(seconds, {path.name: 1.0 for path in found})
     sharing, task = sharing or Alone(), run.config.load_task(report)
-    like = torch.zeros(1, device=choose_device(device))
     pairs: dict[Path, Answer[Eigenpairs]] = {}
     unreadable: dict[Path, str] = {}
     unmeasured: list[Path] = []
-    before: Any = None  # eigenvectors of the checkpoint before, (dim, 1)
+    before: Any = None  # eigenvectors of the checkpoint before, (dim, 1); one is measured in any case
     subject: Subject | None = None
     for path in found:
-        # One is measured in any case.
-        if budget is not None and pairs and not sharing.decided(budget.left, like=like):
+        if budget is not None and before is not None and not sharing.decided(budget.left, like=before):
             unmeasured.append(path)
             continue
         try:

@@ -8,9 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from analyses.answer import Answer, Kind, is_cut_short
 from analyses.budget import Budget
 from analyses.protocol import Protocol
@@ -72,7 +69,13 @@ class Subject:
         self._budget = budget
         self._sharing = Alone() if sharing is None else sharing
         self._task = task = task or run.config.load_task(report)
-        self._model = self._loaded(choose_device(device))
+        failure: Exception | None = None
+        place = choose_device(device)
+        try:
+            self._model = run.load_model(task).to(place)
+        except (OSError, ValueError) as error:
+            failure = error
+        self._sharing.require_all(failure, device=place)  # a checkpoint must be there for each of them
         self.about = task.about
         self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
         if task.validation is not None:
@@ -253,16 +256,6 @@ class Subject:
         if self.keeps:
             result.save(place)
         return Answer(result, place)
-
-    def _loaded(self, device: torch.device) -> nn.Module:
-        """The model, where all processes can read it."""
-        failure: Exception | None = None
-        try:
-            model = self.run.load_model(self._task).to(device)
-        except (OSError, ValueError) as error:
-            failure = error
-        self._sharing.decided(0.0, like=torch.zeros(1, device=device), failure=failure)
-        return model
 
     def _objective(self, split: Split) -> Objective:
         trained, pattern = self.run.config.trainable, self.protocol.parameters

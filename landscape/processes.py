@@ -63,6 +63,18 @@ class Sharing(ABC):
         own = like.new_full((1,), value if self.is_first else 0.0)
         return float(self.summed_unless_failed([own], failure)[0])
 
+    def require_all(self, failure: Exception | None, *, device: torch.device) -> None:
+        """Every process has come so far: one exchange.
+
+        Args:
+            failure: what went wrong here; raised when the others know of it.
+            device: that the processes exchange tensors on.
+
+        Raises:
+            ProcessLostError: if another process has died or failed.
+        """
+        self.decided(0.0, like=torch.zeros(1, device=device), failure=failure)
+
     def found(self, value: float, *, like: Tensor) -> float:
         """What each process has found from the same numbers: its own where they compute alike, else the first one's."""
         return value if self.alike else self.decided(value, like=like)

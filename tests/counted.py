@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 
 import torch
@@ -12,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 class Counted(TorchDispatchMode):
     """Within it, the storages that are made are counted for as long as they live; those that were there are not.
 
+    No garbage is collected meanwhile, so that what cycles hold counts whenever that would have been.
+
     Attributes:
         bytes: that are held now.
         most: that were held at once.
@@ -21,6 +24,15 @@ class Counted(TorchDispatchMode):
         super().__init__()
         self.bytes = self.most = 0
         self._known = set()
+
+    def __enter__(self):
+        gc.collect()
+        gc.disable()
+        return super().__enter__()
+
+    def __exit__(self, *raised):
+        gc.enable()
+        return super().__exit__(*raised)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         for tensor in tree_leaves((args, kwargs)):
