@@ -59,21 +59,6 @@ def dtypes_named(weights: Tensor, batches: Sequence[Batch]) -> Iterator[None]:
         ) from None
 
 
-def require_shapes_that_fit(error: Exception, outputs: Any, targets: Any) -> None:
-    """Say in one sentence what torch's cross-entropy says of shapes; other errors are left as they are.
-
-    Raises:
-        ValueError: in place of torch's error, with both shapes.
-    """
-    if not (str(error).startswith(("Expected target size", "Expected input batch_size")) and outputs.ndim >= 2):
-        return
-    raise ValueError(
-        f"the loss cannot take outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}: the outputs of a "
-        "cross-entropy are (n, classes, ...) for targets (n, ...). For outputs (n, length, classes) pass "
-        "forward=lambda model, batch: (outputs.transpose(1, 2), targets)."
-    ) from None
-
-
 def require_reiterable(data: object) -> None:
     """Data must be batches that can be gone through twice."""
     if isinstance(data, Iterator):

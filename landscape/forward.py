@@ -40,6 +40,19 @@ def supervised(model: nn.Module, batch: Batch) -> tuple[Any, Any]:
     return getattr(outputs, "logits", outputs), targets
 
 
+def read(forward: Forward, model: nn.Module, batch: Batch) -> tuple[Any, Any]:
+    """What a forward makes of a batch.
+
+    Raises:
+        TypeError: if it is no pair.
+    """
+    found = forward(model, batch)
+    if not (isinstance(found, tuple | list) and len(found) == 2):
+        raise TypeError(f"forward must return a pair, (outputs, targets); got a {type(found).__name__}")
+    outputs, targets = found
+    return outputs, targets
+
+
 class Seam(nn.Module):
     """A model together with the way it reads a batch, so that ``functional_call`` can put other weights into it.
 
@@ -54,7 +67,7 @@ class Seam(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Any, Any]:
         """(outputs, targets) of one batch."""
-        return self.read(self.model, self.placed(batch))
+        return read(self.read, self.model, self.placed(batch))
 
     def placed(self, batch: Batch) -> Batch:
         """A batch where the model is."""

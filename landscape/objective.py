@@ -19,12 +19,13 @@ from landscape.dataset import DataSet
 from landscape.denominators import Denominator
 from landscape.differences import CentralDifferences
 from landscape.forward import Forward, supervised
+from landscape.losses import Loss
 from landscape.manifest import versions
 from landscape.parameters import ParameterSpace
 from landscape.processes import Sharing
 from landscape.products import loss_and_slope, second_derivatives
 from landscape.reach import require_readable
-from landscape.terms import Definition, Loss
+from landscape.terms import Definition
 from landscape.ways import KeptGraphs, Products
 from landscape.work import Work
 

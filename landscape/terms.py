@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from landscape.batches import Batch, map_tensors
-from landscape.checks import require_functions, require_scalar, require_shapes_that_fit
+from landscape.checks import require_functions, require_scalar
 from landscape.denominators import Denominator, denominator_of
 from landscape.forward import Forward, Names, Seam, call_with
 from landscape.identity import name_of
 from landscape.logits import LogitNormalized
+from landscape.losses import Loss, loss_of
 from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.parameters import ParameterSpace
 from landscape.precision import doubled_copy, doubled_module, widest
-
-Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -145,15 +144,9 @@ class Term:
     def loss_of_outputs(self, outputs: Tensor) -> Tensor:
         """The loss as a function of the outputs, a scalar."""
         function = self.definition.loss
-        loss: Tensor
-        try:
-            if isinstance(function, nn.Module):
-                loss = call_with(function, _fresh_buffers(function), outputs, self.targets)
-            else:
-                loss = function(outputs, self.targets)
-        except (RuntimeError, ValueError) as error:
-            require_shapes_that_fit(error, outputs, self.targets)
-            raise
+        if isinstance(function, nn.Module):
+            function = functools.partial(call_with, function, _fresh_buffers(function))
+        loss = loss_of(function, outputs, self.targets)
         require_scalar(loss)
         return loss
 

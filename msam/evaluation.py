@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from landscape.batches import Batch, bytes_of_example, concatenate, num_examples, split, tensors
 from landscape.denominators import Denominator, denominator_of, examples as number_of_examples
-from landscape.forward import Forward, supervised
+from landscape.forward import Forward, read, supervised
+from landscape.losses import Loss, loss_of
 from landscape.parts import weighted_mean
 from landscape.results import Array
 from landscape.scores import Accuracy, accuracy_beside
-from landscape.terms import Loss, Mean
+from landscape.terms import Mean
 from msam.data import Examples
 
 BATCH = 1000  # examples at the most that go through the model together
@@ -133,9 +134,9 @@ def evaluate(
     model.eval()
     try:
         with torch.no_grad():
-            first, _ = forward(model, next(there.batches(1)))
+            first, _ = read(forward, model, next(there.batches(1)))
             size = max(1, min(BATCH, MOST_BYTES // max(1, bytes_of_example(first))))
-            pairs: Iterator[Batch] = (forward(model, batch) for batch in there.batches(size))
+            pairs: Iterator[Batch] = (read(forward, model, batch) for batch in there.batches(size))
             if denominator is number_of_examples:
                 pairs = iter([concatenate(list(pairs))])
             parts = [_Part.of(outputs, targets, loss, denominator, each) for outputs, targets in pairs]
@@ -162,7 +163,7 @@ class _Part:
         score = accuracy_beside(loss, outputs, targets)
         found = tensors(outputs)
         return cls(
-            loss=loss(outputs, targets),
+            loss=loss_of(loss, outputs, targets),
             count=denominator(outputs, targets),
             score=score,
             right=None if score is None else score.right(outputs, targets),

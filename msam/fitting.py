@@ -179,10 +179,11 @@ def _beginning(
     scores = {start: score(start) for start in hits}
     # Of several that fit equally, the innermost mapping, and the least that is taken from names.
     best = max(scores, key=lambda start: (*scores[start], len(_entry(start, levels)), -len(start)), default="")
-    if len(hits.get(best, ())) * 2 < len(own):  # of another architecture: the largest mapping shows which
+    shaped, named = scores.get(best, (0, 0))
+    if named * (2 if shaped else 1) < len(own):  # of another architecture: the largest mapping shows which
         largest = Counter(folders[name] for name in inside).most_common(1)[0][0]
         return f"{largest}." if largest else ""
-    decides = 0 if scores[best][0] else 1
+    decides = 0 if shaped else 1
     taken = set(hits[best].values())
     rivals = [
         start

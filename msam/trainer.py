@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from landscape.batches import Batch
 from landscape.denominators import denominator_of, examples
+from landscape.forward import read
+from landscape.losses import loss_of
 from msam.checkpoints import is_whole, load_optimizer_state, load_weights, read_state, save_state, save_weights
 from msam.choices import PRECISIONS, RHO_SCHEDULES, SCHEDULES
 from msam.config import TrainConfig
@@ -41,6 +43,9 @@ class Trainer:
         device: where to compute.
         processes: those that share the micro-batches; the first of them writes.
 
+    Attributes:
+        failure: what the task's model, forward or loss raised in the step under way, or in the evaluation.
+
     Raises:
         ValueError: if the training state is damaged, missing or of other settings.
     """
@@ -60,6 +65,7 @@ class Trainer:
         self.rho = None if config.perturbation == "none" else RhoScheduler(self.optimizer, lambda n: radius(n / steps))
         self.epoch = 0
         self.skipped_in_a_row = 0
+        self.failure: Exception | None = None
         self.rows: list[dict[str, float]] = []
         RandomState.seed(config.seed, device)
         if run.state_path.is_file():
@@ -87,6 +93,7 @@ class Trainer:
         for number, batch in enumerate(self.train.batches(self.config.batch_size, order=order), start=1):
             skipped = self.optimizer.skipped_steps
             loss = self.optimizer.step(self._loss, self._augmented(batch, step=number))
+            self.failure = None  # that of a way that was tried, with all it holds in memory
             self.scheduler.step()
             if self.rho is not None:
                 self.rho.step()
@@ -98,9 +105,7 @@ class Trainer:
             shares.append(self.optimizer.denominator)
             losses.append(loss.item() * shares[-1])
         self._require_finite(_all_weights(self.model), "a weight is no longer finite", step=number)
-        seen = metrics_of(
-            self.model, self.task.loss, self.held_out, forward=self.task.forward, denominator=self.denominator
-        )
+        seen = self._evaluated()
         test_loss = torch.tensor(seen["test_loss"], dtype=torch.float64, device="cpu")
         self._require_finite(test_loss, f"the test loss became {test_loss.item()}", step=number)
         self.epoch += 1
@@ -123,10 +128,23 @@ class Trainer:
 
     def _loss(self, batch: tuple[Batch, Tensor]) -> Tensor | tuple[Tensor, Tensor | float]:
         precision = PRECISIONS[self.config.precision]
-        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            outputs, targets = self.task.forward(self.model, batch)
-            loss = self.task.loss_of(outputs, targets)
-        return loss if self.denominator is examples else (loss, self.denominator(outputs, targets))
+        try:
+            with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+                outputs, targets = read(self.task.forward, self.model, batch)
+                loss = loss_of(self.task.loss, outputs, targets)
+            return loss if self.denominator is examples else (loss, self.denominator(outputs, targets))
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _evaluated(self) -> dict[str, float]:
+        """The metrics of the examples that are not trained on."""
+        task = self.task
+        try:
+            return metrics_of(self.model, task.loss, self.held_out, forward=task.forward, denominator=self.denominator)
+        except Exception as error:
+            self.failure = error
+            raise
 
     def _require_progress(self, step: int) -> None:
         """A step was skipped because gradients overflowed; that ends when the scale is low enough, or never."""

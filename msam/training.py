@@ -16,6 +16,7 @@ from msam.distributed import Distributed
 from msam.processes import OneProcess, Processes
 from msam.run import Run
 from msam.tasks import Task
+from msam.tasks.failing import blaming
 from msam.trainer import Trainer, TrainingDivergedError as TrainingDivergedError
 
 
@@ -130,17 +131,24 @@ def train(
         TrainingDivergedError: if a loss or a weight is not finite, or gradients overflow in step after step; the last
             good checkpoint is kept.
         ProcessLostError: if another process has died; likewise.
-        ValueError: if the training state is damaged, missing or of other settings, another process trains in it, or it
-            is to be deterministic and the model is not.
+        ValueError: if the training state is damaged, missing or of other settings, another process trains in it, it is
+            to be deterministic and the model is not, or the task's model, forward or loss fails.
         OSError: if the run cannot be written.
     """
     place = choose_device(device)
     sharing = OneProcess() if processes is None else processes
     lock = run.locked() if sharing.is_first else contextlib.nullcontext()
-    with lock, random_state_kept(place), deterministic(config.deterministic):
+    with lock, random_state_kept(place):
         trainer = Trainer(task, config, run, place, sharing)
         progress(trainer.epoch, config.epochs)
-        while trainer.epoch < config.epochs:
-            trainer.train_epoch()
-            progress(trainer.epoch, config.epochs)
+        try:
+            with deterministic(config.deterministic):
+                while trainer.epoch < config.epochs:
+                    trainer.train_epoch()
+                    progress(trainer.epoch, config.epochs)
+        except Exception as error:
+            if error is not trainer.failure:
+                raise
+            with blaming(task.name, where=f"in epoch {trainer.epoch + 1}"):
+                raise
     return run

@@ -1,4 +1,4 @@
-"""A task is loaded once by each command, however many runs are trained or measured on it."""
+"""Tasks of the user's own: loaded once by each command, and what goes wrong in one is a sentence that names it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 from commands import json_of, msam, refused
 
 OWN = '''
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -24,6 +25,29 @@ def counted(*, width: int = 4) -> Task:
     train, test = (Examples(torch.randn(n, 3, generator=draws), torch.arange(n) % 2) for n in (12, 6))
     build = lambda: nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2))
     return Task("counted", build, functional.cross_entropy, train, test, about="made up")
+
+
+def spoiled(*, part: str) -> Task:
+    """A task with one part that does not fit the others."""
+    task, number = counted(), torch.arange(12)
+    inputs, few = task.train.inputs, torch.arange(6)
+    parts = {
+        "train": Examples(inputs, number % 3),
+        "test": Examples(task.test.inputs, few - 1),
+        "doubles": Examples(inputs.double(), number % 2),
+        "build": lambda: 1 / 0,
+        "instance": nn.Linear(3, 2),
+        "model": lambda: nn.Linear(4, 2),
+        "loss": lambda outputs, targets: {}["scores"],
+        "forward": lambda model, batch: model(batch[0]),
+    }
+    place = {"doubles": "train", "instance": "build", "model": "build"}.get(part, part)
+    return dataclasses.replace(task, **{place: parts[part]})
+
+
+def leaves() -> Task:
+    """A task that ends the program."""
+    raise SystemExit(3)
 
 
 def kept() -> Task:
@@ -78,3 +102,41 @@ def test_models_that_share_their_parameters_are_refused(loaded):
     sentence = refused("train --task own_counted:kept --epochs 1 --batch-size 6 --out a", status=1)
     assert sentence.startswith("the task kept builds models that share the parameter weight, so that training one")
     assert "copy.deepcopy" in sentence
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence", "status"),
+    [
+        ("train", "the target 2 is none of the classes 0 to 1 that outputs (6, 2) are for; mend the targets", 1),
+        ("test", "the target -1 is none of the classes 0 to 1 that outputs (6, 2) are for; mend the targets", 1),
+        ("doubles", "the task counted failed in epoch 1 with RuntimeError: mat1 and mat2 must have the same dtype", 1),
+        ("build", "the task counted failed to build its model with ZeroDivisionError: division by zero; MSAM_", 2),
+        ("instance", "the task counted failed to build its model with TypeError: Linear.forward() missing 1", 2),
+        ("model", "the task counted failed in epoch 1 with RuntimeError: mat1 and mat2 shapes cannot be", 1),
+        ("loss", "the task counted failed in epoch 1 with KeyError: 'scores'; MSAM_TRACEBACK=1 shows where", 1),
+        ("forward", "the task counted failed in epoch 1 with TypeError: forward must return a pair, (outputs, t", 1),
+    ],
+)
+def test_a_part_of_a_task_that_does_not_fit_is_named(part, sentence, status, loaded):
+    found = msam("train --task own_counted:spoiled --epochs 1 --batch-size 6 --out a --set", f"part={part}")
+    assert found.exit_code == status
+    assert found.stdout == ""
+    assert f"Error: {sentence}" in found.stderr
+    assert found.stderr.split("Error: ", 1)[1].count("\n") == 1
+
+
+def test_what_does_not_fit_is_named_in_a_measurement_too(loaded):
+    trained = json_of("train", SHORT, "--out a")["checkpoint"]
+    for part, sentence in (
+        ("train", "the target 2 is none of the classes 0 to 1"),
+        ("loss", "the task counted failed on its train data with KeyError: 'scores'; MSAM_TRACEBACK=1 shows where"),
+    ):
+        about = f"--task own_counted:spoiled --set part={part} --weights {trained}"
+        found = msam("sharpness", about)
+        assert found.exit_code == 1
+        assert f"Error: {sentence}" in found.stderr
+
+
+def test_a_task_that_ends_the_program_is_named(loaded):
+    sentence = msam("train --task own_counted:leaves --out a").stderr
+    assert sentence.endswith("Error: the task own_counted:leaves failed with SystemExit: 3\n")

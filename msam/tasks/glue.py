@@ -108,7 +108,9 @@ def glue(name: str) -> Callable[..., Task]:
             ready = from_folder(folder, kind="sequence", outputs=outputs, words=words.size, pad=words.pad)
         limit = None if ready is None else ready.limit
         if limit is not None and max_length is not None and max_length > limit:
-            raise ValueError(f"max_length {max_length} is more than the {limit} tokens that {model} takes")
+            raise ValueError(
+                f"max_length {max_length} is more than the {limit} tokens that {model} takes; choose at most these"
+            )
         parts = {
             split: encoded(words, part.texts, what=f"{split} texts", cut_to=max_length, limit=limit)
             for split, part in (("training", train), ("validation", validation), ("test", test))

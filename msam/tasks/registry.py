@@ -20,6 +20,7 @@ from landscape.progress import Report, unreported
 from msam.models.huggingface import PREFIX
 from msam.models.registry import ImageModel, settled
 from msam.tasks.built_in import TASKS
+from msam.tasks.failing import said
 from msam.tasks.task import Task
 
 _EMPTY: Any = inspect.Parameter.empty  # the default of a setting that has none
@@ -50,8 +51,8 @@ def load_task(name: str, settings: Mapping[str, Any], *, report: Report = unrepo
             return TASKS[name](**given)
     try:
         task = function(**given)
-    except Exception as error:  # whatever the user's function raises
-        raise ValueError(f"the task {name} failed with {_said(error)}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
+        raise ValueError(f"the task {name} failed with {said(error)}") from error
     if not isinstance(task, Task):
         raise ValueError(f"the task {name} returned a {type(task).__name__}; it must return a msam.Task")
     try:
@@ -94,7 +95,7 @@ def settings_of(name: str) -> dict[str, tuple[Any, Any]]:
     try:
         signature, kinds = inspect.signature(function), typing.get_type_hints(function)
     except (TypeError, ValueError, NameError) as error:
-        raise ValueError(f"the settings of the task {name} cannot be read: {_said(error)}") from None
+        raise ValueError(f"the settings of the task {name} cannot be read: {said(error)}") from None
     for key, entry in signature.parameters.items():
         if entry.kind not in (entry.KEYWORD_ONLY, entry.POSITIONAL_OR_KEYWORD):
             raise ValueError(f"the task {name} takes {entry}; its settings must be arguments with names")
@@ -157,12 +158,12 @@ def function_of(name: str) -> Callable[..., Any]:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not (path == error.name or path.startswith(f"{error.name}.")):
-            raise ValueError(f"the module {path} of the task {name} cannot be imported: {_said(error)}") from None
+            raise ValueError(f"the module {path} of the task {name} cannot be imported: {said(error)}") from None
         raise ValueError(
             f"there is no module {path!r} for the task {name}; run the command in the folder it is in, or install it"
         ) from None
-    except Exception as error:  # whatever the user's module raises
-        raise ValueError(f"the module {path} of the task {name} cannot be imported: {_said(error)}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
+        raise ValueError(f"the module {path} of the task {name} cannot be imported: {said(error)}") from error
     function = getattr(module, wanted, None)
     if function is None:
         own = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == path]
@@ -233,8 +234,3 @@ def _written(value: Any) -> str:
 def _hint(wrong: str, options: list[str]) -> str:
     near = difflib.get_close_matches(wrong, options, n=1)
     return f"did you mean {near[0]!r}? There are: {', '.join(options)}" if near else f"there are: {', '.join(options)}"
-
-
-def _said(error: BaseException) -> str:
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from landscape.batches import num_examples
-from landscape.checks import require_shapes_that_fit
 from landscape.denominators import Denominator
 from landscape.forward import Forward, supervised
+from landscape.losses import Loss
 from landscape.objective import Objective
 from landscape.processes import Sharing
-from landscape.terms import Loss
 from msam.data import Augmentation, Examples
+from msam.tasks.failing import blaming
 
 Split = Literal["train", "validation", "test"]
 
@@ -96,11 +96,13 @@ class Task:
 
         Raises:
             TypeError: if what is built is none.
-            ValueError: if it has a trainable parameter of an earlier one, which may have been trained since.
+            ValueError: if building it fails, or it has a trainable parameter of an earlier one, which may have been
+                trained since.
         """
         with torch.random.fork_rng([]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)  # models are built on the CPU, whatever the default device
-            model = self.build()
+            with blaming(self.name, where="to build its model"):
+                model = self.build()
         if not isinstance(model, nn.Module):
             raise TypeError(f"the task {self.name} builds a {type(model).__name__}; it must build a torch.nn.Module")
         for name, parameter in model.named_parameters():
@@ -111,18 +113,6 @@ class Task:
                 )
         self._built.update({id(parameter): parameter for parameter in model.parameters()})
         return model
-
-    def loss_of(self, outputs: Any, targets: Any) -> Tensor:
-        """The loss of a batch.
-
-        Raises:
-            ValueError: if outputs and targets do not fit a cross-entropy.
-        """
-        try:
-            return self.loss(outputs, targets)
-        except (RuntimeError, ValueError) as error:
-            require_shapes_that_fit(error, outputs, targets)
-            raise
 
     def probed(
         self, model: nn.Module, *, beside: Collection[str] = (), before: Sequence[Collection[str]] = ()
@@ -202,6 +192,9 @@ class Task:
                 split=split,
                 sharing=sharing,
             )
+        except (RuntimeError, LookupError, ArithmeticError, AttributeError):
+            with blaming(self.name, where=f"on its {split} data"):
+                raise
         finally:
             for module, mode in modes:
                 module.training = mode

@@ -97,7 +97,9 @@ def text(
     if folder is not None:
         ready = from_folder(folder, kind="causal", words=words.size, pad=words.pad)
         if ready.limit is not None and ready.limit < length:
-            raise ValueError(f"length {length} is more than the {ready.limit} tokens that {model} takes")
+            raise ValueError(
+                f"length {length} is more than the {ready.limit} tokens that {model} takes; choose at most these"
+            )
         for part in (train, *found.values()):
             part.inputs["attention_mask"] = (part.targets != NO_TARGET).long()  # which the library asks for
 

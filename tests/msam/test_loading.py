@@ -163,6 +163,15 @@ def test_all_names_that_differ_are_listed_with_the_nearest(fresh, tmp_path):
     assert same(before, fresh)
 
 
+def test_names_that_happen_to_be_a_little_model_s_do_not_hide_that_the_file_is_of_another(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    parts = {
+        f"layer{n}.0.downsample.{name}": torch.ones(7) for n in (2, 3) for name in ("0.weight", "1.weight", "1.bias")
+    }
+    with pytest.raises(NamesDifferError, match=r"it lacks 4 names .*; it has 7 others \(fc\.weight, layer2\.0"):
+        loaded(model, {"fc.weight": torch.ones(7)} | parts, tmp_path)
+
+
 def test_a_long_list_of_names_is_whole(fresh, tmp_path):
     state = {f"blocks.{i}.attention.weight": torch.ones(2) for i in range(100)}
     with pytest.raises(NamesDifferError) as caught:

@@ -119,7 +119,9 @@ def test_a_wrong_setting_is_refused_with_a_way_out(book, settings, sentence):
 
 def test_a_length_beyond_the_model_is_refused(book, tmp_path):
     folder = save_config(tmp_path / "model", "GPT2")
-    with pytest.raises(ValueError, match=r"length 17 is more than the 16 tokens that hf:.* takes"):
+    with pytest.raises(
+        ValueError, match=r"length 17 is more than the 16 tokens that hf:.* takes; choose at most these"
+    ):
         load_task("text", {"data": str(book), "model": f"hf:{folder}", "length": 17, "vocabulary": 280})
 
 
