@@ -14,6 +14,10 @@ from torch import Tensor
 from landscape.batches import Batch, tensors
 
 SHARE_OF_DATA = 0.25  # of the free memory of a device, that data may take there
+_NO_MEMORY = (  # in what torch says on the CPU, and of sizes beyond all counting
+    *("can't allocate memory", "not enough memory"),
+    *("storage size calculation overflowed", "overflow when unpacking long"),
+)
 _CONTROL_GROUP = Path("/sys/fs/cgroup")  # what a container or a job of a cluster may take
 
 
@@ -60,11 +64,11 @@ def fits(batch: Batch, device: torch.device) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory for a tensor."""
+    """Whether an error says that there was no memory for a tensor, or could not be any."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     said = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "not enough memory" in said)
+    return isinstance(error, RuntimeError | TypeError) and any(words in said for words in _NO_MEMORY)
 
 
 def in_words(num_bytes: float) -> str:

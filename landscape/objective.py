@@ -259,9 +259,7 @@ class Objective:
         return sample
 
     def shards(self, size: int) -> Iterator[Objective]:
-        """The objectives of consecutive parts of ``size`` examples each, in the order of the data.
-
-        The last shard has what is left.
+        """The objectives of consecutive parts of ``size`` examples each, in their order; the last has what is left.
 
         Raises:
             TypeError: if the size is not an integer.

@@ -70,7 +70,7 @@ def test_a_pattern_must_be_a_string():
     with pytest.raises(TypeError, match=r"a pattern of their names, such as 'head\.\*'; got 3"):
         objective(parameters=3)
     with pytest.raises(TypeError, match="a pattern of their names"):
-        objective().select(["weight"])
+        objective().select({"weight"})
 
 
 @pytest.mark.parametrize("seed", [2**70, 2**64, -(2**63) - 1])
