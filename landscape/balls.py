@@ -99,9 +99,8 @@ def norm(blocks: Sequence[Tensor]) -> Tensor:
 
 
 def over(rho: float, length: Tensor) -> Tensor:
-    """ρ / length, elementwise, and finite where the length is zero, so that it leaves a zero of that length zero."""
-    least = torch.finfo(length.dtype).tiny * max(rho, 1.0)  # whose reciprocal, times rho, does not overflow
-    return length.clamp_min(least).reciprocal_().mul_(rho)
+    """ρ / length, elementwise, and zero where the length is."""
+    return torch.where(length > 0, length.reciprocal() * rho, 0)  # as rho / length does, with less ado
 
 
 def _divided(blocks: list[Tensor], scales: Scales) -> list[Tensor]:

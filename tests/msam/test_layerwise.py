@@ -37,6 +37,21 @@ def test_it_takes_the_steps_of_one_after_another(name, number):
         assert torch.allclose(p, q, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("number", [4, 8])
+def test_a_micro_batch_without_a_slope_is_not_perturbed_and_leaves_the_others_alone(number):
+    x, weight = 3 * torch.randn(8, 20, generator=torch.Generator().manual_seed(0)), torch.ones(8)
+    first = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 1))
+    models = [copy.deepcopy(first), copy.deepcopy(first)]
+    for model, execution in zip(models, (Layerwise(), OneByOne()), strict=True):
+        optimizer = optimizer_of(model, number, execution)
+        for slopes in (1.0, 0.0):  # with the comparison of the two, and without
+            weight[:2] = slopes
+            optimizer.step(lambda b, model=model: (model(b[0])[:, 0].square() * b[1]).mean(), (x, weight))
+        assert getattr(execution, "reason", None) is None
+    for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_frozen_weights_are_not_perturbed():
     model, batch = net("attention")
     model[0].weight.requires_grad_(False)
