@@ -15,10 +15,10 @@ from landscape.arguments import integer, real, seed_of
 from landscape.clock import Clock
 from landscape.operators import CurvatureOperator, require_operator
 from landscape.orthonormal import gaussian, orthonormal
+from landscape.pages import Pages
 from landscape.processes import attempted
 from landscape.progress import Progress, silent
 from landscape.results import Array
-from landscape.rows import Rows
 
 
 def spectral_density(
@@ -119,7 +119,7 @@ def _quadrature(
     rounding, sharing = 10 * torch.finfo(operator.weights.dtype).eps, operator.objective.work.sharing
     start = orthonormal(gaussian(1, like=operator.weights, generator=generator), known, generator=generator)
     vector, count = sharing.led(start)[:, 0], known.shape[1]
-    basis = Rows(vector, most=count + steps)
+    basis = Pages(vector, most=count + steps)
     for column in known.T:
         basis.append(column)
     projection = np.zeros((steps, steps))

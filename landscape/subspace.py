@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from landscape.rows import Rows
+from landscape.pages import Pages
 
 Product = Callable[[Tensor], Tensor]
 NEARLY_ALL = 0.7  # of a vector's length: where less is left, rounding is removed in a second sweep (Daniel et al. 1976)
@@ -30,7 +30,7 @@ class Subspace:
         self._product, self._led = product, led
         self._like = like
         self.most = min(most, like.numel())
-        self._basis, self._images = (Rows(like, most=self.most) for _ in range(2))  # Q', W'
+        self._basis, self._images = (Pages(like, most=self.most) for _ in range(2))  # Q', W'
         self._leftover = torch.zeros_like(like)  # of the newest image, orthogonal to the basis
         self.projection = torch.zeros(
             0, 0, dtype=torch.float64, device="cpu"
@@ -131,8 +131,8 @@ class Subspace:
 
     def compress(self, coordinates: Tensor) -> None:
         """Keep the span of Q y for orthonormal columns y, ``(size, k)``: no product is needed (Wu and Simon 2000)."""
-        for rows in (self._basis, self._images):
-            rows.compress(coordinates.to(self._like))
+        for vectors in (self._basis, self._images):
+            vectors.compress(coordinates.to(self._like))
         self.projection = coordinates.T @ self.projection @ coordinates
         self._leftover = self._outside(self._leftover)
 

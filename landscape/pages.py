@@ -9,17 +9,17 @@ PAGE = 16  # vectors
 SLICES = 16  # of each row, that are combined one after another
 
 
-class Rows:
+class Pages:
     """The rows of a matrix Q', ``(size, dim)``. Memory: ``size`` vectors, rounded up to whole pages below ``most``.
 
     Args:
         like: a vector ``(dim,)`` with the device and dtype to hold them in.
         most: rows that there may be.
 
-    >>> rows = Rows(torch.zeros(2), most=3)
-    >>> rows.append(torch.tensor([1.0, 2.0]))
-    >>> rows.append(torch.tensor([0.0, 1.0]))
-    >>> rows.times(torch.tensor([1.0, 1.0])).tolist(), rows.combined(torch.tensor([1.0, 3.0])).tolist()
+    >>> pages = Pages(torch.zeros(2), most=3)
+    >>> pages.append(torch.tensor([1.0, 2.0]))
+    >>> pages.append(torch.tensor([0.0, 1.0]))
+    >>> pages.times(torch.tensor([1.0, 1.0])).tolist(), pages.combined(torch.tensor([1.0, 3.0])).tolist()
     ([3.0, 1.0], [1.0, 5.0])
     """
 
