@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,10 @@ class Trainer:
             shares.append(self.optimizer.denominator)
             losses.append(loss.item() * shares[-1])
         self._require_finite(_all_weights(self.model), "a weight is no longer finite", step=number)
-        seen = self._evaluated()
+        with self._of_the_task():
+            seen = metrics_of(
+                self.model, self.task.loss, self.held_out, forward=self.task.forward, denominator=self.denominator
+            )
         test_loss = torch.tensor(seen["test_loss"], dtype=torch.float64, device="cpu")
         self._require_finite(test_loss, f"the test loss became {test_loss.item()}", step=number)
         self.epoch += 1
@@ -128,20 +133,17 @@ class Trainer:
 
     def _loss(self, batch: tuple[Batch, Tensor]) -> Tensor | tuple[Tensor, Tensor | float]:
         precision = PRECISIONS[self.config.precision]
-        try:
+        with self._of_the_task():
             with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
                 outputs, targets = read(self.task.forward, self.model, batch)
                 loss = loss_of(self.task.loss, outputs, targets)
             return loss if self.denominator is examples else (loss, self.denominator(outputs, targets))
-        except Exception as error:
-            self.failure = error
-            raise
 
-    def _evaluated(self) -> dict[str, float]:
-        """The metrics of the examples that are not trained on."""
-        task = self.task
+    @contextlib.contextmanager
+    def _of_the_task(self) -> Iterator[None]:
+        """What fails within is :attr:`failure`."""
         try:
-            return metrics_of(self.model, task.loss, self.held_out, forward=task.forward, denominator=self.denominator)
+            yield
         except Exception as error:
             self.failure = error
             raise

@@ -36,13 +36,7 @@ _OWN: dict[str, dict[str, Any]] = {  # what each model takes, and what it is oth
     "resnet18": {"norm": "batch", "width": 64},
     "resnet50": {"norm": "batch", "width": 64},
     "wrn-28-10": {"norm": "batch", "width": 10, "depth": 28, "dropout": 0.0},
-    "vit": {
-        "width": 128,
-        "depth": 6,
-        "patch": None,
-        "dropout": 0.0,
-        "pool": "class",
-    },  # the patch depends on the images
+    "vit": {"width": 128, "depth": 6, "patch": None, "dropout": 0.0, "pool": "class"},  # patch: by the images
 }
 _FROM_BEFORE = ("mlp", "cnn-bn", "cnn-gn")  # older configs have hidden and width, both, for each of these
 _HEADS = 4
