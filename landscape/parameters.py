@@ -84,7 +84,7 @@ class ParameterSpace:
         They keep their order.
 
         Raises:
-            TypeError: if it is neither a string nor a list of strings.
+            TypeError: if it is neither a string nor a list.
             ValueError: if nothing matches, or a name in the list is none of a block.
         """
         if isinstance(pattern, list | tuple):

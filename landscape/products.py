@@ -40,10 +40,8 @@ def loss_and_slopes(loss: Callable[[list[Tensor]], Tensor], blocks: Sequence[Ten
     with torch.enable_grad():
         leaves = [block.detach().requires_grad_() for block in blocks]
         value = loss(leaves)
-        _require_dependence(value)
-        with _named_errors():
-            slopes = torch.autograd.grad(value, leaves, materialize_grads=True)
-    return value.detach(), list(slopes)
+        slopes = _slopes_of(value, leaves)
+    return value.detach(), [torch.zeros_like(b) if s is None else s for s, b in zip(slopes, blocks, strict=True)]
 
 
 def hessian_at(loss: Scalar, w: Tensor) -> Linear:
@@ -162,12 +160,19 @@ def slope_of(value: Tensor, leaf: Tensor, *, create_graph: bool = False) -> Tens
     Raises:
         ValueError: if the value does not depend on the leaf.
     """
+    (slope,) = _slopes_of(value, [leaf], create_graph=create_graph)
+    assert slope is not None
+    return slope
+
+
+def _slopes_of(value: Tensor, leaves: Sequence[Tensor], *, create_graph: bool = False) -> tuple[Tensor | None, ...]:
+    """None for a leaf that the value does not depend on; not for all of them."""
     _require_dependence(value)
     with _named_errors():
-        (slope,) = torch.autograd.grad(value, leaf, create_graph=create_graph, allow_unused=True)
-    if slope is None:  # it depends on something else that requires gradients
+        slopes = torch.autograd.grad(value, leaves, create_graph=create_graph, allow_unused=True)
+    if all(slope is None for slope in slopes):  # it depends on something else that requires gradients
         raise ValueError(_NO_DEPENDENCE)
-    return slope
+    return slopes
 
 
 def _require_dependence(value: Tensor) -> None:

@@ -152,7 +152,7 @@ class Term:
 
     def loss(self, w: Tensor) -> Tensor:
         """The loss as a function of the weights, a scalar."""
-        return self.loss_of_outputs(self.outputs(w))
+        return self.loss_of(self.definition.space.split(w))
 
     def loss_of(self, blocks: Sequence[Tensor]) -> Tensor:
         """The same as a function of the weights' blocks."""

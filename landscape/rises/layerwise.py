@@ -24,6 +24,7 @@ from landscape.stacks import Ascent
 Record = list[tuple[Site, Tensor, Tensor]]
 # Examples to a shard up to which it pays, measured on small nets: with convolutions, and where layers have copies.
 MOST_CONVOLVED, MOST_COPIED = 2, 8
+OF_ROWS = 2  # products of rows, for the lengths and for the second pass, that spare one product of weights
 
 
 class LayerByLayer(Way):
@@ -65,8 +66,7 @@ class LayerByLayer(Way):
                 tokens = slope.numel() // site.outputs
                 own = tokens * site.inputs * site.outputs
                 work += own
-                # Products of rows, twice as many for the lengths and the second pass, spare one product of weights.
-                copied += 0 if site in self._alone and site.are_few(2 * tokens * size) else own
+                copied += 0 if site in self._alone and site.are_few(OF_ROWS * tokens * size) else own
         return size <= MOST_COPIED or 2 * copied < work
 
     def over(self, batch: Batch, start: int) -> Pass:

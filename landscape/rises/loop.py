@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from landscape.balls import norm
 from landscape.batches import Batch, num_examples
 from landscape.memory import is_out_of_memory
 from landscape.objective import Objective
@@ -133,4 +134,4 @@ class _InChunks(_Shard):
 
 
 def _has_length(gradient: list[Tensor] | None) -> bool:
-    return gradient is None or bool(torch.isfinite(torch.stack([part.norm() for part in gradient]).norm()))
+    return gradient is None or bool(torch.isfinite(norm(gradient)))

@@ -17,7 +17,7 @@ from landscape.perturbations import Perturbation
 from landscape.precision import widest
 from landscape.progress import Progress
 from landscape.results import Array
-from landscape.rises.layerwise import MOST_COPIED, LayerByLayer
+from landscape.rises.layerwise import MOST_COPIED, OF_ROWS, LayerByLayer
 from landscape.rises.loop import OneAfterAnother
 from landscape.rises.rows import Portion, Rows, Run, portions
 from landscape.rises.vectorised import WithCopies
@@ -110,7 +110,7 @@ class Measurement:
     def _may_pay(self, size: int) -> bool:
         """Whether a look at the layers is worth its time: for large shards only wide ones can make it pay."""
         wide = [shape for shape in self.objective.space.shapes if len(shape) == 2]
-        few = size <= MOST_COPIED or any(2 * size * sum(shape) < shape.numel() for shape in wide)
+        few = size <= MOST_COPIED or any(OF_ROWS * size * sum(shape) < shape.numel() for shape in wide)
         return few and self.shards[size] >= FEWEST
 
     def _usable(self, perturbations: Sequence[Perturbation]) -> list[Way]:

@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812
 from problems import normal, problem
 from undifferentiable import Compiled
 
-from landscape.products import gauss_newton_at, hessian_at, slope_of
+from landscape.products import gauss_newton_at, hessian_at, loss_and_slopes, slope_of
 
 
 def hessian_product(loss, w, V):
@@ -15,6 +15,15 @@ def hessian_product(loss, w, V):
 
 def ggn_product(outputs, loss, w, V):
     return gauss_newton_at(outputs, loss, w)(V)
+
+
+def test_a_gradient_in_blocks_is_zero_for_those_of_no_use_and_refused_where_none_is_of_any():
+    elsewhere = torch.ones((), requires_grad=True)
+    loss, slopes = loss_and_slopes(lambda blocks: (blocks[0] ** 2).sum() + elsewhere, [torch.ones(2), torch.ones(3)])
+    assert (loss.item(), [slope.tolist() for slope in slopes]) == (3.0, [[2.0, 2.0], [0.0, 0.0, 0.0]])
+    assert not loss.requires_grad
+    with pytest.raises(ValueError, match="the loss does not depend on the weights to measure"):
+        loss_and_slopes(lambda blocks: 2 * elsewhere, [torch.ones(2)])
 
 
 def test_the_hessian_of_a_cubic_is_diagonal():
