@@ -9,19 +9,43 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scipy import stats
+
+INTERVAL = "median (95 % interval of it, least to most of fewer than six)"
+
 
 @dataclass(frozen=True)
 class Ratio:
-    """A candidate's time as a multiple of the reference's, over the rounds."""
+    """A candidate's time as a multiple of the reference's: the median over the rounds, and how well it is known.
 
-    least: float
+    Attributes:
+        low: where an interval begins that holds the median of endlessly many rounds with a chance of 95 % or more,
+            whatever their distribution: one of the values in order, as the binomial distribution has it. Of fewer than
+            six rounds it is the least.
+        median: of the rounds.
+        high: where that interval ends.
+    """
+
+    low: float
     median: float
-    most: float
+    high: float
 
     @classmethod
     def of(cls, values: list[float]) -> Ratio:
-        """From one ratio per round."""
-        return cls(min(values), statistics.median(values), max(values))
+        """From one ratio per round.
+
+        >>> Ratio.of([float(value) for value in range(1, 101)])
+        Ratio(low=40.0, median=50.5, high=61.0)
+        """
+        ordered = sorted(values)
+        place = max(int(stats.binom.ppf(0.025, len(ordered), 0.5)), 1)
+        return cls(ordered[place - 1], statistics.median(ordered), ordered[-place])
+
+    def __truediv__(self, number: float) -> Ratio:
+        return Ratio(self.low / number, self.median / number, self.high / number)
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 def compare(

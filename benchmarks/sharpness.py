@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import nets
-from benchmarks.harness import compare
+from benchmarks.harness import INTERVAL, compare
 from benchmarks.machine import machine
 from landscape import GradientAscent, Objective, Sharpness, m_sharpness, m_sharpness_grid
 from landscape.results import Array
@@ -115,8 +115,7 @@ def rows(problem: Problem, number: int, sizes: tuple[int, ...], rounds: int, dev
         ratios, others = compare(candidates, rounds=rounds, reference=OURS, warm=0)
         gain, wanted, busy = ratios[PUBLISHED], problem.gains.get(size), max(busy, others)
         target = "" if wanted is None else f"{'met' if gain.median >= wanted else 'missed'}: ≥ {wanted}"
-        times = f"{gain.median:.2f} ({gain.least:.2f} to {gain.most:.2f})"
-        lines.append(f"| {size} | {ways(result)} | {times} | {off:.0e} | {target} |")
+        lines.append(f"| {size} | {ways(result)} | {gain} | {off:.0e} | {target} |")
 
     def one_after_another() -> None:
         for size in sizes:
@@ -126,9 +125,8 @@ def rows(problem: Problem, number: int, sizes: tuple[int, ...], rounds: int, dev
     candidates = {"one call": together, "one after another": timed(one_after_another)}
     ratios, others = compare(candidates, rounds=rounds, reference="one call")
     gain = ratios["one after another"]
-    times = f"{gain.median:.2f} ({gain.least:.2f} to {gain.most:.2f})"
     lines.append(
-        f"| all sizes | one call, against one after another of this package | {times} |  | "
+        f"| all sizes | one call, against one after another of this package | {gain} |  | "
         f"{'met' if gain.median > 1 else 'missed'}: > 1 |"
     )
     return lines, max(busy, others)
@@ -151,7 +149,10 @@ def main(arguments: Sequence[str] = ()) -> None:
         number = problem.examples[chosen.quick]
         lines, busy = rows(problem, number, tuple(chosen.sizes), rounds, chosen.device)
         print(f"**{name}**, {number} examples; the same in double precision.\n")
-        print("| examples per shard | way | times faster than the published protocol | largest difference | target |")
+        print(
+            f"| examples per shard | way | times faster than the published protocol: {INTERVAL} | largest difference "
+            "| target |"
+        )
         print("|---|---|---|---|---|")
         print("\n".join(lines))
         print(f"\nOther processes took {busy:.0%} of the machine at the most.\n", flush=True)

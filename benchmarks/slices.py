@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import nets
-from benchmarks.harness import compare
+from benchmarks.harness import INTERVAL, compare
 from benchmarks.machine import machine
 from landscape import Adaptive, Objective, PlaneSlice, filter_normalized, plane_slice
 from msam import TrainConfig, mSAM
@@ -172,13 +172,12 @@ def _times(name: str, problem: Problem, planes: Planes, rounds: int) -> None:
         f"**{name}**, {planes.objective.space.dim:,} weights, {problem.number} examples, {truth.size} points, ours "
         f"{planes.slice().manifest['machine']['points']}; others took {others:.0%} of the machine.\n"
     )
-    print("| way | time, of Li 2018: median (least to most) | times faster | largest relative error against float64 |")
+    print(f"| way | time, of Li 2018: {INTERVAL} | times faster | largest relative error against float64 |")
     print("|---|---|---|---|")
     for way, ratio in ratios.items():
         wrong = int((errors[way] > 1e-3).sum())
         remark = f"; {wrong} of {truth.size} points are others" if wrong else ""
-        cost = f"{ratio.median:.2f} ({ratio.least:.2f} to {ratio.most:.2f})"
-        print(f"| {way} | {cost} | {1 / ratio.median:.2f} | {errors[way].max():.0e}{remark} |")
+        print(f"| {way} | {ratio} | {1 / ratio.median:.2f} | {errors[way].max():.0e}{remark} |")
     if problem.faster is not None:
         reached = 1 / ratios["ours"].median
         print(f"\nTarget: {problem.faster:g} times faster than Li 2018: {_verdict(reached >= problem.faster)}.")

@@ -62,7 +62,7 @@ class Problem:
 
 PROBLEMS = {
     "MLP": Problem(
-        nets.mlp, (1, 8, 8), {1: 2.1, 8: 2.3, 32: 2.1, 64: 2.0}, gains={8: 3, 32: 10, 64: 18}, steps=4, rounds=15
+        nets.mlp, (1, 8, 8), {1: 2.1, 8: 2.3, 32: 2.1, 64: 2.0}, gains={8: 3, 32: 10, 64: 18}, steps=2, rounds=60
     ),
     "ViT": Problem(nets.vit, (3, 32, 32), {1: 2.1, 4: None, 16: 2.4, 64: 2.6}),
     "ResNet-20": Problem(nets.resnet20, (3, 32, 32), {1: 2.1, 4: 2.3, 16: 3.0, 64: 3.3}, rounds=5),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
-from benchmarks.harness import compare
+from benchmarks.harness import INTERVAL, compare
 from benchmarks.machine import machine
 from benchmarks.steps import BATCH, PROBLEMS, Problem, peak_memory, require_equal, stepper
 
@@ -32,8 +32,7 @@ def _table(name: str, problem: Problem, device: str, rounds: int) -> None:
         require_equal(problem, ALL_AT_ONCE, number, device)
     print(f"**{name}**, {weights:,} weights, {BATCH} images a step; all executions agree in double precision.\n")
     print(
-        "| micro-batches | way | cost, SGD steps: median (least to most) | faster than one by one | memory, of SAM's "
-        "| targets |"
+        f"| micro-batches | way | cost, SGD steps: {INTERVAL} | faster than one by one | memory, of SAM's | targets |"
     )
     print("|---|---|---|---|---|---|", flush=True)
     of_sam = peak_memory(problem, SAM[0], 1, device)
@@ -48,9 +47,8 @@ def _table(name: str, problem: Problem, device: str, rounds: int) -> None:
         for way in ways:
             cost, gain = ratios[way], costs["OneByOne"] / costs[way]
             memory = peak_memory(problem, way, number, device) / of_sam
-            spread = f"{cost.median:.2f} ({cost.least:.2f} to {cost.most:.2f})"
             verdict = "" if way in SAM else verdicts(problem, number, way, costs, memory)
-            print(f"| {number} | {way} | {spread} | {gain:.1f} | {memory:.2f} | {verdict} |", flush=True)
+            print(f"| {number} | {way} | {cost} | {gain:.1f} | {memory:.2f} | {verdict} |", flush=True)
     print(
         f"\nOther processes took {max(shares):.0%} of the machine at the most. SAM takes {of_sam:.1f} MiB.\n",
         flush=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -51,6 +52,17 @@ def test_ratios_are_taken_within_rounds(monkeypatch):
 
     ratios, _ = harness.compare({"a": run, "b": run}, rounds=3, reference="a")
     assert ratios == {"a": harness.Ratio(1, 1, 1), "b": harness.Ratio(2, 3, 4)}
+
+
+def test_the_interval_of_a_median_holds_it_as_often_as_is_said():
+    draws = torch.empty(4000, 15).exponential_(generator=torch.Generator().manual_seed(0)).tolist()
+    found = [harness.Ratio.of(row) for row in draws]
+    median = math.log(2)  # of that distribution
+    held = sum(ratio.low <= median <= ratio.high for ratio in found) / len(found)
+    assert abs(held - 0.9648) < 0.012  # 1 - 2 P(at most 3 of 15 tosses); 0.8815 with the next values in order
+    few = harness.Ratio.of([3.0, 1.0, 2.0, 9.0, 4.0])
+    assert (few.low, few.median, few.high) == (1.0, 3.0, 9.0)
+    assert str(few / 2) == "1.50 (0.50 to 4.50)"
 
 
 def test_peak_memory_is_counted_to_the_byte():
