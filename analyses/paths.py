@@ -12,6 +12,8 @@ from analyses.subject import Subject
 from landscape.alignment import align
 from landscape.answers import PathLosses
 from landscape.batch_norm import Frozen, Recomputed, Statistics
+from landscape.batches import num_examples
+from landscape.chunks import merged
 from landscape.curves import BendTraining, bezier
 from landscape.identity import name_of
 from landscape.objective import Objective
@@ -87,7 +89,7 @@ def paths_between(first: Subject, second: Subject, plan: PathPlan) -> dict[str, 
             f"{first.run.checkpoint} and {second.run.checkpoint} hold the same weights; there is nothing between them"
         )
     first.require_same_rest(second)
-    batch_norm: Statistics = Frozen() if plan.frozen else Recomputed(a)
+    batch_norm: Statistics = Frozen() if plan.frozen else Recomputed(with_pairs(a))
     held_out = first.over("test")
     seed = first.protocol.seed
     asked = {
@@ -132,3 +134,11 @@ def paths_between(first: Subject, second: Subject, plan: PathPlan) -> dict[str, 
         training = BendTraining(seed=seed)
         answers["bezier"] = answer({"curve": "bezier", **training.settings()}, curved)
     return answers
+
+
+def with_pairs(objective: Objective) -> Objective:
+    """The same, with a last batch of one example put to the one before it: one alone may have no variance."""
+    batches = list(objective.batches)
+    if len(batches) < 2 or num_examples(batches[-1]) > 1:
+        return objective
+    return objective.part([*batches[:-2], *merged(batches[-2:])])

@@ -6,9 +6,13 @@ import dataclasses
 import shutil
 
 import pytest
+import torch
+from torch import nn
 
-from analyses.paths import PathPlan, paths_between, require_pair
+from analyses.paths import PathPlan, paths_between, require_pair, with_pairs
 from analyses.subject import Subject
+from landscape import Objective
+from landscape.batch_norm import recomputed
 from msam import Run
 
 PLAN = PathPlan(align=True, bezier=True, points=3)
@@ -102,3 +106,21 @@ def test_a_task_without_classes_has_paths_without_a_score(pair, monkeypatch):
     result = paths_between(*pair, PathPlan(points=3))["straight"].result
     assert result.scores is None
     assert result.score_barrier is None
+
+
+def test_statistics_of_training_data_with_one_example_left_over_are_recomputed():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double().eval()
+    x, y = torch.randn(5, 3).double(), torch.tensor([0, 1, 0, 1, 1])
+
+    def over(sizes):
+        data = list(zip(x.split(sizes), y.split(sizes), strict=True))
+        return Objective(model, nn.functional.cross_entropy, data)
+
+    given = over([2, 2, 1])
+    found, expected = (recomputed(o, o.weights) for o in (with_pairs(given), over([2, 3])))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert with_pairs(over([2, 3])).num_examples == with_pairs(given).num_examples == 5
+    one = over([5]).part([(x[:1], y[:1])])
+    assert with_pairs(one) is one
