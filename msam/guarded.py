@@ -153,7 +153,9 @@ class Guarded(Execution):
     def _tried(self, step: Step, before: RandomState) -> Outcome:
         """What works one after another and fails all at once cannot be taken all at once."""
         try:
-            return self._all_at_once(step, before)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # one after another has said what there is to say
+                return self._all_at_once(step, before)
         except UnsupportedError:
             raise
         except Exception as error:

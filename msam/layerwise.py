@@ -27,7 +27,8 @@ class Layerwise(Guarded):
     It serves ``GradientAscent`` and ``AdaptiveAscent`` on models whose weights lie in linear, convolutional, embedding
     and normalisation layers, in self-attention, or are parameters of a module that have one row for all examples; and
     losses that are means over examples, or over what the closure reports. Weights may be shared, and layers called more
-    than once. Batch norm must be in evaluation mode.
+    than once. BERT and GPT-2 of transformers are among them: embeddings of places that are looked up once for all
+    examples, and linear layers whose weight is turned. Batch norm must be in evaluation mode.
 
     Args:
         otherwise: the execution to fall back on and to be held against, ``OneByOne()`` when left out.

@@ -49,6 +49,19 @@ class Tokens(nn.Module):
         return self.head(self.body(self.words(x) + self.places(places)).mean(1))
 
 
+class Numbered(nn.Module):
+    """Words at places that are looked up once for all examples: as a row, as of BERT and GPT-2, and without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places, self.more = nn.Embedding(7, 6), nn.Embedding(5, 6), nn.Embedding(40, 6)
+        self.body, self.head = Attention(), nn.Linear(6, 3)
+
+    def forward(self, x):
+        places = torch.arange(x.shape[1])
+        return self.head(self.body(self.words(x) + self.places(places) + self.more(places[None])).mean(1))
+
+
 class Tied(nn.Module):
     """Words are looked up in, and compared with, one table."""
 
@@ -162,6 +175,7 @@ NETS = {
         images(2, 20),
     ),
     "words": (Tokens, words()),
+    "numbered words": (Numbered, words()),
     "tied words": (Tied, words()),
     "called twice": (twice, images(5)),
     "tied": (tied, images(5)),

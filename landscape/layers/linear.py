@@ -30,8 +30,20 @@ class LinearSite(Site):
         super().__init__(name, weights, perturbed)
         weight = self.weights["weight"]
         assert weight is not None
-        self.outputs, self.inputs = weight.shape[0], weight.shape[1:].numel()
+        self.outputs, self.inputs = self.matrix(weight).shape
         self.one: Tensor | None = None  # what grams have more where there is a bias; made once
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """The weight as ``(outputs, inputs)``."""
+        return weight if weight.ndim == 2 else weight.flatten(1)
+
+    def matrices(self, copies: Tensor) -> Tensor:
+        """Copies of the weight as ``(number, outputs, inputs)``."""
+        return copies.flatten(2)
+
+    def gradients(self, x: Tensor, d: Tensor, weight: Tensor) -> Tensor:
+        """Σ_t d_t x_t' of each micro-batch, of the weight's shape."""
+        return torch.bmm(d.mT, x).view(-1, *weight.shape)
 
     def clear(self) -> None:
         """See :class:`Site`."""
@@ -62,7 +74,7 @@ class LinearSite(Site):
         assert weight is not None
         for stacks, (x, d) in zip(self.passes.stacks, pairs, strict=True):
             if "weight" in self.perturbed:
-                stacks.add(weight, torch.bmm(d.mT, x).view(-1, *weight.shape))
+                stacks.add(weight, self.gradients(x, d, weight))
             if "bias" in self.perturbed:
                 assert bias is not None
                 stacks.add(bias, d.sum(1))
@@ -98,7 +110,7 @@ class LinearSite(Site):
         """The outputs of one run, ``(..., width)`` to ``(..., outputs)``, the first rows the first shard's."""
         weight, bias, dtype = self.weights["weight"], self.weights["bias"], self.dtype
         assert weight is not None
-        W = _as(weight if weight.ndim == 2 else weight.flatten(1), dtype)
+        W = _as(self.matrix(weight), dtype)
         b = None if bias is None else _as(bias, dtype)
         if self.factored is not None:
             X, D = self.factored[run]
@@ -112,7 +124,7 @@ class LinearSite(Site):
         copies, shifts = stacks.copies(weight), None if bias is None else stacks.copies(bias)
         if copies is not None:
             shifts = b if shifts is None else _as(shifts, dtype)[:, None]
-            return _Copies.apply(x, W, b, _as(copies.flatten(2), dtype), shifts)  # type: ignore[no-untyped-call,no-any-return]
+            return _Copies.apply(x, W, b, _as(self.matrices(copies), dtype), shifts)  # type: ignore[no-untyped-call,no-any-return]
         spread = None if bias is None else stacks.spread(bias)
         if spread is None:
             return functional.linear(x, W, b)
@@ -125,6 +137,23 @@ class LinearSite(Site):
         if self.one is None or self.one.dtype != like.dtype or self.one.device != like.device:
             self.one = torch.ones(1, dtype=like.dtype, device=like.device)
         return self.one
+
+
+class TurnedSite(LinearSite):
+    """x W + b: a linear map whose weight is ``(inputs, outputs)``, as in the Conv1D of transformers."""
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """See :class:`LinearSite`."""
+        return weight.T
+
+    def matrices(self, copies: Tensor) -> Tensor:
+        """See :class:`LinearSite`."""
+        return copies.mT
+
+    def gradients(self, x: Tensor, d: Tensor, weight: Tensor) -> Tensor:
+        """See :class:`LinearSite`."""
+        del weight
+        return torch.bmm(x.mT, d)
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -151,6 +180,11 @@ def _add(y: Tensor, gram: Tensor, rows: Tensor) -> Tensor:
 
 def _flat(tensor: Tensor) -> Tensor:
     return tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
+def _outer(d: Tensor, x: Tensor, like: Tensor) -> Tensor:
+    """Σ_t d_t x_t', which lies in memory as ``like`` does."""
+    return torch.mm(d.t(), x) if like.is_contiguous() else torch.mm(x.t(), d).t()
 
 
 class _Copies(torch.autograd.Function):
@@ -183,7 +217,7 @@ class _Copies(torch.autograd.Function):
         flat = _flat(d)
         return (
             torch.bmm(d.reshape(copies.shape[0], -1, d.shape[-1]), copies).view(x.shape) if to_x else None,
-            flat.T @ _flat(x) if to_weight else None,
+            _outer(flat, _flat(x), copies[0]) if to_weight else None,
             flat.sum(0) if to_bias else None,
             None,
             None,
@@ -237,7 +271,7 @@ class _Factored(torch.autograd.Function):
             _add(back.view(X.shape), gram if c is None else gram.mul_(c), X)
         return (
             back,
-            torch.mm(flat.t(), _flat(x)) if to_weight else None,
+            _outer(flat, _flat(x), weight) if to_weight else None,
             flat.sum(0) if to_bias else None,
             None,
             None,

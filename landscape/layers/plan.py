@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.layers.attention import SelfAttention
 from landscape.layers.convolution import ConvolutionSite, is_padded, padded, site_of
-from landscape.layers.linear import LinearSite
+from landscape.layers.linear import LinearSite, TurnedSite
 from landscape.layers.norms import ChannelNormSite, TokenNormSite
 from landscape.layers.sites import Passes, Site, UnsupportedError
 from landscape.layers.tables import EmbeddingSite, RawSite
@@ -184,7 +185,7 @@ class Plan:
             return
         kind = _kind(name, layer)
         if kind is not None:
-            site = _SITES[kind](name, layer, perturbed)
+            site = _sites()[kind](name, layer, perturbed)
             if not perturbed <= site.weights.keys():
                 raise UnsupportedError(f"{name} has weights that no {kind.__name__} has")
             if any(layer._parameters.get(key) is not weight for key, weight in site.weights.items()):
@@ -213,6 +214,15 @@ _SITES: dict[type[nn.Module], Callable[..., Site]] = {
 _HOLDERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
+def _sites() -> dict[type[nn.Module], Callable[..., Site]]:
+    """The rules by type, with that for the Conv1D of transformers, which GPT-2 is made of, where it is imported."""
+    turned = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
+    if turned is None:
+        return _SITES
+    of_turned = lambda name, layer, own: TurnedSite(name, {"weight": layer.weight, "bias": layer.bias}, own)  # noqa: E731
+    return _SITES | {turned: of_turned}
+
+
 def _kind(name: str, layer: nn.Module) -> type[nn.Module] | None:
     """The type whose rule a layer follows: its own, or one whose forward it has; None if its weights are its own.
 
@@ -220,7 +230,7 @@ def _kind(name: str, layer: nn.Module) -> type[nn.Module] | None:
         UnsupportedError: if it is a layer of torch's, or derived from one, without a rule.
     """
     forward = getattr(type(layer), "forward", None)
-    for kind in _SITES:
+    for kind in _sites():
         same = isinstance(layer, kind) and forward is kind.forward
         if same and (kind not in _CONVOLUTIONS or type(layer)._conv_forward is kind._conv_forward):  # type: ignore[attr-defined]
             return kind
@@ -235,5 +245,10 @@ def _forwards(layer: Any, site: Site) -> tuple[Callable[[Tensor], Tensor], Calla
         return (
             lambda inputs: site.watched(padded(layer, inputs.detach()), plain(layer, inputs)),
             lambda inputs: site.again(padded(layer, inputs)),
+        )
+    if isinstance(site, EmbeddingSite):
+        return (
+            lambda rows: site.watched(each := site.for_each(rows), plain(layer, each)),
+            lambda rows: site.again(site.for_each(rows)),
         )
     return lambda inputs: site.watched(inputs, plain(layer, inputs)), site.again

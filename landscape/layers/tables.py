@@ -14,6 +14,8 @@ from landscape.layers.sites import Site, UnsupportedError
 class EmbeddingSite(Site):
     """A table of vectors: two positions share a gradient where they look up the same row.
 
+    Vectors of places, which a model looks up once for all examples, are looked up for each of them.
+
     Args:
         name: what the model calls it.
         layer: the module.
@@ -25,6 +27,15 @@ class EmbeddingSite(Site):
         if layer.max_norm is not None or layer.scale_grad_by_freq or layer.sparse:
             raise UnsupportedError(f"max_norm, scale_grad_by_freq or sparse of {name} is set")
         self.layer = layer
+        self._numbers_places = False  # whether it has been given rows that are no examples
+
+    def for_each(self, rows: Tensor) -> Tensor:
+        """What is looked up, for each example: places that all share come as ``(1, places)`` or ``(places,)``."""
+        number = self.passes.num_examples
+        if rows.ndim == 1:
+            self._numbers_places |= len(rows) != number
+            return rows.expand(number, -1) if self._numbers_places else rows
+        return rows.expand(number, *rows.shape[1:]) if rows.ndim > 1 and len(rows) == 1 else rows
 
     def clear(self) -> None:
         """See :class:`Site`."""

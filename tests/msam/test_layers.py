@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import ASCENTS, NETS, B, closure_of, net, require_same, step_of
+from networks import ASCENTS, NETS, B, closure_of, images, net, require_same, step_of
 from torch import nn
 
 from msam.execution import OneByOne
@@ -35,6 +35,36 @@ def test_some_weights_are_frozen(name):
     for index, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(index % 3 != 1)
     require_same(step_of(model, batch, 3, ASCENTS[0]), Layerwise())
+
+
+@pytest.mark.parametrize("number", [1, 3, 5, B])
+@pytest.mark.parametrize("ascent", ASCENTS, ids=["gradient", "adaptive"])
+def test_a_linear_layer_with_its_weight_turned_is_one(ascent, number):
+    turned = pytest.importorskip("transformers.pytorch_utils", reason="the extra hf is not installed").Conv1D
+    torch.manual_seed(2)
+    shared = turned(6, 6)
+    body = [turned(6, 4), nn.Tanh(), shared, nn.Tanh(), shared, nn.Flatten(), turned(20, 18), nn.Tanh(), turned(3, 20)]
+    model = nn.Sequential(*body).double()
+    for parameter in model.parameters():
+        parameter.data.normal_()
+    batch = images(3, 4), torch.arange(B) % 3
+    step = step_of(model, batch, number, ascent)
+    require_same(step, Layerwise())
+    assert all(slope.is_contiguous() for slope in Layerwise().outcome(step).gradient)  # as the weights are
+    for parity in (0, 1):
+        perturbed = [index % 2 == parity for index in range(len(step.parameters))]
+        require_same(step_of(model, batch, number, ascent, perturbed=perturbed), Layerwise())
+
+
+def test_places_may_be_as_many_as_examples():
+    model, (rows, targets) = net("numbered words")
+    execution = Layerwise()
+    require_same(step_of(model, (rows, targets), 3, ASCENTS[0]), execution)
+    few = rows[:5], targets[:5]
+    assert few[0].shape == (5, 5)
+    require_same(step_of(model, few, 3, ASCENTS[0]), execution)
+    with pytest.warns(UserWarning, match="its gradient was off"):  # where nothing has told them from examples
+        Layerwise().outcome(step_of(model, few, 3, ASCENTS[0]))
 
 
 @pytest.mark.parametrize("name", ["mlp", "patches", "residual"])
