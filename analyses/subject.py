@@ -76,7 +76,7 @@ class Subject:
         except (OSError, ValueError) as error:
             failure = error
         self._sharing.require_all(failure, device=place)  # a checkpoint must be there for each of them
-        self.about = task.about
+        self.about = task.about or task.name
         self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
         if task.validation is not None:
             self.data["validation set"] = _fingerprint(task.validation)

@@ -24,7 +24,7 @@ def counted(*, width: int = 4) -> Task:
     draws = torch.Generator().manual_seed(0)
     train, test = (Examples(torch.randn(n, 3, generator=draws), torch.arange(n) % 2) for n in (12, 6))
     build = lambda: nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2))
-    return Task("counted", build, functional.cross_entropy, train, test, about="made up")
+    return Task("counted", build, functional.cross_entropy, train, test)
 
 
 def spoiled(*, part: str) -> Task:
@@ -53,7 +53,7 @@ def leaves() -> Task:
 def kept() -> Task:
     """A task that builds the same model each time."""
     task = counted()
-    return Task("kept", lambda: KEPT, functional.cross_entropy, task.train, task.test, about="made up")
+    return Task("kept", lambda: KEPT, functional.cross_entropy, task.train, task.test)
 '''
 SHORT = "--task own_counted:counted --epochs 1 --batch-size 6"
 FEW = "-k 1 --probes 2 --steps 2 --points 2 --plane-points 2 --microbatch-size 6"
@@ -88,6 +88,11 @@ def test_a_sweep_loads_its_task_once_and_so_does_a_study_of_its_runs(loaded):
     loaded()
     json_of("flatness-vs-m s --probes 2 --microbatch-size 6")
     assert loaded() == ["4"]
+
+
+def test_a_task_that_says_nothing_of_its_data_goes_by_its_name(loaded):
+    json_of("train", SHORT, "--out a")
+    assert "a/checkpoints/epoch-0001.safetensors: counted\n" in msam("spectrum a -k 1 --probes 6 --steps 2").stdout
 
 
 def test_a_study_loads_a_task_once_for_each_of_its_settings(loaded):

@@ -32,7 +32,7 @@ class Task:
         loss: ``loss(outputs, targets)``, a mean over the batch.
         train: training examples.
         test: test examples, never trained on.
-        about: one sentence on where the data come from and how they were split.
+        about: one sentence on where the data come from and how they were split; results and reports begin with it.
         forward: how a batch becomes outputs and targets, ``forward(model, batch)``; see :func:`supervised`.
         validation: examples to choose settings by, never trained on; None where there are none.
         probe: what is to be watched besides loss and accuracy: model -> numbers by name, the same names every time.
@@ -49,7 +49,7 @@ class Task:
     loss: Loss
     train: Examples
     test: Examples
-    about: str
+    about: str = ""
     forward: Forward = supervised
     validation: Examples | None = None
     probe: Callable[[nn.Module], Mapping[str, float]] | None = None
