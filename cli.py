@@ -219,8 +219,12 @@ def protocol_options(*names: str) -> Decorator:
 
 def _say(line: str) -> None:
     """What a person should know; on standard error, and by one of several processes."""
-    if os.environ.get("RANK", "0") == "0":
+    if _is_first():
         click.echo(line, err=True)
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 _ELSEWHERE = (
@@ -253,17 +257,22 @@ def runs_argument(number: int | None = 1, metavar: str = "RUN") -> Decorator:
 
 
 def _opened(paths: Sequence[Path], weights: Sequence[Path], *, sweeps: bool, task: str, **about: Any) -> list[Run]:
+    from figures import terminal
     from msam.adoption import adopt
     from msam.run import Run
     from msam.sweep import open_runs
     from msam.tasks.given import settings_given
 
     runs = open_runs(paths) if sweeps else [Run.open(path) for path in paths]
-    for file in weights:
+    adopted: list[Run] = []
+    if weights:
         with _usage():
             settings = settings_given(task, **about, data=None)
-        runs.append(adopt(file, task, settings=settings, say=_say))
-    return runs
+    for file in weights:
+        with terminal.stages(silent=not _is_first()) as stage:
+            like = next(iter(adopted), None)
+            adopted.append(adopt(file, task, settings=settings, say=_say, like=like, report=stage))
+    return runs + adopted
 
 
 _PICTURED = ("density", "line", "plane")  # asked of each run for the pictures of the report
@@ -643,7 +652,7 @@ def path_(
     for file in (first.result_path("path", "..."), out or first.figure_path("path-....png")):
         require_writable(file)
     with launched(device) as (sharing, place), terminal.stages(silent=not sharing.is_first) as stage:
-        task = first.config.load_task(stage)
+        task = first.load_task(stage)
         a, b = (
             Subject(run, protocol, device=place, report=stage, task=task, sharing=sharing) for run in (first, second)
         )

@@ -110,7 +110,7 @@ def along_training(
     for file in (run.result_path("along-training", "..."), run.figure_path("along-training-....png")):
         require_writable(file)  # known before it is measured for minutes
     budget = None if seconds is None else Budget(seconds, {path.name: 1.0 for path in found})
-    sharing, task = sharing or Alone(), run.config.load_task(report)
+    sharing, task = sharing or Alone(), run.load_task(report)
     pairs: dict[Path, Answer[Eigenpairs]] = {}
     unreadable: dict[Path, str] = {}
     unmeasured: list[Path] = []

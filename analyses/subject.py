@@ -68,7 +68,7 @@ class Subject:
         self.report = report
         self._budget = budget
         self._sharing = Alone() if sharing is None else sharing
-        self._task = task = task or run.config.load_task(report)
+        self._task = task = task or run.load_task(report)
         failure: Exception | None = None
         place = choose_device(device)
         try:
@@ -281,6 +281,6 @@ def subjects_of(
     for run in runs:
         key = hash_of_settings({"task": run.config.task, "settings": dict(run.config.settings)})
         if key not in tasks:
-            tasks[key] = run.config.load_task(report)
+            tasks[key] = run.load_task(report)
         found.append(Subject(run, protocol, device=device, report=report, task=tasks[key]))
     return found

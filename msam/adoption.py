@@ -14,20 +14,30 @@ from pathlib import Path
 from typing import Any
 
 from landscape.files import LONG_AGO, require_writable
+from landscape.progress import Report, unreported
 from msam.adopted import Adopted
-from msam.checkpoints import is_whole, save_weights
+from msam.checkpoints import is_whole, save_weights, vocabulary_of
 from msam.configs import is_run, write_config
 from msam.fitting import NamesDifferError
 from msam.foreign import digest, split_key, whole
 from msam.loading import load_foreign
 from msam.run import Run
+from msam.tasks import Task
 from msam.tasks.registry import complete_settings
 
 Say = Callable[[str], None]
 _UNDER_WAY = "adopting"  # how folders end that are not whole yet
 
 
-def adopt(source: str | Path, task: str, *, settings: Mapping[str, Any], say: Say) -> Run:
+def adopt(
+    source: str | Path,
+    task: str,
+    *,
+    settings: Mapping[str, Any],
+    say: Say,
+    like: Run | None = None,
+    report: Report = unreported,
+) -> Run:
     """The run of a checkpoint from elsewhere, ``<name>-msam`` beside the file, or in the working directory.
 
     The same file under the same settings is adopted once. A file that has changed, another entry of it or another task
@@ -38,9 +48,12 @@ def adopt(source: str | Path, task: str, *, settings: Mapping[str, Any], say: Sa
         task: whose model the weights are for.
         settings: of the task; those that are not named are the defaults.
         say: is told what was done to the names, line by line, and where the run is.
+        like: a run of that task under the same settings, so that its data are loaded once for both.
+        report: of data being read.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`msam.load_foreign`; or if there is no such task or setting.
+        FileNotFoundError, ValueError: see :func:`msam.load_foreign`; or if there is no such task or setting, or the
+            checkpoint is of a vocabulary that is not the task's.
         OSError: if neither folder can be written.
     """
     path, key = split_key(source)
@@ -50,7 +63,7 @@ def adopt(source: str | Path, task: str, *, settings: Mapping[str, Any], say: Sa
     folders = _folders(path, key)
     run = next((run for folder in folders for run in _adopted_in(folder, wanted)), None)
     if run is None:
-        run = _make(folders[0], wanted, say)
+        run = _make(folders[0], wanted, say, wanted.load_task(report) if like is None else like.load_task(report))
     for remark in run.config.remarks if isinstance(run.config, Adopted) else ():
         say(f"{wanted.label}: {remark}")
     say(f"{wanted.label}: adopted as {run.path}")
@@ -67,7 +80,7 @@ def run_path(text: Path, *, like: Run, say: Say) -> Path:
     inside = path.absolute().parent
     if is_run(path) or (inside.name == "checkpoints" and is_run(inside.parent)) or not path.exists():
         return text
-    return adopt(text, like.config.task, settings=like.config.settings, say=say).path
+    return adopt(text, like.config.task, settings=like.config.settings, say=say, like=like).path
 
 
 def _folders(path: Path, key: str) -> list[Path]:
@@ -96,9 +109,10 @@ def _adopted_in(folder: Path, wanted: Adopted) -> Iterator[Run]:
                 yield run
 
 
-def _make(folder: Path, wanted: Adopted, say: Say) -> Run:
+def _make(folder: Path, wanted: Adopted, say: Say, task: Task) -> Run:
     """Adopt a file; of two processes that do it at once, one does, and the other takes up what it finds."""
-    model = wanted.load_task().model(seed=0)
+    task.require_vocabulary(vocabulary_of(whole(wanted.file)), source=wanted.file)
+    model = task.model(seed=0)
     try:
         loaded = load_foreign(model, wanted.file, key=wanted.key)
     except NamesDifferError as error:
@@ -113,7 +127,7 @@ def _make(folder: Path, wanted: Adopted, say: Say) -> Run:
     config = dataclasses.replace(wanted, remarks=loaded.remarks)
     try:
         run = Run(made, config)
-        save_weights(model, run.adopted_path)
+        save_weights(model, run.adopted_path, vocabulary=task.vocabulary)
         write_config(made / "config.json", config)
         for path in _numbered(folder):
             for other in _adopted_in(folder, wanted):
@@ -121,7 +135,7 @@ def _make(folder: Path, wanted: Adopted, say: Say) -> Run:
             try:
                 if not path.exists():
                     made.rename(path)
-                    return Run.open(path)
+                    return Run(path, config, task=task)
             except OSError:
                 if not path.exists():  # it was not taken in the meantime
                     raise

@@ -15,6 +15,7 @@ from typing import Any, Self
 from torch import nn
 
 from landscape.files import atomic_write, is_vacant, remove_partial, require_writable
+from landscape.progress import Report, unreported
 from msam.adopted import Adopted
 from msam.checkpoints import is_whole, load_weights, read_weights, vocabulary_of
 from msam.config import TrainConfig
@@ -35,10 +36,13 @@ class Run:
         config: what was, or is to be, trained; or where weights come from that were trained elsewhere.
     """
 
-    def __init__(self, path: Path, config: TrainConfig | Adopted, *, chosen: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, config: TrainConfig | Adopted, *, chosen: Path | None = None, task: Task | None = None
+    ) -> None:
         self.path = path
         self.config = config
         self._chosen = chosen
+        self._task = task
 
     @classmethod
     def create(cls, path: str | Path, config: TrainConfig, *, overwrite: bool = False) -> Self:
@@ -195,6 +199,19 @@ class Run:
                 f"the run {self.path} has no checkpoint; train it first, or continue it with --resume"
             )
         return found[-1]
+
+    def load_task(self, report: Report = unreported) -> Task:
+        """The task that the config names; its data are loaded once, however often it is asked for.
+
+        Args:
+            report: of data being read.
+
+        Raises:
+            FileNotFoundError, ValueError: if it cannot be loaded.
+        """
+        if self._task is None:
+            self._task = self.config.load_task(report)
+        return self._task
 
     def load_model(self, task: Task) -> nn.Module:
         """The task's model with the weights of the checkpoint, in evaluation mode.

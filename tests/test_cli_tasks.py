@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from commands import json_of, msam, refused
 
 OWN = '''
@@ -101,6 +102,21 @@ def test_a_study_loads_a_task_once_for_each_of_its_settings(loaded):
     loaded()
     assert msam("compare a b c", FEW, "--out r.html").exit_code == 1  # of another architecture
     assert loaded() == ["4", "5"]
+
+
+def test_weights_from_elsewhere_load_their_task_once_however_many_they_are(loaded, tmp_path):
+    first = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    for number, name in enumerate(("one", "two", "three")):
+        torch.save({key: tensor + number for key, tensor in first.state_dict().items()}, tmp_path / f"{name}.pt")
+    about = "--task own_counted:counted"
+    json_of("sharpness --weights one.pt", about, "--microbatch-size 6 --draws 2")
+    assert loaded() == ["4"]  # when it is adopted
+    json_of("sharpness --weights one.pt", about, "--microbatch-size 6 --draws 2")
+    assert loaded() == ["4"]
+    json_of("path --weights one.pt --weights two.pt", about, "--points 3")
+    assert loaded() == ["4"]
+    json_of("slice --weights one.pt", about, "--through three.pt --points 3")
+    assert loaded() == ["4"]
 
 
 def test_models_that_share_their_parameters_are_refused(loaded):

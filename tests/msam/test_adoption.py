@@ -109,8 +109,8 @@ def test_another_process_that_adopts_at_the_same_time_is_followed(file, monkeypa
     """The other is done between the look for it and the move."""
     looks = []
 
-    def late(model, path):
-        save_weights(model, path)
+    def late(model, path, *, vocabulary):
+        save_weights(model, path, vocabulary=vocabulary)
         if not looks:
             looks.append(1)
             adopted(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from texts import GOOD, glue_table, save_config, save_model, write_glue, write_t
 from torch.nn import functional
 
 from msam import Run, TrainConfig, evaluate, load_task, train
+from msam.adoption import adopt
 from msam.data.tokens import trained
 from msam.tasks.glue import GLUE
 
@@ -215,6 +217,26 @@ def test_weights_are_not_given_the_numbers_of_other_words(tmp_path):
             ValueError, match=r"was trained with the vocabulary .*, and the task glue:sst2 has .* now; put"
         ):
             ask(config.load_task())
+
+
+def test_weights_from_elsewhere_are_not_given_the_numbers_of_other_words_either(tmp_path):
+    write_glue(tmp_path / "old", "sst2")
+    settings = {"data": str(tmp_path / "old"), **SMALL}
+    config = TrainConfig(task="glue:sst2", settings=settings, epochs=1, batch_size=12)
+    run = train(config.load_task(), config, Run.create(tmp_path / "a", config))
+    write_glue(tmp_path / "new", "sst2")
+    table = glue_table("sst2", 23)
+    table["sentence"] = [text.replace("story", "tale") for text in table["sentence"]]
+    write_table(next((tmp_path / "new").glob("train*")), table)
+    torch.save(run.load_model(config.load_task()).state_dict(), tmp_path / "b.pt")
+    said: list[str] = []
+    with pytest.raises(ValueError, match=r"epoch-0001\.safetensors was trained with the vocabulary .* has .* now; put"):
+        adopt(run.checkpoint, "glue:sst2", settings=settings | {"data": str(tmp_path / "new")}, say=said.append)
+    adopted = adopt(tmp_path / "b.pt", "glue:sst2", settings=settings, say=said.append)
+    adopted.load_model(adopted.load_task())
+    shutil.copy(next((tmp_path / "new").glob("train*")), next((tmp_path / "old").glob("train*")))
+    with pytest.raises(ValueError, match=r"adopted\.safetensors was trained with the vocabulary"):
+        adopted.load_model(adopted.config.load_task())
 
 
 def test_the_tasks_are_listed_with_what_they_need():
