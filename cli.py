@@ -46,8 +46,20 @@ class PathType(click.Path):
 PATH = PathType(path_type=Path)
 
 
+class Answering(click.Command):
+    """A command whose answer alone goes to standard output; what a task of the user's own prints is said beside it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, with standard error in place of standard output."""
+        ctx.meta[__name__] = sys.stdout
+        with contextlib.redirect_stdout(sys.stderr):
+            return super().invoke(ctx)
+
+
 class Sentences(click.Group):
     """Commands whose errors are one sentence, and whose exit status is 0, 1 (it failed) or 2 (wrong usage)."""
+
+    command_class = Answering
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; MSAM_TRACEBACK=1 lets errors through as they are."""
@@ -217,6 +229,14 @@ def protocol_options(*names: str) -> Decorator:
     return decorate
 
 
+def _answer(content: Mapping[str, Any], shown: Iterable[Any], *, as_json: bool) -> None:
+    """What a command found, on standard output."""
+    from figures import terminal
+
+    with contextlib.redirect_stdout(click.get_current_context().meta.get(__name__, sys.stdout)):
+        terminal.answer(content, shown, as_json=as_json)
+
+
 def _say(line: str) -> None:
     """What a person should know; on standard error, and by one of several processes."""
     if _is_first():
@@ -347,7 +367,7 @@ def train(out: Path, resume: bool, overwrite: bool, as_json: bool, device: str, 
         with terminal.stages(silent=not processes.is_first) as stage:
             _train(run, task, place, stage, processes)
         if processes.is_first:
-            terminal.answer(run.outcome(), [terminal.run_table([run.outcome()])], as_json=as_json)
+            _answer(run.outcome(), [terminal.run_table([run.outcome()])], as_json=as_json)
 
 
 def _run_to_train(out: Path, *, resume: bool, overwrite: bool, settings: dict[str, Any]) -> tuple[Run, Task]:
@@ -399,7 +419,7 @@ def sweep(seeds: int, out: Path, as_json: bool, device: str, **settings: Any) ->
             except TrainingDivergedError as error:
                 failed.append({"run": run.path, "error": str(error)})
     shown = [terminal.run_table(ended)] if ended else []
-    terminal.answer({"runs": ended, "failed": failed}, shown, as_json=as_json)
+    _answer({"runs": ended, "failed": failed}, shown, as_json=as_json)
     if failed:
         raise click.ClickException("; ".join(f"{entry['run']}: {entry['error']}" for entry in failed))
 
@@ -459,7 +479,7 @@ def _measure(
     for question, proof in proofs.items():
         content[question]["certificate"] = proof.result.summary() | {"result": proof.path}
         shown += ["", terminal.certificate_table(proof.result), f"{proof.result.title}: {proof.path}"]
-    terminal.answer(content, shown, as_json=as_json)
+    _answer(content, shown, as_json=as_json)
     failure = verdict({question: proof.result for question, proof in proofs.items()})
     if failure:
         raise click.ClickException(failure)
@@ -489,7 +509,7 @@ def _forecast(run: Run, protocol: Protocol, device: str, as_json: bool) -> None:
     free = [f"measured before, and read back at no cost: {', '.join(known)}"] if known else []
     content = {"run": run.path, "checkpoint": run.checkpoint, "answered": known, "manifest": found.manifest}
     about, table = f"{run.checkpoint}: {subject.about}", terminal.forecast_table(found)
-    terminal.answer(content | found.summary(), [about, table, "", *found.remarks(), *free], as_json=as_json)
+    _answer(content | found.summary(), [about, table, "", *found.remarks(), *free], as_json=as_json)
 
 
 def _along(run: Run, protocol: Protocol, seconds: float | None, device: str, as_json: bool) -> None:
@@ -507,7 +527,7 @@ def _along(run: Run, protocol: Protocol, seconds: float | None, device: str, as_
     save(draw({run.name: result}), files["figure"])
     shown = ["", *course.remarks(), *(f"{kind}: {place}" for kind, place in files.items())]
     content = {"run": run.path} | course.content() | files
-    terminal.answer(content, [terminal.result_table([result]), *shown], as_json=as_json)
+    _answer(content, [terminal.result_table([result]), *shown], as_json=as_json)
     if course.unreadable:
         raise click.ClickException(f"not every checkpoint could be measured: {'; '.join(course.unreadable.values())}")
 
@@ -668,7 +688,7 @@ def path_(
     about = f"{first.checkpoint} to {second.checkpoint}: {a.about}"
     files = [f"{answer.result.curve}: {answer.path}" for answer in answers.values()] + [f"figure: {figure}"]
     table = terminal.result_table([*results.values()])
-    terminal.answer(content | {"figure": figure}, [about, table, "", *files], as_json=as_json)
+    _answer(content | {"figure": figure}, [about, table, "", *files], as_json=as_json)
 
 
 def _study(runs: Sequence[Run], protocol: Protocol, device: str, *more: str) -> tuple[list[Subject], RunTable]:
@@ -708,7 +728,7 @@ def _print_table(table: RunTable, as_json: bool, files: dict[str, Path]) -> None
         table.save_table(files["table"])
     lines = ["", *(f"{kind}: {file}" for kind, file in files.items())] if files else []
     content = table.summary() | {"manifest": table.manifest, "files": files}
-    terminal.answer(content, [terminal.table(*words.cells(table, words.headlines(table))), *lines], as_json=as_json)
+    _answer(content, [terminal.table(*words.cells(table, words.headlines(table))), *lines], as_json=as_json)
 
 
 @main.command(epilog="Example: msam analyze runs/a runs/b")
@@ -749,18 +769,15 @@ def compare(runs: Opener, out: Path, note: str, protocol: Protocol, as_json: boo
 def tasks(ctx: click.Context, as_json: bool) -> None:
     """Tasks that are built in, and the settings of one, the user's own included."""
     if ctx.invoked_subcommand is None:
-        from figures import terminal
         from msam.tasks.built_in import TASKS
 
         about = {name: str(function.__doc__).strip().splitlines()[0] for name, function in TASKS.items()}
         own = "one of your own, a function that returns a msam.Task; it may lie in the working directory"
         lines = [f"{name}: {sentence}" for name, sentence in (about | {"module.path:function": own}).items()]
-        terminal.answer(
-            {"tasks": about}, [*lines, "", "msam tasks show NAME lists the settings of one"], as_json=as_json
-        )
+        _answer({"tasks": about}, [*lines, "", "msam tasks show NAME lists the settings of one"], as_json=as_json)
 
 
-@tasks.command(epilog="Example: msam tasks show digits")
+@tasks.command(cls=Answering, epilog="Example: msam tasks show digits")
 @click.argument("name")
 @json_option
 def show(name: str, as_json: bool) -> None:
@@ -772,7 +789,7 @@ def show(name: str, as_json: bool) -> None:
         rows = described(name)
     cells = [["(to be given)" if cell is None else cell for cell in row.values()] for row in rows]
     shown = terminal.table(["setting", "type", "default", "what it is"], cells, words=4)
-    terminal.answer({"task": name, "settings": rows}, [shown], as_json=as_json)
+    _answer({"task": name, "settings": rows}, [shown], as_json=as_json)
 
 
 @main.command(name="flatness-vs-m", epilog="Example: msam flatness-vs-m runs/sweep --out flatness.pdf")
@@ -802,7 +819,7 @@ def flatness_vs_m(path: Path, out: Path | None, protocol: Protocol, as_json: boo
 @json_option
 def plot(paths: Sequence[Path], out: Path, as_json: bool) -> None:
     """Draw saved results of one kind in one figure. Results of different protocols are refused."""
-    from figures import draw, save, terminal
+    from figures import draw, save
     from landscape.manifest import require_comparable
     from landscape.results import Result, require_one_kind
 
@@ -816,7 +833,7 @@ def plot(paths: Sequence[Path], out: Path, as_json: bool) -> None:
     require_comparable({name: result.manifest for name, result in results.items()})
     save(draw(results), out)
     content = {"figure": out, "results": {name: result.summary() for name, result in results.items()}}
-    terminal.answer(content, [f"figure: {out}"], as_json=as_json)
+    _answer(content, [f"figure: {out}"], as_json=as_json)
 
 
 if __name__ == "__main__":

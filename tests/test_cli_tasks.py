@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from commands import json_of, msam, refused
@@ -56,6 +58,25 @@ def kept() -> Task:
     task = counted()
     return Task("kept", lambda: KEPT, functional.cross_entropy, task.train, task.test)
 '''
+LOUD = """
+from msam import Task
+from own_counted import counted
+print("imported")
+
+def loud() -> Task:
+    print("loaded")
+    task = counted()
+
+    def build():
+        print("built")
+        return task.build()
+
+    def loss(outputs, targets):
+        print("asked")
+        return task.loss(outputs, targets)
+
+    return Task("loud", build, loss, task.train, task.test, "made up")
+"""
 SHORT = "--task own_counted:counted --epochs 1 --batch-size 6"
 FEW = "-k 1 --probes 2 --steps 2 --points 2 --plane-points 2 --microbatch-size 6"
 
@@ -117,6 +138,18 @@ def test_weights_from_elsewhere_load_their_task_once_however_many_they_are(loade
     assert loaded() == ["4"]
     json_of("slice --weights one.pt", about, "--through three.pt --points 3")
     assert loaded() == ["4"]
+
+
+def test_what_a_task_prints_is_not_part_of_the_answer(loaded, tmp_path):
+    (tmp_path / "own_loud.py").write_text(LOUD)
+    found = msam("train --task own_loud:loud --epochs 1 --batch-size 6 --out a --json")
+    assert json.loads(found.stdout)["run"] == "a"
+    assert {"imported", "loaded", "built", "asked"} <= set(found.stderr.split())
+    assert json_of("sharpness a --microbatch-size 6 --draws 2")["run"] == "a"
+    assert "loaded" not in msam("sharpness a --microbatch-size 6 --draws 2").stdout
+    (tmp_path / "own_louder.py").write_text(LOUD)
+    assert json_of("tasks show own_louder:loud")["settings"] == []
+    assert "Usage: " in msam("train --help").stdout
 
 
 def test_models_that_share_their_parameters_are_refused(loaded):
