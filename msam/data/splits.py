@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,9 +48,12 @@ def training_and_validation(
     if validation_examples:
         _require_part("validation_examples", validation_examples, targets, classes)
         validation, rows = stratified_rows(targets, validation_examples, seed=0)
+        _require_classes(f"validation_examples {validation_examples}", targets, validation, rows)
     if train_examples is not None and train_examples != len(rows):
         _require_part("train_examples", train_examples, targets[rows], classes)
-        rows = rows[stratified_rows(targets[rows], train_examples, seed=seed)[0]]
+        chosen, _ = stratified_rows(targets[rows], train_examples, seed=seed)
+        _require_classes(f"train_examples {train_examples}", targets[rows], chosen)
+        rows = rows[chosen]
     return rows, validation
 
 
@@ -66,7 +71,9 @@ def rows_to_test_on(targets: Tensor, fraction: float) -> Tensor:
             f"test_fraction {fraction} of {len(targets)} images is {number}; the images to test on and the others must "
             f"each have one of all {classes} classes, at least"
         )
-    return stratified_rows(targets, number, seed=0)[0]
+    chosen, rest = stratified_rows(targets, number, seed=0)
+    _require_classes(f"test_fraction {fraction}", targets, chosen, rest)
+    return chosen
 
 
 def require_noise(fraction: float, seed: int) -> None:
@@ -98,6 +105,23 @@ def _require_part(name: str, number: int, targets: Tensor, classes: int) -> None
     if not least <= number <= most:
         everything = f", or {len(targets)}" if name == "train_examples" else ""
         raise ValueError(f"{name} must be between {least} and {most}{everything}; got {number}")
+
+
+def _require_classes(setting: str, targets: Tensor, chosen: Tensor, rest: Tensor | None = None) -> None:
+    """Of a rare class a proportional part may have none; where there is no rest, it is of no matter."""
+    least = math.ceil(len(targets) / _fewest(targets))  # of so many every class has one
+    advice = {"has": f"take {least} or more", "leaves": f"take {len(targets) - least} or fewer"}
+    counts = targets.bincount()
+    for verb, part in (("has", chosen), ("leaves", rest)):
+        if part is None:
+            continue
+        lacking = ((counts > 0) & (targets[part].bincount(minlength=len(counts)) == 0)).nonzero()
+        if len(lacking):
+            rare = int(lacking[0])
+            raise ValueError(
+                f"{setting} {verb} no example of class {rare}, which is {int(counts[rare])} of {len(targets)}; "
+                f"{advice[verb]}"
+            )
 
 
 def _classes(targets: Tensor) -> int:

@@ -62,6 +62,34 @@ def test_a_part_without_an_example_of_each_class_is_refused(settings, sentence):
         parts(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"train": 5, "validation": 0},
+            "train_examples 5 has no example of class 1, which is 2 of 52; take 26 or more",
+        ),
+        (
+            {"train": None, "validation": 5},
+            "validation_examples 5 has no example of class 1, which is 2 of 52; take 26",
+        ),
+        ({"train": None, "validation": 48}, "validation_examples 48 leaves no example of class 1, .* take 26 or fewer"),
+    ],
+)
+def test_a_part_in_proportion_that_would_lack_a_rare_class_is_refused(settings, sentence):
+    rare = torch.tensor([0] * 50 + [1] * 2)
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        parts(targets=rare, **settings)
+    for number in (26, 50):  # what is advised, and what serves
+        train, validation = parts(train=number, validation=0, targets=rare)
+        assert set(rare[train].tolist()) == {0, 1}
+    train, validation = parts(validation=26, targets=rare)
+    assert set(rare[train].tolist()) == set(rare[validation].tolist()) == {0, 1}
+    with pytest.raises(ValueError, match=r"^test_fraction 0\.2 has no example of class 1, which is 2 of 52; take 26"):
+        rows_to_test_on(rare, 0.2)
+    assert set(rare[rows_to_test_on(rare, 0.5)].tolist()) == {0, 1}
+
+
 def test_the_images_to_test_on_are_a_stratified_part_that_is_always_the_same():
     rows = rows_to_test_on(TARGETS, 0.2)
     assert TARGETS[rows].bincount().tolist() == [10] * 4
