@@ -107,9 +107,10 @@ def _index(path: Path) -> tuple[dict[str, str], int | None]:
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
         shards, size = written["weight_map"], (written.get("metadata") or {}).get("total_size")
+        size = None if size is None else int(size)
         names = sorted(set(shards.values()))
         fits = bool(names) and all(isinstance(name, str) and Path(name).name == name for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not the index of a sharded checkpoint ({error!r}); copy it again") from None
     if not fits:
         raise ValueError(f"{path} does not name files beside it; its weight_map must be names of shards in its folder")
@@ -119,7 +120,7 @@ def _index(path: Path) -> tuple[dict[str, str], int | None]:
             f"of the {len(names)} shards that {path} names {len(missing)} {'is' if len(missing) == 1 else 'are'} "
             f"missing: {', '.join(missing)}; put all of them beside it"
         )
-    return shards, None if size is None else int(size)
+    return shards, size
 
 
 def _read_shards(path: Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -75,7 +76,7 @@ def labelled(paths: Sequence[Path], names: Sequence[str], *, classes: int | None
                 raise ValueError(f"row {wrong} of the column {name!r} in {path} is no text: {table[name][wrong]!r}")
         kinds = (int,) if classes is not None else (int, float)
         for row, label in enumerate(table["label"]):
-            if not isinstance(label, kinds) or (classes is not None and not 0 <= label < classes):
+            if not isinstance(label, kinds) or not (0 <= label < classes if classes is not None else isfinite(label)):
                 wanted = "a number" if classes is None else f"a class from 0 to {classes - 1}"
                 hidden = " (the labels of GLUE's test data are hidden)" if label == -1 else ""
                 raise ValueError(f"the label in row {row} of {path} is {label!r}{hidden}; it must be {wanted}")

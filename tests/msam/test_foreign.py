@@ -120,6 +120,12 @@ def test_tensors_with_two_names_count_once(tmp_path):
         ('{"weight_map": {"a": "../a.safetensors"}}', "does not name files beside it"),
         ('{"weight_map": {"a": "/a.safetensors"}}', "does not name files beside it"),
         ('{"weight_map": {"a": 3}}', "does not name files beside it"),
+        ('{"weight_map": {"a": "b"}, "metadata": {"total_size": "many"}}', r"is not the index .*many'\"?\)\); copy it"),
+        (
+            '{"weight_map": {"a": "b"}, "metadata": {"total_size": Infinity}}',
+            "is not the index of a sharded checkpoint",
+        ),
+        ('{"weight_map": {"a": "b"}, "metadata": {"total_size": NaN}}', "is not the index of a sharded checkpoint"),
     ],
 )
 def test_a_damaged_index_is_refused(written, words, tmp_path):

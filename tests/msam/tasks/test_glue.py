@@ -179,6 +179,15 @@ def test_a_regression_has_no_label_noise(tmp_path):
         load_task("glue:stsb", {"data": str(tmp_path), **SMALL, "label_noise": 0.5})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_a_value_that_is_no_number_is_refused(value, tmp_path):
+    table = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [1.0, value]}
+    for split in ("train", "validation"):
+        write_table(tmp_path / f"{split}.parquet", table)
+    with pytest.raises(ValueError, match=f"the label in row 1 of .*train.parquet is {value}; it must be a number"):
+        load_task("glue:stsb", {"data": str(tmp_path), **SMALL})
+
+
 def test_a_class_without_sentences_is_refused(tmp_path):
     table = {"sentence": ["a", "b", "c"], "label": [0, 0, 1]}
     for split in ("train", "validation"):
