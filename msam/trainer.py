@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.batches import Batch
+from landscape.batches import Batch, num_examples, tensors
 from landscape.denominators import denominator_of, examples
 from landscape.forward import read
 from landscape.losses import loss_of
@@ -129,7 +129,16 @@ class Trainer:
         """What both passes of every micro-batch see: of the whole batch, so that it is the same for any split of it."""
         if self.task.augment is None:
             return batch
-        return self.task.augment(*batch, draws=draws_of(self.config.seed, self.epoch, step))
+        with self._of_the_task():
+            found = self.task.augment(*batch, draws=draws_of(self.config.seed, self.epoch, step))
+            wanted = num_examples(batch)
+            if not (isinstance(found, tuple | list) and len(found) == 2) or num_examples(found) != wanted:
+                number = f" of {num_examples(found)} examples" if tensors(found) else ""
+                raise TypeError(
+                    f"augment must return a pair, inputs and targets of {wanted} examples; got a "
+                    f"{type(found).__name__}{number}"
+                )
+        return found[0], found[1]
 
     def _loss(self, batch: tuple[Batch, Tensor]) -> Tensor | tuple[Tensor, Tensor | float]:
         precision = PRECISIONS[self.config.precision]

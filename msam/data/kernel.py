@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -78,10 +79,10 @@ def kernel_regression(
     Raises:
         ValueError: if an argument is out of its range.
     """
-    if number < 1 or tests < 1 or dim < 1 or not bandwidth > 0 or not noise >= 0:
+    if number < 1 or tests < 1 or dim < 1 or not bandwidth > 0 or not 0 <= noise < math.inf:
         raise ValueError(
             "kernel regression takes at least one training point, test point and dimension, a bandwidth above 0, and "
-            f"noise of 0 or more; got {number}, {tests}, {dim}, {bandwidth} and {noise}"
+            f"noise of 0 or more, a finite number; got {number}, {tests}, {dim}, {bandwidth} and {noise}"
         )
     generator = torch.Generator().manual_seed(seed)
     points = 2 * torch.rand(number + tests, dim, generator=generator, dtype=torch.float64) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -92,7 +93,8 @@ def signal_and_noise(
     Raises:
         ValueError: if an argument is out of its range.
     """
-    if number < 1 or patches < 2 or signal.ndim != 1 or not noise > 0 or not 0 <= label_noise <= 1:
+    known = signal.ndim == 1 and bool(signal.isfinite().all()) and 0 < noise < math.inf
+    if number < 1 or patches < 2 or not known or not 0 <= label_noise <= 1:
         raise ValueError(
             "signal patches take at least one example, two patches, a signal (d,), noise above 0, and label noise "
             f"from 0 to 1; got {number}, {patches}, {tuple(signal.shape)}, {noise} and {label_noise}"

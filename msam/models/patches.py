@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,14 +21,15 @@ class PatchNet(nn.Module):
         deviation: σ₀ of the initial weights, drawn from N(0, σ₀²).
 
     Raises:
-        ValueError: if there is no filter or no entry, or the deviation is negative.
+        ValueError: if there is no filter or no entry, or the deviation is negative or no number.
     """
 
     def __init__(self, dim: int, *, filters: int, deviation: float = 0.01) -> None:
         super().__init__()
-        if dim < 1 or filters < 1 or deviation < 0:
+        if dim < 1 or filters < 1 or not 0 <= deviation < math.inf:
             raise ValueError(
-                f"dim and filters must be positive and deviation not negative; got {dim}, {filters} and {deviation}"
+                "dim and filters must be positive, and deviation must be a number of 0 or more; got "
+                f"{dim}, {filters} and {deviation}"
             )
         self.layer = nn.Linear(dim, 2 * filters, bias=False)
         nn.init.normal_(self.layer.weight, std=deviation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -42,8 +44,8 @@ def patches(
         deviation: σ₀ of the initial weights.
         data_seed: of signal, noise and labels.
     """
-    if not signal > 0 or dim < 1:
-        raise ValueError(f"signal and dim must be positive; got {signal} and {dim}")
+    if not 0 < signal < math.inf or dim < 1:
+        raise ValueError(f"signal and dim must be positive, finite numbers; got {signal} and {dim}")
     require_seed(data_seed)
     PatchNet(1, filters=filters, deviation=deviation)  # which refuses what makes no sense
     direction = torch.randn(dim, generator=torch.Generator().manual_seed(data_seed), dtype=torch.float64)

@@ -150,3 +150,24 @@ def test_a_task_of_ones_own_may_augment_as_it_likes(trained):
     assert len(set(asked)) == len(asked) == 9
     with pytest.raises(TypeError, match="augment must be a function; got a str"):
         dataclasses.replace(task, augment="flip").require_usable()
+
+
+@pytest.mark.parametrize(
+    ("augment", "words"),
+    [
+        (
+            lambda x, y, draws: (x[:3], y[:3]),
+            r"TypeError: augment must return a pair, .* of 8 examples; got a tuple of 3",
+        ),
+        (
+            lambda x, y, draws: None,
+            "TypeError: augment must return a pair, inputs and targets of 8 examples; got a NoneT",
+        ),
+        (lambda x, y, draws: (x, y, x), "TypeError: augment must return a pair"),
+        (lambda x, y: (x, y), "TypeError: .*unexpected keyword argument 'draws'"),
+    ],
+)
+def test_an_augmentation_that_is_none_is_named_with_its_task(augment, words, trained):
+    task = dataclasses.replace(CONFIG.load_task(), augment=augment)
+    with pytest.raises(ValueError, match=f"^the task digits failed in epoch 1 with {words}"):
+        trained(task=task)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from commands import refused
 from torch.nn import functional
 
 from landscape import GradientAscent
@@ -94,10 +95,27 @@ def test_too_many_examples_cannot_be_taken_apart():
         drawn.decomposed(torch.zeros(2, 1, 30), torch.zeros(2, 1, 30))
 
 
-@pytest.mark.parametrize("wrong", [{"number": 0}, {"patches": 1}, {"noise": 0.0}, {"label_noise": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"number": 0}, {"patches": 1}, {"noise": 0.0}, {"noise": float("inf")}, {"label_noise": 1.5}]
+)
 def test_what_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValueError, match="signal patches take at least one example"):
         draw(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("task", "setting", "sentence"),
+    [
+        ("patches", "signal", "signal and dim must be positive, finite numbers; got {}"),
+        ("patches", "deviation", "deviation must be a number of 0 or more; got 1, 10 and {}"),
+        ("kernel", "noise", "noise of 0 or more, a finite number; got 50, 500, 1, 0.2 and {}"),
+    ],
+)
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_number_that_is_none_is_wrong_usage(task, setting, sentence, value, tmp_path):
+    found = refused(f"train --task {task} --set {setting}={value} --out {tmp_path}/a", status=2)
+    assert sentence.format(value) in found
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_run_watches_both_alignments(tmp_path):
