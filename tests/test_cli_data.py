@@ -9,6 +9,9 @@ import shutil
 import pytest
 from commands import json_of, msam, refused
 from made_up_images import cifar_parquet
+from texts import save_config, write_glue
+
+from msam.data.tokens import trained
 
 TRAIN = "train --task cifar10 --model mlp --set hidden=2 --epochs 1 --batch-size 20 --micro-batches 2"
 FEW = "-k 1 --probes 2 --steps 2"
@@ -95,6 +98,31 @@ def test_what_is_wrong_with_the_data_is_one_sentence(place):
         f"{file} is not a whole parquet file" in sentence
     )
     assert not (place / "a").exists()
+
+
+def test_a_setting_in_two_ways_and_an_empty_path_are_refused(place):
+    sentence = refused(TRAIN, "--data data --set hidden=3 --out a", status=2)
+    assert sentence == "--set hidden=2 and --set hidden=3 differ; give one of them"
+    assert json_of(TRAIN, "--data data --set hidden=2 --out a")["config"]["settings"]["hidden"] == 2
+    sentence = refused(TRAIN, "--set data= --out b", status=2)
+    assert sentence == "--set data= has no path after it; the working directory is data=."
+    assert not (place / "b").exists()
+
+
+def test_a_run_of_a_model_and_a_tokenizer_in_folders_is_measured_from_everywhere(place, monkeypatch):
+    pytest.importorskip("transformers", reason="the extra hf is not installed")
+    write_glue(place / "sst2", "sst2")
+    save_config(place / "models" / "bert", "Bert")
+    trained(["warm film", "dull story"], kind="words", size=40, lower=True).inner.save(str(place / "words.json"))
+    settings = json_of(
+        "train --task glue:sst2 --data sst2 --model hf:models/bert --set tokenizer=words.json --epochs 1 --out a"
+    )["config"]["settings"]
+    assert [settings[name] for name in ("data", "model", "tokenizer")] == [
+        *(str(place / "sst2"), f"hf:{place}/models/bert", str(place / "words.json"))
+    ]
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    assert json_of("spectrum ../a --dry-run", FEW)["manifest"]["objective"]["num_examples"] == 23
 
 
 def test_digits_are_validated_with_too(tmp_path):

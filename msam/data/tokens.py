@@ -16,7 +16,6 @@ from torch import Tensor
 from msam.extras import extra
 
 Kind = Literal["words", "pieces"]
-KINDS: tuple[Kind, ...] = ("words", "pieces")
 SPECIAL = ("<pad>", "<unk>", "<cls>", "<sep>")
 _BYTES = 256
 _PADDING = ("<pad>", "[PAD]", "<|endoftext|>", "</s>")  # what models without a padding token pad with is masked

@@ -17,7 +17,7 @@ from msam.data import Examples, at_random, with_label_noise
 from msam.data.places import present
 from msam.data.splits import require_seed, training_and_validation
 from msam.data.text import Labelled, files_of, labelled
-from msam.data.tokens import Encoded, encoded
+from msam.data.tokens import Encoded, Kind as Trained, encoded
 from msam.models.huggingface import from_folder
 from msam.models.text import TextClassifier
 from msam.tasks.task import Task
@@ -82,7 +82,7 @@ def glue(name: str) -> Callable[..., Task]:
         depth: int = 2,
         heads: int = 4,
         dropout: float = 0.1,
-        tokenizer: str | None = None,
+        tokenizer: Trained | Path | None = None,
         vocabulary: int = 8000,
         max_length: int | None = None,
         train_examples: int | None = None,

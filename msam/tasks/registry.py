@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import itertools
 import re
 import sys
-import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from landscape.progress import Report, unreported
-from msam.models.huggingface import PREFIX
 from msam.models.registry import ImageModel, settled
 from msam.tasks.built_in import TASKS
 from msam.tasks.failing import said
+from msam.tasks.kinds import converted, hint, kind_in_words, kind_of, taken
 from msam.tasks.task import Task
 
 _EMPTY: Any = inspect.Parameter.empty  # the default of a setting that has none
 _ARGUMENT = re.compile(r" {4}(\w+): (.*)")
-_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def load_task(name: str, settings: Mapping[str, Any], *, report: Report = unreported) -> Task:
@@ -43,7 +40,7 @@ def load_task(name: str, settings: Mapping[str, Any], *, report: Report = unrepo
             of the user's own cannot be imported, fails, or returns something else.
     """
     complete, known = complete_settings(name, settings), settings_of(name)
-    given = {key: Path(value) if _is_path(value, known[key][0]) else value for key, value in complete.items()}
+    given = {key: taken(value, known[key][0]) for key, value in complete.items()}
     function = function_of(name)
     given |= {key: report for key, kind in typing.get_type_hints(function).items() if kind == Report}
     if name in TASKS:
@@ -74,13 +71,13 @@ def complete_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     known = settings_of(name)
     for key in settings:
         if key not in known:
-            there = _hint(key, list(known)) if known else "it has none"
+            there = hint(key, list(known)) if known else "it has none"
             raise ValueError(f"task {name!r} has no setting {key!r}; {there}")
     found = {}
     for key, (kind, default) in known.items():
         if key not in settings and default is _EMPTY:
             raise ValueError(f"task {name!r} needs the setting {key!r}; give it with --set {key}=...")
-        found[key] = _convert(key, settings.get(key, default), kind)
+        found[key] = converted(key, settings.get(key, default), kind)
     return settled(found) if known.get("model", (None,))[0] == ImageModel else found
 
 
@@ -94,15 +91,15 @@ def settings_of(name: str) -> dict[str, tuple[Any, Any]]:
     found = {}
     try:
         signature, kinds = inspect.signature(function), typing.get_type_hints(function)
-    except (TypeError, ValueError, NameError) as error:
+    except Exception as error:  # annotations that are texts are run
         raise ValueError(f"the settings of the task {name} cannot be read: {said(error)}") from None
     for key, entry in signature.parameters.items():
         if entry.kind not in (entry.KEYWORD_ONLY, entry.POSITIONAL_OR_KEYWORD):
             raise ValueError(f"the task {name} takes {entry}; its settings must be arguments with names")
         if kinds.get(key) == Report:  # no setting: whoever loads the task brings it
             continue
-        plain = str if entry.default in (entry.empty, None) else type(entry.default)
-        found[key] = (kinds.get(key, plain), entry.default)
+        kind = kinds.get(key, kind_of(entry.default))
+        found[key] = (kind | None if entry.default is None else kind, entry.default)
     return found
 
 
@@ -149,7 +146,7 @@ def function_of(name: str) -> Callable[..., Any]:
     path, colon, wanted = name.partition(":")
     if not colon or any(known.startswith(f"{path}:") for known in TASKS):  # a family that is built in
         raise ValueError(
-            f"there is no task {name!r}; {_hint(name, list(TASKS))}. One of your own is named module.path:function"
+            f"there is no task {name!r}; {hint(name, list(TASKS))}. One of your own is named module.path:function"
         )
     here = str(Path.cwd())
     if here not in sys.path:  # an installed command does not look there
@@ -167,70 +164,14 @@ def function_of(name: str) -> Callable[..., Any]:
     function = getattr(module, wanted, None)
     if function is None:
         own = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == path]
-        there = _hint(wanted, own) if own else "it has no functions"
+        there = hint(wanted, own) if own else "it has no functions"
         raise ValueError(f"the module {path} has no function {wanted!r}; {there}")
     if not callable(function):
         raise ValueError(f"{name} is a {type(function).__name__}; a task is a function that returns a msam.Task")
     return function  # type: ignore[no-any-return]
 
 
-def kind_in_words(kind: Any) -> str:
-    """How a type is written for a person: its name, or what there is to choose from."""
-    if typing.get_origin(kind) is Literal:
-        return " or ".join([*map(str, typing.get_args(kind)), *_besides(kind)])
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-        return " or ".join("none" if part is type(None) else kind_in_words(part) for part in typing.get_args(kind))
-    return getattr(kind, "__name__", str(kind))
-
-
-def _convert(name: str, value: Any, kind: Any) -> Any:
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-        kinds = typing.get_args(kind)
-        if type(None) in kinds and (value is None or str(value).lower() == "none"):
-            return None
-        kind = next(part for part in kinds if part is not type(None))
-    if typing.get_origin(kind) is Literal:
-        options = list(typing.get_args(kind))
-        chosen = [option for option in options if option == value or str(option) == value]
-        if _besides(kind) and str(value).startswith(PREFIX):
-            return str(value)
-        if not chosen:
-            raise ValueError(
-                f"there is no {name} {value!r}; {_hint(str(value), [*map(str, options), *_besides(kind)])}"
-            )
-        return chosen[0]
-    if kind is bool:
-        if not isinstance(value, bool) and str(value).lower() not in _TRUTHS:
-            raise ValueError(f"{name} must be true or false; got {value!r}")
-        return value if isinstance(value, bool) else _TRUTHS[str(value).lower()]
-    if kind not in (int, float, str, Path):
-        raise ValueError(
-            f"{name} is of type {kind_in_words(kind)}, which no text stands for; a setting of a task is a number, a "
-            "text, a path, true or false, or one of the values of a Literal"
-        )
-    try:
-        converted = str(value) if kind is Path else kind(value)  # a path stays a text, which a config can hold
-    except (TypeError, ValueError, OverflowError):
-        converted = None
-    rounded = kind is int and not isinstance(value, str) and converted != value
-    if converted is None or isinstance(value, bool) or rounded or value is None:
-        raise ValueError(f"{name} must be of type {kind_in_words(kind)}; got {value!r}")
-    return converted
-
-
-def _besides(kind: Any) -> list[str]:
-    """What an image model may be, besides those that are built in."""
-    return [f"{PREFIX}FOLDER"] if kind == ImageModel else []
-
-
-def _is_path(value: Any, kind: Any) -> bool:
-    return value is not None and Path in (kind, *typing.get_args(kind))
-
-
 def _written(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_written, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-def _hint(wrong: str, options: list[str]) -> str:
-    near = difflib.get_close_matches(wrong, options, n=1)
-    return f"did you mean {near[0]!r}? There are: {', '.join(options)}" if near else f"there are: {', '.join(options)}"

@@ -14,6 +14,7 @@ from msam.data import Examples, at_random
 from msam.data.places import present
 from msam.data.splits import require_seed
 from msam.data.text import plain_text
+from msam.data.tokens import Kind
 from msam.models.huggingface import from_folder
 from msam.models.text import LanguageModel
 from msam.tasks.task import Task
@@ -33,7 +34,7 @@ def text(
     heads: int = 4,
     dropout: float = 0.1,
     tied: bool = True,
-    tokenizer: str | None = None,
+    tokenizer: Kind | Path | None = None,
     vocabulary: int = 4000,
     test_fraction: float = 0.1,
     validation_fraction: float = 0.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from msam.data.tokens import KINDS, Kind, Vocabulary, read_vocabulary, trained
+from msam.data.tokens import Kind, Vocabulary, read_vocabulary, trained
 from msam.models.huggingface import PREFIX, has_weights, local_folder
 
 
@@ -24,7 +24,7 @@ def folder_of_model(model: str, *, built_in: str, download: bool) -> Path | None
 
 
 def vocabulary_of(
-    tokenizer: str | None, texts: Sequence[str], *, kind: Kind, size: int, lower: bool, folder: Path | None
+    tokenizer: Kind | Path | None, texts: Sequence[str], *, kind: Kind, size: int, lower: bool, folder: Path | None
 ) -> Vocabulary:
     """The tokenizer that is asked for.
 
@@ -44,14 +44,13 @@ def vocabulary_of(
     known = folder is not None and has_weights(folder)
     if tokenizer is None and folder is not None and (known or (folder / "tokenizer.json").is_file()):
         return read_vocabulary(folder)
-    if tokenizer is not None and tokenizer not in KINDS:
+    if isinstance(tokenizer, Path):
         return read_vocabulary(tokenizer)
     if known:
         raise ValueError(
             f"the weights of {folder} belong to their own tokenizer; leave out tokenizer={tokenizer}, or name a file"
         )
-    chosen = kind if tokenizer is None else next(known for known in KINDS if known == tokenizer)
-    return trained(texts, kind=chosen, size=size, lower=lower)
+    return trained(texts, kind=tokenizer or kind, size=size, lower=lower)
 
 
 def require_sizes(*, width: int, depth: int, heads: int, dropout: float) -> None:

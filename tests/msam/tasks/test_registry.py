@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -65,6 +66,11 @@ def other(): return 3
 def anything(**settings): return 3
 def unknown(*, value: list = ()): return 3
 def by_name(*, batch: dict = None): return 3
+def several(*, widths: tuple[int, ...] = (4, 8), rate: Literal["auto"] | float = "auto", most: int = None,
+            folder=Path("."), plain=(1, 2), word=None):
+    task, about = pairs(), repr((widths, rate, most, folder, plain, word))
+    return Task("several", task.build, task.loss, task.train, task.test, about)
+def odd(*, value: "torch.nothing" = 3): return 3
 def empty():
     task = pairs()
     return Task("empty", task.build, task.loss, task.train, Examples(torch.zeros(0, 2), torch.zeros(0)), "")
@@ -111,6 +117,26 @@ def test_settings_of_a_function_are_completed_by_its_defaults(own):
     json.dumps(complete)  # they stand in a config
 
 
+def test_settings_may_be_several_values_of_several_types_and_none_where_that_is_the_default(own):
+    name = f"{own}.tasks:several"
+    assert load_task(name, {}).about == repr(((4, 8), "auto", None, Path(), (1, 2), None))
+    texts = {"widths": "3", "rate": "0.5", "most": "7", "folder": "a", "plain": "5,6", "word": "w"}
+    expected = repr(((3,), 0.5, 7, Path("a"), (5, 6), "w"))
+    assert load_task(name, texts).about == expected
+    kept = json.loads(json.dumps(complete_settings(name, texts)))  # as it stands in a config
+    assert complete_settings(name, kept) == kept
+    assert load_task(name, kept).about == expected
+    rows = {row["setting"]: (row["type"], row["default"]) for row in described(name)}
+    assert rows == {
+        "widths": ("int,... with commas", "4,8"),
+        "rate": ("auto or float", "auto"),
+        "most": ("int or none", "none"),
+        "folder": ("Path", "."),
+        "plain": ("int,... with commas", "1,2"),
+        "word": ("str or none", "none"),
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "sentence"),
     [
@@ -130,9 +156,22 @@ def test_settings_of_a_function_are_completed_by_its_defaults(own):
         ("{}.tasks:pairs", {"kind": "c"}, "there is no kind 'c'; there are: a, b"),
         ("{}.tasks:pairs", {"most": "many"}, "most must be of type int; got 'many'"),
         ("{}.tasks:unknown", {}, "value is of type list, which no text stands for"),
+        ("{}.tasks:by_name", {"batch": "3"}, "batch is of type dict, which no text stands for"),
+        (
+            "{}.tasks:odd",
+            {},
+            "the settings of the task .* cannot be read: AttributeError: .*has no attribute 'nothing'",
+        ),
+        (
+            {},
+        ),
         ("{}.tasks:empty", {}, "cannot be used: test has no examples"),
         ("{}.tasks:ragged", {}, r"cannot be used: .*agree in their first dimension.*\[3, 4\]"),
         ("{}.tasks:lists", {}, r"cannot be used: train must be msam.Examples\(inputs, targets\); got a list"),
+        (
+            {"kind": "ndarray"},
+            "the inputs of test must be tensors; got a ndarray, which torch.as_ten",
+        ),
         ("pairs", {}, "there is no task 'pairs'; there are: digits, .*One of your own is named module.path:function"),
     ],
 )
