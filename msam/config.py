@@ -217,6 +217,10 @@ class TrainConfig:
         model = task.model(seed=self.seed)
         if self.trainable != "all":
             train_only(model, self.trainable)
+        _require(
+            any(parameter.requires_grad for parameter in model.parameters()),
+            f"the model of the task {task.name} has no parameters that are trained; set requires_grad on some",
+        )
         return model
 
     def ascent(self) -> Perturbation | Descent | None:

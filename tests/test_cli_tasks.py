@@ -39,12 +39,15 @@ def spoiled(*, part: str) -> Task:
         "test": Examples(task.test.inputs, few - 1),
         "doubles": Examples(inputs.double(), number % 2),
         "build": lambda: 1 / 0,
+        "frozen": lambda: nn.Linear(3, 2).requires_grad_(False),
+        "nothing": lambda: nn.Identity(),
         "instance": nn.Linear(3, 2),
         "model": lambda: nn.Linear(4, 2),
         "loss": lambda outputs, targets: {}["scores"],
         "forward": lambda model, batch: model(batch[0]),
     }
-    place = {"doubles": "train", "instance": "build", "model": "build"}.get(part, part)
+    place = {"doubles": "train"} | dict.fromkeys(("instance", "model", "frozen", "nothing"), "build")
+    place = place.get(part, part)
     return dataclasses.replace(task, **{place: parts[part]})
 
 
@@ -166,6 +169,8 @@ def test_models_that_share_their_parameters_are_refused(loaded):
         ("doubles", "the task counted failed in epoch 1 with RuntimeError: mat1 and mat2 must have the same dtype", 1),
         ("build", "the task counted failed to build its model with ZeroDivisionError: division by zero; MSAM_", 2),
         ("instance", "the task counted failed to build its model with TypeError: Linear.forward() missing 1", 2),
+        ("frozen", "the model of the task counted has no parameters that are trained; set requires_grad on some", 2),
+        ("nothing", "the model of the task counted has no parameters that are trained; set requires_grad on some", 2),
         ("model", "the task counted failed in epoch 1 with RuntimeError: mat1 and mat2 shapes cannot be", 1),
         ("loss", "the task counted failed in epoch 1 with KeyError: 'scores'; MSAM_TRACEBACK=1 shows where", 1),
         ("forward", "the task counted failed in epoch 1 with TypeError: forward must return a pair, (outputs, t", 1),

@@ -10,8 +10,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
-from landscape.batches import num_examples
-from landscape.denominators import Denominator
+from landscape.batches import num_examples, tensors
+from landscape.denominators import Denominator, denominator_of
 from landscape.forward import Forward, supervised
 from landscape.losses import Loss
 from landscape.objective import Objective
@@ -64,8 +64,9 @@ class Task:
         """Find out early whether the parts are what they should be.
 
         Raises:
-            TypeError: if ``build`` is no function, or the data are not :class:`Examples`.
-            ValueError: if a split is empty, or its inputs and targets differ in number.
+            TypeError: if ``build`` is no function, or the data are not :class:`Examples` of tensors.
+            ValueError: if a split is empty, or its inputs and targets differ in number, or the loss says that it is no
+                mean.
         """
         optional = [name for name in ("augment", "denominator") if getattr(self, name) is not None]
         for name in ("build", "loss", "forward", *optional):
@@ -75,9 +76,15 @@ class Task:
             examples = getattr(self, name)
             if not isinstance(examples, Examples):
                 raise TypeError(f"{name} must be msam.Examples(inputs, targets); got a {type(examples).__name__}")
+            if not isinstance(examples.targets, torch.Tensor) or not tensors(examples.inputs):
+                part = "inputs" if isinstance(examples.targets, torch.Tensor) else "targets"
+                kind = type(getattr(examples, part)).__name__
+                raise TypeError(f"the {part} of {name} must be tensors; got a {kind}, which torch.as_tensor converts")
             number = num_examples((examples.inputs, examples.targets))
             if number == 0:
                 raise ValueError(f"{name} has no examples")
+        if self.denominator is None:
+            denominator_of(self.loss)  # which refuses a sum
 
     def require_vocabulary(self, known: str, *, source: str) -> None:
         """Before weights are used that were trained on the numbers of words.

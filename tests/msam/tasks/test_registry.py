@@ -83,6 +83,14 @@ def no_module():
 def lists():
     task = pairs()
     return Task("lists", task.build, task.loss, [1, 2], task.test, "")
+def arrays(*, part: Literal["inputs", "targets"] = "inputs", kind: Literal["ndarray", "list"] = "list"):
+    task = pairs()
+    other = [1] * 3 if kind == "list" else torch.ones(3).numpy()
+    parts = {"inputs": torch.ones(3), "targets": torch.ones(3)} | {part: other}
+    return Task("arrays", task.build, task.loss, task.train, Examples(**parts), "")
+def sums():
+    task = pairs()
+    return Task("sums", task.build, nn.CrossEntropyLoss(reduction="sum"), task.train, task.test, "")
 NUMBER = 3
 """
 
@@ -168,10 +176,14 @@ def test_settings_may_be_several_values_of_several_types_and_none_where_that_is_
         ("{}.tasks:empty", {}, "cannot be used: test has no examples"),
         ("{}.tasks:ragged", {}, r"cannot be used: .*agree in their first dimension.*\[3, 4\]"),
         ("{}.tasks:lists", {}, r"cannot be used: train must be msam.Examples\(inputs, targets\); got a list"),
+        ("{}.tasks:arrays", {}, "cannot be used: the inputs of test must be tensors; got a list"),
         (
+            "{}.tasks:arrays",
             {"kind": "ndarray"},
             "the inputs of test must be tensors; got a ndarray, which torch.as_ten",
         ),
+        ("{}.tasks:arrays", {"part": "targets"}, "cannot be used: the targets of test must be tensors; got a list"),
+        ("{}.tasks:sums", {}, "cannot be used: the loss must be a mean over its batch; got reduction='sum'"),
         ("pairs", {}, "there is no task 'pairs'; there are: digits, .*One of your own is named module.path:function"),
     ],
 )
