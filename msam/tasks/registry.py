@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import itertools
 import re
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +145,19 @@ def function_of(name: str) -> Callable[..., Any]:
     if name in TASKS:
         return TASKS[name]
     path, colon, wanted = name.partition(":")
-    if not colon or any(known.startswith(f"{path}:") for known in TASKS):  # a family that is built in
+    if not path or not colon or any(known.startswith(f"{path}:") for known in TASKS):  # a family that is built in
         raise ValueError(
             f"there is no task {name!r}; {hint(name, list(TASKS))}. One of your own is named module.path:function"
         )
-    here = str(Path.cwd())
-    if here not in sys.path:  # an installed command does not look there
-        sys.path.insert(0, here)
+    if path.endswith(".py") or "/" in path:
+        there = ".".join(Path(path).with_suffix("").parts)
+        raise ValueError(
+            f"{path} is a file, and a task is named by its module, in the working directory or installed: "
+            f"{there}:{wanted}"
+        )
     try:
-        module = importlib.import_module(path)
+        with _working_directory_first():
+            module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not (path == error.name or path.startswith(f"{error.name}.")):
             raise ValueError(f"the module {path} of the task {name} cannot be imported: {said(error)}") from None
@@ -169,6 +174,26 @@ def function_of(name: str) -> Callable[..., Any]:
     if not callable(function):
         raise ValueError(f"{name} is a {type(function).__name__}; a task is a function that returns a msam.Task")
     return function  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _working_directory_first() -> Iterator[None]:
+    """Modules are looked for in the working directory first, where an installed command does not look.
+
+    Afterwards it is the last place: what a user's project happens to call like a package that is imported later, as
+    ``figures``, does not stand in for it.
+    """
+    here = str(Path.cwd())
+    if here in sys.path[:-1]:
+        yield
+        return
+    sys.path[:] = [here, *(place for place in sys.path if place != here)]
+    try:
+        yield
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+        sys.path.append(here)
 
 
 def _written(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -145,6 +146,21 @@ def test_settings_may_be_several_values_of_several_types_and_none_where_that_is_
     }
 
 
+def test_a_module_of_the_working_directory_is_first_for_the_task_and_for_nothing_that_is_imported_later(own, tmp_path):
+    """A project may have a ``figures.py`` of its own, and be like a package that is imported afterwards."""
+    for folder in ("installed", "."):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for name in ("early", "late"):
+            (tmp_path / folder / f"{own}_{name}.py").write_text(f"WHERE = {folder!r}")
+    sys.path.append(str(tmp_path / "installed"))
+    (tmp_path / own / "tasks.py").write_text(f"import {own}_early\n{MODULE}")
+    for _ in range(2):
+        load_task(f"{own}.tasks:pairs", {})
+        assert sys.path.count(str(tmp_path)) == 1
+    assert sys.modules[f"{own}_early"].WHERE == "."
+    assert importlib.import_module(f"{own}_late").WHERE == "installed"
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "sentence"),
     [
@@ -171,7 +187,9 @@ def test_settings_may_be_several_values_of_several_types_and_none_where_that_is_
             "the settings of the task .* cannot be read: AttributeError: .*has no attribute 'nothing'",
         ),
         (
+            "{}/tasks.py:pairs",
             {},
+            r"tasks.py is a file, and a task is named by its module, .*: \w+\.tasks:pairs",
         ),
         ("{}.tasks:empty", {}, "cannot be used: test has no examples"),
         ("{}.tasks:ragged", {}, r"cannot be used: .*agree in their first dimension.*\[3, 4\]"),
@@ -184,6 +202,7 @@ def test_settings_may_be_several_values_of_several_types_and_none_where_that_is_
         ),
         ("{}.tasks:arrays", {"part": "targets"}, "cannot be used: the targets of test must be tensors; got a list"),
         ("{}.tasks:sums", {}, "cannot be used: the loss must be a mean over its batch; got reduction='sum'"),
+        (":pairs", {}, "there is no task ':pairs'"),
         ("pairs", {}, "there is no task 'pairs'; there are: digits, .*One of your own is named module.path:function"),
     ],
 )
