@@ -29,7 +29,7 @@ class Table:
         with extra("data", "parquet files"):
             import pyarrow
             import pyarrow.parquet
-        self.file, self._failures = file, (pyarrow.ArrowException, OSError)
+        self.file, self._failures = file, (pyarrow.ArrowException, OSError, UnicodeDecodeError)  # of a damaged text
         try:
             self._opened = pyarrow.parquet.ParquetFile(file)
         except self._failures as error:

@@ -51,6 +51,20 @@ def test_a_file_that_is_damaged_in_the_middle_says_so(file):
         list(Table(file, ("text",)).rows())
 
 
+def test_a_text_that_is_damaged_within_says_so(tmp_path):
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": ["a text that is whole"]}),
+        tmp_path / "a.parquet",
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    raw = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(raw.replace(b"whole", b"wh\xf6le"))
+    with pytest.raises(ValueError, match=r"a\.parquet is not a whole parquet file \('utf-8' codec can't decode"):
+        list(Table(tmp_path / "a.parquet", ("text",)).rows())
+
+
 def test_without_pyarrow_the_command_that_installs_it_is_said(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"parquet files need pyarrow; .*pip install 'msam-landscape\[data\]'"):
