@@ -216,6 +216,7 @@ def _require_causal(model: nn.Module, *, folder: Path) -> None:
 
 def _fit_images(config: Any, shape: tuple[int, int, int], *, folder: Path, known: bool) -> None:
     """Let a config take the images of a task, or refuse one whose weights do not."""
+    config = getattr(config, "vision_config", config)  # of a model of images and texts
     channels, height, width = shape
     size = height if height == width else (height, width)
     for name, value in (("num_channels", channels), ("image_size", size)):

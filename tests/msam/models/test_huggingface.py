@@ -123,6 +123,21 @@ def test_an_image_model_alone_takes_the_images_of_the_task_and_with_weights_only
         from_folder(tmp_path, kind="image", outputs=2, shape=(1, 8, 8))
 
 
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_the_part_for_images_of_a_model_of_images_and_texts_takes_those_of_the_task(kind, tmp_path):
+    import transformers
+
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    parts = {"vision_config": small | {"patch_size": 4}, "text_config": small | {"vocab_size": 9}}
+    getattr(transformers, f"{kind}Config")(**parts).save_pretrained(tmp_path)
+    made = from_folder(tmp_path, kind="image", outputs=10, shape=(1, 8, 8))
+    model = built(made, 0)
+    assert model(torch.zeros(2, 1, 8, 8)).logits.shape == (2, 10)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has num_channels 1, and the images of the task 3; choose another"):
+        from_folder(tmp_path, kind="image", outputs=10, shape=(3, 8, 8))
+
+
 def test_a_task_of_images_takes_a_model_of_a_folder(folders):
     name = f"hf:{folders / 'vit'}"
     task = load_task("digits", {"model": name, "train_examples": "20"})
