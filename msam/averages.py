@@ -71,12 +71,10 @@ def mean_of(outcomes: list[Outcome]) -> Outcome:
     """Several accumulated batches as one.
 
     Raises:
-        ValueError: if only some of them report denominators, or weights were frozen or thawed between them.
+        ValueError: if only some of them report denominators.
     """
     if len({outcome.reported for outcome in outcomes}) > 1:
         raise ValueError(MIXED)
-    if len({len(outcome.gradient) for outcome in outcomes}) > 1:
-        raise ValueError("weights were frozen or thawed between two accumulated batches; take the step before that")
     shares: list[float] = []
     gradient, clean = outcomes[0].gradient, outcomes[0].clean
     finite = outcomes[0].finite

@@ -114,6 +114,7 @@ class mSAM(torch.optim.Optimizer):
         self.steps = self.skipped_steps = self._batches = 0
         self.denominator = 0.0
         self._waiting: Outcome | None = None
+        self._weights: list[Tensor] = []  # that it is of
         self._own = ("_own", *self.__dict__)
         # Not Optimizer.__init__, which would make groups and a state of its own beside the base optimizer's.
         super().__setstate__({"defaults": base_optimizer.defaults})
@@ -205,10 +206,12 @@ class mSAM(torch.optim.Optimizer):
             dropout=self.dropout,
         )
         self.processes.agree(step)
-        started = self._waiting is not None and any(p.grad is not None for p in parameters)
+        started = self._waiting is not None and any(p.grad is not None for p in self._weights)
         if not started:
-            self._waiting = None
-            self._clear()  # the memory is wanted
+            self._waiting, self._weights = None, parameters
+            self._clear()  # the memory is wanted, and what is frozen now keeps no old gradient to move along
+        elif [*map(id, parameters)] != [*map(id, self._weights)]:
+            raise ValueError("weights were frozen or thawed between two accumulated batches; step before that")
         with buffers_kept_on_error(self.module), self.batch_norm.during(step):
             outcome = self.processes.outcome(step, self.execution)
             if outcome.denominator == 0:
@@ -217,7 +220,6 @@ class mSAM(torch.optim.Optimizer):
         self._waiting = outcome if self._waiting is None else mean_of([self._waiting, outcome])
         observer = self._waiting.observer
         self.per_shard = None if observer is None else observer.report
-        self._clear()  # a weight frozen since the last step keeps no old gradient to move along
         for parameter, slope in zip(parameters, not_shared(self._waiting.gradient), strict=True):
             parameter.grad = slope
         return outcome.loss
@@ -270,9 +272,7 @@ class mSAM(torch.optim.Optimizer):
         return float(self.scaler.scale(torch.ones((), device=like.device)))  # its own tensors are made at first use
 
     def _perturbed(self, parameters: list[Tensor]) -> list[bool]:
-        if self.perturbed is None:
-            return [True] * len(parameters)
-        return [id(p) in self.perturbed for p in parameters]
+        return [self.perturbed is None or id(p) in self.perturbed for p in parameters]
 
     def _step_base(self, outcome: Outcome, closure: Any) -> None:
         """Clip and step, or skip the step where a gradient overflowed and lower the scale."""

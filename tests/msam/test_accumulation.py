@@ -239,8 +239,23 @@ def test_accumulated_batches_that_do_not_go_together_are_refused(make_net, make_
     with pytest.raises(ValueError, match="a denominator for some micro-batches and none for others"):
         optimizer.accumulate(lambda b: (closure_of(model)(b), 4.0), make_batch(11))
     model[0].requires_grad_(False)
-    with pytest.raises(ValueError, match="frozen or thawed between two accumulated batches; take the step before"):
+    with pytest.raises(ValueError, match="frozen or thawed between two accumulated batches; step before that"):
         optimizer.accumulate(closure_of(model), make_batch(11))
+
+
+def test_as_many_weights_frozen_as_thawed_between_accumulated_batches_are_no_less_refused():
+    weights = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2), requires_grad=False)]
+    optimizer = mSAM(torch.optim.SGD(weights, lr=0.1), GradientAscent(rho=0.1))
+    closure = lambda x: (x * (weights[0] + 2 * weights[1])).mean()  # noqa: E731
+    optimizer.accumulate(closure, torch.ones(3, 2))
+    for weight in weights:
+        weight.requires_grad_(not weight.requires_grad)
+    with pytest.raises(ValueError, match="frozen or thawed between two accumulated batches"):
+        optimizer.accumulate(closure, torch.ones(3, 2))
+    optimizer.zero_grad()  # drops what was
+    optimizer.step(closure, torch.ones(3, 2))
+    assert weights[0].tolist() == [1.0, 1.0]
+    torch.testing.assert_close(weights[1].detach(), torch.full((2,), 0.9))
 
 
 def test_a_closure_may_take_entries_out_of_its_mapping(make_net, make_batch):

@@ -68,7 +68,8 @@ def test_the_gradient_of_all_that_was_accumulated_is_there_for_the_loop_to_chang
     whole = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
     slopes = torch.autograd.grad(closure_of(model)(whole), list(model.parameters()))
     for batch in batches:
-        optimizer.accumulate(closure_of(model), batch)
+        loss = optimizer.accumulate(closure_of(model), batch)
+        torch.testing.assert_close(loss, closure_of(model)(batch).detach())  # of this one alone
     torch.testing.assert_close([p.grad for p in model.parameters()], list(slopes), rtol=1e-12, atol=1e-15)
     before = [p.detach().clone() for p in model.parameters()]
     for parameter in model.parameters():
@@ -137,3 +138,41 @@ def test_a_skipped_step_of_two_batches_leaves_the_weights(make_net, make_batch):
     assert optimizer.skipped_steps == 1
     assert scaler.get_scale() == 128.0
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_a_loaded_state_drops_what_was_accumulated(make_net, make_batch, closure_of):
+    model = make_net()
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.1), GradientAscent(rho=0.1))
+    saved = optimizer.state_dict()
+    optimizer.accumulate(closure_of(model), make_batch(5))
+    optimizer.load_state_dict(saved)
+    with pytest.raises(ValueError, match="no gradient to step along"):
+        optimizer.step()
+
+
+def test_counts_of_steps_survive_with_a_scaler(make_net, make_batch, closure_of):
+    model = make_net()
+    ours, another = (
+        mSAM(torch.optim.SGD(model.parameters(), lr=0.1), GradientAscent(0.1), scaler=torch.amp.GradScaler("cpu"))
+        for _ in range(2)
+    )
+    for factor in (1.0, float("inf"), 1.0):
+        ours.step(lambda b, factor=factor: closure_of(model)(b) * factor, make_batch(5))
+    another.load_state_dict(ours.state_dict())
+    assert (another.steps, another.skipped_steps) == (ours.steps, ours.skipped_steps) == (3, 1)
+
+
+def test_accumulated_batches_that_use_no_weight_are_a_step(make_batch):
+    mine, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizer = mSAM(torch.optim.SGD([mine], lr=0.1), GradientAscent(rho=0.1))
+    assert optimizer.accumulate(lambda x: (other * x).mean(), torch.full((3,), 2.0)) == 2.0
+    assert optimizer.step() == 2.0
+    assert (mine.item(), optimizer.steps) == (1.0, 1)
+
+
+def test_weights_that_autograd_gives_one_gradient_are_clipped_once_each():
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = mSAM(torch.optim.SGD(weights, lr=1.0), GradientAscent(rho=0.1), max_grad_norm=1.0)
+    optimizer.step(lambda x: (x * (weights[0] + weights[1])).sum(1).mean(), torch.full((3, 2), 5.0))
+    for weight in weights:  # the gradient (5, 5, 5, 5) has length 10
+        torch.testing.assert_close(weight.detach(), torch.full((2,), 0.5))
