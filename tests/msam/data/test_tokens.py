@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 import torch
 
-from msam.data.tokens import KINDS, encoded, read_vocabulary, trained
+from msam.data.tokens import Kind, encoded, read_vocabulary, trained
 
 pytest.importorskip("tokenizers", reason="the extra hf is not installed")
 
 TEXTS = ["a film of love", "a film of hate and love", "love, and nothing else"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_every_training_makes_the_same_vocabulary_of_the_same_texts(kind):
     # Maps of the library are in another order each time: its WordPiece differs between any two trainings on these.
     words = [f"{chr(97 + n % 26)}{chr(97 + n % 7)}{chr(97 + n % 11)}" for n in range(300)]
