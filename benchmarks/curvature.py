@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     options = parser.parse_args(arguments)
     print(f"{machine()}, float32.")
     print(f"For each tool the loosest setting of its own with errors below {ACCURACY:g} from {options.seeds} starts.\n")
-    tools = [build() for build in TOOLS]
-    for tool in (tool for tool in tools if not tool.is_there):
+    built = [build() for build in TOOLS]
+    tools = [tool for tool in built if tool.is_there]
+    for tool in (tool for tool in built if not tool.is_there):
         print(f"{tool.name} is not installed.\n")
     numbers = sorted(int(k) for k in options.pairs.split(","))
     for name in options.nets.split(","):
@@ -36,11 +37,9 @@ def main(arguments: Sequence[str] = ()) -> None:
         truth = problem.truth(max(numbers))
         print(f"**{name}**, {problem.objective.space.dim:,} weights, {options.examples:,} images")
         print(f"largest eigenvalues {', '.join(f'{value:.3g}' for value in truth)}\n")
-        settings = {tool.name: chosen(tool, problem, numbers, truth, options.seeds) for tool in tools if tool.is_there}
+        settings = {tool.name: chosen(tool, problem, numbers, truth, options.seeds) for tool in tools}
         for k in numbers:
-            _table(
-                [tool for tool in tools if tool.is_there], problem, k, settings, truth, options.rounds, options.seeds
-            )
+            _table(tools, problem, k, settings, truth, options.rounds, options.seeds)
 
 
 def chosen(

@@ -200,8 +200,14 @@ class Plan:
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def _linear(kind: type[LinearSite]) -> Callable[..., Site]:
+    return lambda name, layer, own: kind(name, {"weight": layer.weight, "bias": layer.bias}, own)
+
+
 _SITES: dict[type[nn.Module], Callable[..., Site]] = {
-    nn.Linear: lambda name, layer, own: LinearSite(name, {"weight": layer.weight, "bias": layer.bias}, own),
+    nn.Linear: _linear(LinearSite),
     nn.Embedding: EmbeddingSite,
     nn.LayerNorm: TokenNormSite,
     nn.RMSNorm: TokenNormSite,
@@ -217,10 +223,7 @@ _HOLDERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Parameter
 def _sites() -> dict[type[nn.Module], Callable[..., Site]]:
     """The rules by type, with that for the Conv1D of transformers, which GPT-2 is made of, where it is imported."""
     turned = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
-    if turned is None:
-        return _SITES
-    of_turned = lambda name, layer, own: TurnedSite(name, {"weight": layer.weight, "bias": layer.bias}, own)  # noqa: E731
-    return _SITES | {turned: of_turned}
+    return _SITES if turned is None else _SITES | {turned: _linear(TurnedSite)}
 
 
 def _kind(name: str, layer: nn.Module) -> type[nn.Module] | None:

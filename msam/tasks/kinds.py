@@ -51,7 +51,7 @@ def taken(value: Any, kind: Any) -> Any:
 def kind_in_words(kind: Any) -> str:
     """How a type is written for a person: its name, or what there is to choose from."""
     if typing.get_origin(kind) is Literal:
-        return " or ".join([*map(_option, typing.get_args(kind)), *_besides(kind)])
+        return " or ".join([*map(written, typing.get_args(kind)), *_besides(kind)])
     if _is_union(kind):
         return " or ".join("none" if part is type(None) else kind_in_words(part) for part in typing.get_args(kind))
     if _is_several(kind):
@@ -77,6 +77,13 @@ def kind_of(default: Any) -> Any:
         return type(default)
     (one,) = inner
     return list[one] if isinstance(default, list) else tuple[one, ...]  # type: ignore[valid-type]
+
+
+def written(value: Any) -> str:
+    """The text on a command line that stands for a value."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(written, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def hint(wrong: str, options: list[str]) -> str:
@@ -105,11 +112,11 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
     """A value in one type."""
     if typing.get_origin(kind) is Literal:
         options = typing.get_args(kind)
-        chosen = [option for option in options if option == value or value in (str(option), _option(option))]
+        chosen = [option for option in options if option == value or value in (str(option), written(option))]
         if _besides(kind) and str(value).startswith(PREFIX):
             return str(value)
         if not chosen:
-            there = [*map(_option, options), *_besides(kind)]
+            there = [*map(written, options), *_besides(kind)]
             raise ValueError(f"there is no {name} {value!r}; {hint(str(value), there)}")
         return chosen[0]
     if _is_several(kind):
@@ -166,11 +173,6 @@ def _parts(kind: Any) -> list[Any]:
 
 def _is_union(kind: Any) -> bool:
     return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
-
-
-def _option(option: Any) -> str:
-    """How an option of a Literal is written."""
-    return str(option).lower() if option is None or isinstance(option, bool) else str(option)
 
 
 def _besides(kind: Any) -> list[str]:

@@ -19,7 +19,7 @@ from landscape.progress import Report, unreported
 from msam.models.registry import ImageModel, settled
 from msam.tasks.built_in import TASKS
 from msam.tasks.failing import said
-from msam.tasks.kinds import converted, hint, kind_in_words, kind_of, taken
+from msam.tasks.kinds import converted, hint, kind_in_words, kind_of, taken, written
 from msam.tasks.task import Task
 
 _EMPTY: Any = inspect.Parameter.empty  # the default of a setting that has none
@@ -117,7 +117,7 @@ def described(name: str) -> list[dict[str, str | None]]:
         {
             "setting": key,
             "type": kind_in_words(kind),
-            "default": None if default is _EMPTY else _written(default),
+            "default": None if default is _EMPTY else written(default),
             "about": said.get(key, ""),
         }
         for key, (kind, default) in settings_of(name).items()
@@ -194,9 +194,3 @@ def _working_directory_first() -> Iterator[None]:
         if here in sys.path:
             sys.path.remove(here)
         sys.path.append(here)
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ",".join(map(_written, value))
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
