@@ -99,8 +99,9 @@ def norm(blocks: Sequence[Tensor]) -> Tensor:
 
 
 def over(rho: float, length: Tensor) -> Tensor:
-    """ρ / length, elementwise, and zero where the length is."""
-    return torch.where(length > 0, length.reciprocal() * rho, 0)  # as rho / length does, with less ado
+    """ρ / length, elementwise: zero where the length is, and no number where the length overflows."""
+    factor = length.reciprocal() * rho  # as rho / length does, with less ado
+    return torch.where(length == 0, length, factor * (length / length))
 
 
 def _divided(blocks: list[Tensor], scales: Scales) -> list[Tensor]:

@@ -71,16 +71,14 @@ class Layerwise(Guarded):
         plan.learnt(scaled, passes)
         del scaled
         with torch.no_grad():
-            squares = plan.perturb(passes)
+            plan.perturb(passes)
         before.restore()
         with buffers_kept(module):  # until the gradient is taken, which may need the buffers as the pass left them
             with plan.in_place(second=True):
                 _, perturbed, _ = step.loss(batch)
             plan.require_repeats()
             gradient: Gradient = list(torch.autograd.grad(perturbed, step.parameters, allow_unused=True))
-        finite = FINITE
-        if step.scale is not None:
-            finite = torch.isfinite(squares).all() & all_finite(gradient)
+        finite = FINITE if step.scale is None else all_finite(gradient)  # which no overflow of the first pass leaves
         share = float(passes.num_examples) if denominator is None else denominator
         return Outcome(loss, gradient, share, denominator is not None, finite)
 

@@ -72,9 +72,7 @@ class Vectorised(Guarded):
             chunk.clear()
             chunks.append(chunk)
         loss = weighted_mean([chunk.loss for chunk in chunks], shares)
-        finite = FINITE
-        if step.scale is not None:
-            finite = torch.isfinite(torch.cat([chunk.squares for chunk in chunks])).all() & all_finite(gradient)
+        finite = FINITE if step.scale is None else all_finite(gradient)  # which no overflow of the first pass leaves
         return Outcome(loss, gradient, sum(shares), chunks[0].reports, finite)
 
     def __repr__(self) -> str:
@@ -113,7 +111,6 @@ class _Chunk:
         loss: their mean loss at w.
         shares: what their means are divided by, ``(number,)``.
         reports: whether the closure said so.
-        squares: of the norms of their gradients, ``(number,)``.
     """
 
     def __init__(self, setting: _Setting, batch: Batch, number: int, size: int) -> None:
@@ -139,7 +136,6 @@ class _Chunk:
             self.stacks.add(weight, slope)
         squares = self.stacks.squares(number)
         assert squares is not None
-        self.squares = squares
         self.stacks.perturb(setting.ascent.factors(squares))
 
     @torch.enable_grad()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from landscape.balls import norm
 from landscape.batches import Batch, num_examples
 from landscape.memory import is_out_of_memory
 from landscape.objective import Objective
@@ -60,8 +58,6 @@ class OneAfterAnother:
             epsilon = perturbation.search(self._blocks, slopes, key=(number,))
             with torch.no_grad():
                 found[place] = shard.loss(epsilon).item() - loss.item()
-            if found[place] == 0 and not _has_length(gradient):  # ε is zero where the length overflows
-                found[place] = math.nan
         rises = torch.tensor([found], dtype=torch.float64, device="cpu")
         weights = torch.tensor([weight], dtype=torch.float64, device="cpu")
         return Rises(rises, weights, (loss if weight else torch.zeros_like(loss)).reshape(1))
@@ -131,7 +127,3 @@ class _InChunks(_Shard):
     def _moved(self, epsilon: list[Tensor]) -> Tensor:
         space = self.shard.space
         return space.flatten(dict(zip(space.names, epsilon, strict=True))).add_(self.w)
-
-
-def _has_length(gradient: list[Tensor] | None) -> bool:
-    return gradient is None or bool(torch.isfinite(norm(gradient)))

@@ -87,6 +87,12 @@ def test_a_zero_gradient_has_no_steepest_direction_and_gives_no_nan(ball, scales
     assert not flat(ball.project([torch.zeros_like(g) for g in G], 0.7, scales)).any()
 
 
+@pytest.mark.parametrize("scales", [None, [torch.ones(3).double(), torch.ones(2).double()]], ids=["plain", "scaled"])
+def test_a_gradient_whose_length_overflows_gives_no_number_rather_than_no_perturbation(scales):
+    blocks = [1e200 * torch.ones(3).double(), torch.zeros(2).double()]
+    assert all(bool(part.isnan().all()) for part in L2().steepest(blocks, 0.5, scales))
+
+
 @pytest.mark.parametrize("ball", BALLS, ids=repr)
 def test_blocks_are_left_alone(ball):
     before = [g.clone() for g in G]

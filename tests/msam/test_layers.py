@@ -9,6 +9,7 @@ from torch import nn
 
 from msam.execution import OneByOne
 from msam.layerwise import Layerwise
+from msam.vectorised import Vectorised
 
 
 @pytest.mark.parametrize("ascent", ASCENTS, ids=["gradient", "adaptive"])
@@ -95,6 +96,18 @@ def test_an_overflow_is_noticed_in_either_pass():
         outcome = execution.outcome(step_of(model, batch, 3, ASCENTS[0], scale=1.0, closure=closure))
         assert not bool(outcome.finite)
     assert execution.reason is None
+
+
+@pytest.mark.parametrize("execution", [OneByOne(), Layerwise(), Vectorised()], ids=repr)
+def test_where_the_length_of_a_gradient_overflows_there_is_no_step_without_a_perturbation(execution):
+    model, batch = net("mlp")
+    parameters = list(model.parameters())
+    steep = lambda part: closure_of(model)(part) * 1e200  # noqa: E731
+    clean = torch.autograd.grad(steep(batch), parameters)
+    assert all(bool(slope.isfinite().all()) for slope in clean)
+    outcome = execution.outcome(step_of(model, batch, 3, ASCENTS[0], scale=1.0, closure=steep))
+    assert not bool(outcome.finite)
+    assert all(bool(slope.isnan().any()) for slope in outcome.gradient)
 
 
 def test_an_overflow_on_the_first_step_does_not_count_against_it():
