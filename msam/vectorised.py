@@ -16,15 +16,16 @@ from torch.func import grad_and_value, vmap
 from landscape.arguments import integer
 from landscape.batches import Batch, map_tensors, take, tensors
 from landscape.layers import UnsupportedError
+from landscape.memory import graph_measured
 from landscape.stacks import Ascent, Stacks
 from msam.averages import all_finite, averaged, not_shared, weighted_mean
 from msam.execution import Execution
-from msam.guarded import Guarded, ascent_of, module_of, require_plain, split_of
+from msam.guarded import SPLITS, Guarded, ascent_of, module_of, require_plain, split_of
 from msam.replay import RandomState
 from msam.step import FINITE, Gradient, Outcome, Step
 
 COPIES = 3  # of the weights per micro-batch: the gradient that becomes the perturbed copy, that of the copy, a scratch
-BUDGET = 48 * 2**20
+OF_SAM = 4  # times the weights that a step of SAM holds: they, the momentum, their copy and a gradient
 
 
 class Vectorised(Guarded):
@@ -35,8 +36,9 @@ class Vectorised(Guarded):
     micro-batch has its own.
 
     Args:
-        memory: bytes that copies of the weights may take, 48 MiB when left out. As many micro-batches go at once as
-            fit, and one at least; at most half of them, since vectorised code keeps more of what it computes.
+        memory: bytes that copies of the weights may take; when left out, half of what a step of SAM on the same
+            examples takes, measured on a micro-batch. As many micro-batches go at once as fit, and one at least; at
+            most half of them, since vectorised code keeps more of what it computes.
         otherwise: the execution to fall back on and to be held against, ``OneByOne()`` when left out.
         check_every: steps between two comparisons.
 
@@ -46,18 +48,25 @@ class Vectorised(Guarded):
 
     manner = "all at once with torch.func"
 
-    def __init__(self, *, memory: int = BUDGET, otherwise: Execution | None = None, check_every: int = 1000) -> None:
+    def __init__(
+        self, *, memory: int | None = None, otherwise: Execution | None = None, check_every: int = 1000
+    ) -> None:
         super().__init__(otherwise=otherwise, check_every=check_every)
-        if integer(memory, "memory") < 1:
+        if memory is not None and integer(memory, "memory") < 1:
             raise ValueError(f"memory must be a positive number of bytes; got {memory}")
         self.memory = memory
+        self._forget()
+
+    def _forget(self) -> None:
+        self._measured: dict[tuple[object, ...], int] = {}  # what copies may take, where memory is None
 
     def _all_at_once(self, step: Step, before: RandomState) -> Outcome:
         setting = _Setting(step)
         chunks: list[_Chunk] = []
         gradient: Gradient = []
         shares: list[float] = []
-        most = min(self.memory // (COPIES * setting.num_bytes), (len(step.own) + 1) // 2)
+        budget = self._half_of_sam(step, setting) if self.memory is None else self.memory
+        most = min(budget // (COPIES * setting.num_bytes), (len(step.own) + 1) // 2)
         for number, size, batch in _parts(step, most):
             chunk = _Chunk(setting, batch, number, size)
             if not chunk.averages:
@@ -75,8 +84,21 @@ class Vectorised(Guarded):
         finite = FINITE if step.scale is None else all_finite(gradient)  # which no overflow of the first pass leaves
         return Outcome(loss, gradient, sum(shares), chunks[0].reports, finite)
 
+    def _half_of_sam(self, step: Step, setting: _Setting) -> int:
+        key = (id(setting.module), split_of(step))
+        if key not in self._measured:
+            start, size = sum(step.sizes[: step.own.start]), step.sizes[step.own.start]
+            with graph_measured(without=[*step.parameters, *tensors(step.batch)]) as graph:
+                loss = step.loss(take(step.batch, start, start + size))
+            del loss  # with its graph, which is complete until here
+            weights = sum(p.nbytes for p in step.parameters)
+            if len(self._measured) > SPLITS:
+                self._measured.clear()
+            self._measured[key] = (graph.num_bytes * step.num_own_examples // size + OF_SAM * weights) // 2
+        return self._measured[key]
+
     def __repr__(self) -> str:
-        return f"Vectorised(memory={self.memory})"
+        return "Vectorised()" if self.memory is None else f"Vectorised(memory={self.memory})"
 
 
 class _Setting:

@@ -84,7 +84,7 @@ def test_micro_batches_are_weighed_by_the_targets_that_count(name, execution):
 
 def test_plain_attention_is_vectorised():
     given = instance(PLAIN["GPT-2"])
-    require_the_formula(given, Dense(given), Vectorised())
+    require_the_formula(given, Dense(given), Vectorised(memory=2**30))
 
 
 def test_fastest_says_once_for_each_execution_why_it_does_not_take_the_model(adapted):

@@ -12,20 +12,22 @@ from landscape import GradientAscent
 from msam import mSAM
 from msam.vectorised import Vectorised
 
+AMPLE = 2**30  # bytes, so that half of the micro-batches go at once
+
 
 @pytest.mark.parametrize("ascent", ASCENTS, ids=["gradient", "adaptive"])
 @pytest.mark.parametrize("number", [1, 3, 5, B])
 @pytest.mark.parametrize("name", ["mlp", "attention", "tied", "called twice", "patches", "residual"])
 def test_the_gradient_is_that_of_one_after_another(name, number, ascent):
     model, batch = net(name)
-    require_same(step_of(model, batch, number, ascent), Vectorised())
+    require_same(step_of(model, batch, number, ascent), Vectorised(memory=AMPLE))
 
 
 def test_what_torch_vectorises_wrongly_is_found_out():
     """Looking up padding in a stack of tables gives it a gradient (torch 2.13)."""
     model, batch = net("tied words")
     with pytest.warns(UserWarning, match="all at once with torch.func, but by OneByOne: on one batch its gradient"):
-        Vectorised().outcome(step_of(model, batch, 3, ASCENTS[0]))
+        Vectorised(memory=AMPLE).outcome(step_of(model, batch, 3, ASCENTS[0]))
 
 
 @pytest.mark.parametrize("name", ["mlp", "patches", "residual"])
@@ -35,12 +37,12 @@ def test_chunks_scales_and_frozen_weights(name):
     largest = sum(p.numel() for p in weights) * 8
     for memory in (1, 6 * largest):  # one at a time, and two
         require_same(step_of(model, batch, 5, ASCENTS[0], scale=1024.0), Vectorised(memory=memory))
-    require_same(step_of(model, batch, 5, ASCENTS[0], own=range(1, 4)), Vectorised())
+    require_same(step_of(model, batch, 5, ASCENTS[0], own=range(1, 4)), Vectorised(memory=AMPLE))
     perturbed = [index % 2 == 0 for index in range(len(weights))]
-    require_same(step_of(model, batch, 3, ASCENTS[0], perturbed=perturbed), Vectorised())
+    require_same(step_of(model, batch, 3, ASCENTS[0], perturbed=perturbed), Vectorised(memory=AMPLE))
     for index, parameter in enumerate(weights):
         parameter.requires_grad_(index % 3 != 1)
-    require_same(step_of(model, batch, 3, ASCENTS[0]), Vectorised())
+    require_same(step_of(model, batch, 3, ASCENTS[0]), Vectorised(memory=AMPLE))
     assert all(p is q for p, q in zip(model.parameters(), weights, strict=True))
 
 
@@ -59,6 +61,29 @@ def test_as_many_micro_batches_go_at_once_as_the_memory_holds_and_half_of_them_a
     assert len(calls) == 2 * chunks
 
 
+@pytest.mark.parametrize(("width", "chunks"), [(0, 8), (2, 3), (40, 2)])
+def test_copies_take_half_of_what_sam_takes_unless_told_otherwise(width, chunks):
+    """Of each of the 16 examples the graph keeps 16 bytes for the loss and 24 for each of some layers; weights are 64.
+
+    A micro-batch takes 192, and half of SAM is 16·(16 + 24·width)/2 and twice the weights: 256, 640, and enough.
+    """
+    model = nn.Linear(3, 2).double()
+    x, y = torch.randn(16, 3, dtype=torch.float64), torch.arange(16) % 2
+    calls = []
+
+    def closure(part):
+        calls.append(part)
+        layers = [(part[0] * model.weight[0]).exp().sum() for _ in range(width)]
+        return functional.cross_entropy(model(part[0]), part[1]) + 0.01 * sum(layers)
+
+    execution = Vectorised()
+    for _ in range(2):
+        calls.clear()
+        execution.outcome(step_of(model, (x, y), 8, ASCENTS[0], closure=closure))
+    assert execution.reason is None
+    assert len(calls) == 2 * chunks
+
+
 def test_reported_denominators():
     model, (inputs, targets) = net("mlp")
     weights = torch.tensor([1.0, 4.0, 0.3]).double()
@@ -66,7 +91,7 @@ def test_reported_denominators():
     def closure(part):
         return functional.cross_entropy(model(part[0]), part[1], weight=weights), weights[part[1]].sum()
 
-    require_same(step_of(model, (inputs, targets), 3, ASCENTS[0], closure=closure), Vectorised())
+    require_same(step_of(model, (inputs, targets), 3, ASCENTS[0], closure=closure), Vectorised(memory=AMPLE))
 
     def mean_of_rows(part):
         kept = (part[1] > 0).to(inputs)
@@ -76,7 +101,7 @@ def test_reported_denominators():
     assert (targets[:4] > 0).any()
     targets = targets.clone()
     targets[:4] = 0  # the first micro-batch has nothing to average
-    execution = Vectorised()
+    execution = Vectorised(memory=AMPLE)
     require_same(step_of(model, (inputs, targets), 3, ASCENTS[0], closure=mean_of_rows), execution)
 
 
@@ -84,7 +109,7 @@ def test_a_weighted_mean_within_each_micro_batch_is_taken_as_it_is():
     model, batch = net("mlp")
     weights = torch.tensor([1.0, 4.0, 0.3]).double()
     closure = lambda part: functional.cross_entropy(model(part[0]), part[1], weight=weights)  # noqa: E731
-    require_same(step_of(model, batch, 3, ASCENTS[0], closure=closure), Vectorised())
+    require_same(step_of(model, batch, 3, ASCENTS[0], closure=closure), Vectorised(memory=AMPLE))
 
 
 class Counting(nn.Module):
@@ -126,7 +151,7 @@ def test_a_model_that_cannot_be_taken_falls_back_with_one_warning_that_says_why(
     model = build().double()
     batch = (images(5), torch.zeros(B, dtype=torch.long))
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-    optimizer = mSAM(sgd, GradientAscent(rho=0.1), num_microbatches=3, module=model, execution=Vectorised())
+    optimizer = mSAM(sgd, GradientAscent(rho=0.1), num_microbatches=3, module=model, execution=Vectorised(memory=AMPLE))
     weights = list(model.parameters())
     with pytest.warns(UserWarning, match=reason):
         optimizer.step(closure_of(model), batch)
@@ -138,7 +163,7 @@ def test_a_model_that_cannot_be_taken_falls_back_with_one_warning_that_says_why(
 
 def test_dropout_after_a_fallback_is_that_of_one_after_another():
     results = []
-    for execution in (Vectorised(), None):
+    for execution in (Vectorised(memory=AMPLE), None):
         torch.manual_seed(3)
         model = nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5), nn.Linear(4, 3)).double()
         sgd = torch.optim.SGD(model.parameters(), lr=0.1)
