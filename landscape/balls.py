@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -100,8 +101,8 @@ def norm(blocks: Sequence[Tensor]) -> Tensor:
 
 def over(rho: float, length: Tensor) -> Tensor:
     """ρ / length, elementwise: zero where the length is, and no number where the length overflows."""
-    factor = length.reciprocal() * rho  # as rho / length does, with less ado
-    return torch.where(length == 0, length, factor * (length / length))
+    inverse = length.reciprocal().nan_to_num_(nan=math.nan, posinf=0.0)
+    return (length * inverse).mul_(inverse).mul_(rho)  # one, zero, or ∞ · 0, times the inverse; few kinds of operations
 
 
 def _divided(blocks: list[Tensor], scales: Scales) -> list[Tensor]:

@@ -129,13 +129,16 @@ class _MicroBatch:
         """Loss and gradient at w + ε, both unscaled."""
         if shift is None:
             return self.loss, self.slopes()
+        casts = torch.is_autocast_enabled(self.step.parameters[0].device.type)
         self.weights.move(shift)
         del shift  # the last that is left of ε, as a rule
-        _forget_casts(self.step.parameters[0].device)
+        if casts:
+            torch.clear_autocast_cache()  # which would keep weights as they were before they moved
         self.step.dropout.before_another_pass(self.random_state)
         self.last_loss, slopes = self._repeated()
         self.weights.put_back()
-        _forget_casts(self.step.parameters[0].device)
+        if casts:
+            torch.clear_autocast_cache()
         return self.last_loss, slopes
 
     def _repeated(self) -> tuple[Tensor, list[Tensor]]:
@@ -215,9 +218,3 @@ class _Sums:
         else:
             loss = torch.zeros((), device=self.step.parameters[0].device)
         return Outcome(loss, self.gradient, sum(self.shares), self.reported, finite, clean)
-
-
-def _forget_casts(device: torch.device) -> None:
-    """Where the caller's autocast is open, it would otherwise keep weights as they were before they moved."""
-    if torch.is_autocast_enabled(device.type):
-        torch.clear_autocast_cache()
