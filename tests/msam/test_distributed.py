@@ -92,9 +92,16 @@ def test_begun_on_one_process_and_gone_on_with_on_three_and_on_two(tmp_path):
         assert torch.allclose(ours[name].double(), value.double(), rtol=2e-4, atol=2e-5), name
 
 
+NO_THREADS_LEFT = """
+import pathlib
+threads = [(thread / "comm").read_text() for thread in pathlib.Path("/proc/self/task").glob("*")]
+assert not any("gloo" in thread for thread in threads), threads
+"""
+
+
 def test_the_recipe_for_several_processes_comes_to_the_weights_of_one(cook, tmp_path):
     script = tmp_path / "recipe.py"
-    script.write_text(papers.recipes()["Several processes"], encoding="utf-8")
+    script.write_text(papers.recipes()["Several processes"] + NO_THREADS_LEFT, encoding="utf-8")
     ended = launched(2, program=script, folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     several = torch.load(tmp_path / "state.pt", weights_only=True)
