@@ -56,8 +56,8 @@ def launched(device: str) -> Iterator[tuple[Processes, str]]:
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(place)
-    # Optimizers import it, and after the group it would keep that from being taken apart: the threads would then be there
-    # when Python ends, and abort it now and then (torch 2.13).
+    # Optimizers import it, and after the group it would keep that from being taken apart: its threads would still be
+    # there when Python ends, and abort it now and then (torch 2.13).
     importlib.import_module("torch._dynamo")
     torch.distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:

@@ -14,9 +14,9 @@ from msam import (
     FrobeniusDescent,
     ShardStatistics,
     TraceDescent,
+    launched,
     mSAM,
 )
-from msam.distributed import Distributed
 
 STEPPED = {
     "friendly": lambda: FriendlyAscent(0.1),
@@ -49,8 +49,6 @@ def trained(name, processes, *, num_microbatches):
 
 
 if __name__ == "__main__":
-    torch.distributed.init_process_group("gloo")
-    processes = Distributed()
-    states = {f"{name} {m}": trained(name, processes, num_microbatches=m) for name in STEPPED for m in (2, 5)}
-    torch.save(states, f"{sys.argv[1]}/rank{processes.rank}.pt")
-    torch.distributed.destroy_process_group()
+    with launched("cpu") as (processes, _):
+        states = {f"{name} {m}": trained(name, processes, num_microbatches=m) for name in STEPPED for m in (2, 5)}
+        torch.save(states, f"{sys.argv[1]}/rank{processes.rank}.pt")

@@ -7,8 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from landscape import GradientAscent
-from msam import mSAM
-from msam.distributed import Distributed
+from msam import launched, mSAM
 
 
 class Rare(nn.Module):
@@ -79,9 +78,6 @@ def trained(name, processes, num_microbatches=5, steps=4):
 
 
 if __name__ == "__main__":
-    torch.distributed.init_process_group("gloo")
-    processes = Distributed()
-    states = {name: trained(name, processes) for name in MODELS}
-    torch.save(states, f"{sys.argv[1]}/rank{processes.rank}.pt")
-    processes.wait()
-    torch.distributed.destroy_process_group()
+    with launched("cpu") as (processes, _):
+        states = {name: trained(name, processes) for name in MODELS}
+        torch.save(states, f"{sys.argv[1]}/rank{processes.rank}.pt")
