@@ -14,7 +14,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from landscape.batches import map_tensors
+from landscape.batches import map_tensors, take
 from landscape.certificate import apart
 from landscape.curvatures import Curvature
 from landscape.objective import Objective
@@ -75,18 +75,26 @@ def compare(
         product: A v as it is to be checked, ``(dim,)``.
     """
     scale = (float(doubled(w).norm()) or 1.0) / float(doubled(v).norm())  # ‖scale · v‖ = ‖w‖
-    try:
-        definition, w_double, v_double = objective.work.definition.doubled(), doubled(w), scale * doubled(v)
-        quotients = [_quotient(parts, objective, definition, w_double, v_double, h) for h in STEPS]
-        steps, in_double = STEPS, True
-    except (RuntimeError, TypeError, ValueError):  # a kernel or a table of single precision, or no memory for it
-        quotients = [_quotient(parts, objective, None, w, scale * v, h) for h in COARSE_STEPS]
-        steps, in_double = COARSE_STEPS, False
-    quotients = [quotient / scale for quotient in quotients]
+    in_double = bool(objective.work.sharing.found(int(_has_double(parts, objective, w, v)), like=w))
+    steps, definition = (STEPS, objective.work.definition.doubled()) if in_double else (COARSE_STEPS, None)
+    w, v = (doubled(w), scale * doubled(v)) if in_double else (w, scale * v)
+    quotients = [_quotient(parts, objective, definition, w, v, step) / scale for step in steps]
     errors = tuple(apart(doubled(quotient), doubled(product)) for quotient in quotients)
     pairs = [(i, j) for i, j in combinations(range(len(steps)), 2) if steps[i] >= FAR_APART * steps[j]]
     consistent = min(apart(quotients[i], quotients[j]) for i, j in pairs)
     return Comparison(steps, errors, consistent, in_double)
+
+
+def _has_double(parts: Sequence[tuple[float, Curvature]], objective: Objective, w: Tensor, v: Tensor) -> bool:
+    """Whether an example can be evaluated in double precision: every process asks, even one without a term."""
+    try:
+        definition = objective.work.definition.doubled()
+        term = Term(definition, map_tensors(doubled_copy, take(objective.work.batches[0], 0, 1)))
+        for _, curvature in parts:
+            curvature.quotient(term, doubled(w), STEPS[0] * doubled(v))
+    except (RuntimeError, TypeError, ValueError):  # a kernel or a table of single precision, or no memory for it
+        return False
+    return True
 
 
 def _quotient(

@@ -27,6 +27,7 @@ from landscape import (
 )
 from landscape.chunks import GraphSize
 from landscape.processes import Together
+from landscape.soundness import against_quotients
 
 
 def measured(sharing, way):
@@ -233,6 +234,24 @@ def cut_alike(sharing):
         return float(objective.loss(objective.weights)), objective.weight
 
 
+class Single(nn.Linear):
+    """There is no double precision."""
+
+    def forward(self, x):
+        if x.dtype == torch.float64:
+            raise RuntimeError("there is no kernel for double")
+        return super().forward(x)
+
+
+def in_single(sharing):
+    """How products are held against difference quotients where only the first process has a chunk."""
+    data = [(torch.linspace(0, 1, 102).reshape(17, 6), torch.arange(17) % 3)]
+    torch.manual_seed(5)
+    objective = Objective(Single(6, 3), nn.functional.cross_entropy, data, chunk_size=17, sharing=sharing)
+    finding = against_quotients(HessianOperator(objective), None, seed=0)
+    return finding.verdict, finding.remark
+
+
 if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     sharing = Counting()
@@ -245,6 +264,7 @@ if __name__ == "__main__":
     found["chosen"] = chosen(sharing)
     found["wrongly_chosen"] = wrongly_chosen(sharing)
     found["cut_alike"] = cut_alike(sharing)
+    found["in_single"] = in_single(sharing)
     found["error"] = failing(sharing)
     torch.save(found, f"{sys.argv[1]}/rank{sharing.rank}.pt")
     sharing.wait()

@@ -10,7 +10,7 @@ from launching import launch
 
 from landscape import KeptGraphs
 from landscape.processes import Alone
-from tests.landscape.distributed_products import QUESTIONS, cut_alike, exchanges_of, measured, sharpness
+from tests.landscape.distributed_products import QUESTIONS, cut_alike, exchanges_of, in_single, measured, sharpness
 
 PROGRAM = Path(__file__).with_name("distributed_products.py")
 
@@ -36,6 +36,8 @@ def test_any_number_of_processes_finds_the_same_numbers_with_one_exchange_per_pr
         assert [found[0] for found in rank["in_time"].values()] == ["out of time", "time", "time"]
         assert rank["in_time"] == ranks[0]["in_time"]
         assert rank["chosen"] == ranks[0]["chosen"]
+        assert rank["in_single"] == in_single(Alone())
+        assert rank["in_single"][1].endswith("in single precision")
         assert rank["cut_alike"] == pytest.approx(cut_alike(Alone()), rel=1e-12)
     for name, limit, constant in (("questions", {}, 1), ("limited", {"max_seconds": 1e6}, 2)):  # the end; the limit
         for question in QUESTIONS:
