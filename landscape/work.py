@@ -162,9 +162,17 @@ class Work:
 
     def _of_size(self, size: int) -> list[Term]:
         if size not in self._chunks:
-            pieces = cut(self.batches, size)
+            pieces = self._cut(size)
             self._chunks[size] = [Term(self.definition, pieces[i]) for i in self.sharing.block(len(pieces))]
         return self._chunks[size]
+
+    def _cut(self, size: int) -> list[Batch]:
+        """Chunks of at most so many examples, and where processes share them as many for each as for any other."""
+        pieces, number = cut(self.batches, size), self.sharing.number
+        if number > 1 and self._limit is None:
+            each = -(-len(pieces) // number)
+            pieces = cut(self.batches, -(-sum(map(num_examples, self.batches)) // (each * number)))
+        return pieces
 
     def _measured(self, name: str, num_bytes: Callable[[Term], int]) -> GraphSize:
         if self._whole is not None:

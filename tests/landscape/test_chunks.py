@@ -11,8 +11,10 @@ from problems import N, normal, problem, ragged
 from torch import nn
 
 from landscape import HessianOperator, Objective
+from landscape.batches import num_examples
 from landscape.chunks import MOST_EXAMPLES, QUICK_BYTES, GraphSize, cut, halves, merged
 from landscape.memory import available_bytes, graph_measured, in_words, is_out_of_memory
+from landscape.processes import Alone
 from landscape.terms import Term
 
 
@@ -27,6 +29,30 @@ def test_batches_are_cut_and_put_together_again_in_their_order():
     assert sizes(cut(pieces, 4)) == [4, 4, 4, 1]
     assert torch.equal(torch.cat([piece[1] for piece in cut(pieces, 4)]), y)
     assert cut(pieces, 4)[0][0].untyped_storage().data_ptr() == pieces[0][0].untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("examples", "number", "chunk_size", "expected"),
+    [
+        (17, 3, None, [[6], [6], [5]]),  # not one for the first alone
+        (2500, 2, None, [[625, 625], [625, 625]]),  # not 1024, and twice that
+        (2, 3, None, [[], [1], [1]]),
+        (17, 2, 16, [[16], [1]]),  # as it was asked for
+    ],
+)
+def test_processes_that_share_chunks_have_as_many_as_one_another(examples, number, chunk_size, expected):
+    class OneOf(Alone):
+        is_first = True  # all of them measure the same
+
+        def __init__(self, rank):
+            super().__init__()
+            self.rank, self.number = rank, number
+
+    model, data = nn.Linear(3, 2), [(torch.zeros(examples, 3), torch.zeros(examples, dtype=torch.long))]
+    plain = Objective(model, F.cross_entropy, data, chunk_size=chunk_size).work
+    for rank, own in enumerate(expected):
+        shared = plain.of(plain.batches, sharing=OneOf(rank))
+        assert [num_examples(term.batch) for term in shared.terms] == own
 
 
 def test_examples_of_several_shapes_are_not_put_together():
