@@ -57,7 +57,7 @@ class Answering(click.Command):
 
 
 class Sentences(click.Group):
-    """Commands whose errors are one sentence, and whose exit status is 0, 1 (it failed) or 2 (wrong usage)."""
+    """Commands whose errors are one sentence, and whose exit status is 0, 1 (it failed) or 2 (bad input)."""
 
     command_class = Answering
 
@@ -76,11 +76,13 @@ class Sentences(click.Group):
                 "interrupted; what was finished is kept. Go on with the same command (for train: with --resume)."
             ) from None
         except Exception as error:
-            from figures.terminal import sentence
+            from figures import terminal
 
             if os.environ.get("MSAM_TRACEBACK"):
                 raise
-            raise click.ClickException(sentence(error)) from None
+            told = click.ClickException(terminal.sentence(error))
+            told.exit_code = terminal.status(error)
+            raise told from None
 
 
 @contextlib.contextmanager
@@ -98,7 +100,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _usage() -> Iterator[None]:
-    """Settings that make no sense are wrong usage."""
+    """Settings that make no sense are wrong usage, said with where the help is."""
     try:
         yield
     except (ValueError, FileExistsError) as error:
@@ -355,7 +357,7 @@ def train(out: Path, resume: bool, overwrite: bool, as_json: bool, device: str, 
     """Train one model and write a run directory: config, metrics and checkpoints."""
     from figures import terminal
     from msam.run import Run
-    from msam.training import launched
+    from msam.training import TrainingDivergedError, launched
 
     with launched(device) as (processes, place):
         if processes.is_first:
@@ -364,8 +366,11 @@ def train(out: Path, resume: bool, overwrite: bool, as_json: bool, device: str, 
         if not processes.is_first:
             run = Run.open(out)
             task = run.training.load_task()
-        with terminal.stages(silent=not processes.is_first) as stage:
-            _train(run, task, place, stage, processes)
+        try:
+            with terminal.stages(silent=not processes.is_first) as stage:
+                _train(run, task, place, stage, processes)
+        except TrainingDivergedError as error:
+            raise click.ClickException(str(error)) from None
         if processes.is_first:
             _answer(run.outcome(), [terminal.run_table([run.outcome()])], as_json=as_json)
 

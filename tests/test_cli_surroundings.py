@@ -103,8 +103,8 @@ def test_a_slice_goes_through_other_checkpoints_along_eigenvectors_and_along_the
         ("--along gradient", 2, "along must be one of random, eigenvectors, trajectory"),
         ("--along trajectory", 2, "a trajectory is seen in a plane"),
         ("--through DIR/b --dims 2", 2, "a plane goes through two others; got 1"),
-        ("--through DIR/none", 1, "there is no run at"),
-        ("--through DIR/a", 1, "there is no line between them"),
+        ("--through DIR/none", 2, "there is no run at"),
+        ("--through DIR/a", 2, "there is no line between them"),
         ("--tolerance 2", 2, "tolerance must be a share of the range"),
     ],
 )
