@@ -80,9 +80,8 @@ class Sentences(click.Group):
 
             if os.environ.get("MSAM_TRACEBACK"):
                 raise
-            told = click.ClickException(terminal.sentence(error))
-            told.exit_code = terminal.status(error)
-            raise told from None
+            kind = click.UsageError if terminal.is_bad_input(error) else click.ClickException
+            raise kind(terminal.sentence(error)) from None
 
 
 @contextlib.contextmanager

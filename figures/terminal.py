@@ -211,13 +211,13 @@ def sentence(error: Exception) -> str:
     return text if known else f"{type(error).__name__}: {text} (a defect: MSAM_TRACEBACK=1 shows where)"
 
 
-def status(error: Exception) -> int:
-    """The exit status of a command: 2 where what it was given is bad, be it a setting, a file or a task; 1 otherwise.
+def is_bad_input(error: Exception) -> bool:
+    """Whether what a command was given will not do, be it a setting, a file or a task; else it failed by itself.
 
-    >>> status(ValueError("rho must be positive")), status(FileNotFoundError("no run")), status(OSError(28, "full"))
-    (2, 2, 1)
+    >>> is_bad_input(ValueError("rho must be positive")), is_bad_input(OSError(28, "full"))
+    (True, False)
     """
-    return 2 if isinstance(error, ValueError | TypeError | _NO_SUCH_PLACE) and not _is_of_memory(error) else 1
+    return isinstance(error, ValueError | TypeError | _NO_SUCH_PLACE) and not _is_of_memory(error)
 
 
 def _is_of_memory(error: Exception) -> bool:

@@ -200,5 +200,5 @@ def test_bad_input_is_wrong_usage_and_what_the_machine_lacks_is_a_failure():
     bad = [ValueError("a"), TypeError("a"), FileNotFoundError("a"), OSError(errno.EISDIR, "Is a directory", "a")]
     failed = [RuntimeError("odd"), RuntimeError(CUDA), TypeError("Overflow when unpacking long"), MemoryError()]
     failed += [OSError(errno.ENOSPC, "No space left", "a"), ConnectionError("another process has died")]
-    assert [terminal.status(error) for error in bad] == [2] * len(bad)
-    assert [terminal.status(error) for error in failed] == [1] * len(failed)
+    assert all(terminal.is_bad_input(error) for error in bad)
+    assert not any(terminal.is_bad_input(error) for error in failed)
