@@ -51,6 +51,18 @@ def spoiled(*, part: str) -> Task:
     return dataclasses.replace(task, **{place: parts[part]})
 
 
+def mended() -> Task:
+    """A task that fails, until there is a file."""
+    task = counted()
+
+    def loss(outputs, targets):
+        if not Path("there").exists():
+            raise KeyboardInterrupt if Path("slow").exists() else KeyError("scores")
+        return task.loss(outputs, targets)
+
+    return Task("mended", task.build, loss, task.train, task.test)
+
+
 def leaves() -> Task:
     """A task that ends the program."""
     raise SystemExit(3)
@@ -194,6 +206,16 @@ def test_what_does_not_fit_is_named_in_a_measurement_too(loaded):
         found = msam("sharpness", about)
         assert found.exit_code == 2
         assert f"Error: {sentence}" in found.stderr
+
+
+def test_a_training_that_failed_in_its_first_epoch_is_begun_again_by_the_same_command(loaded, tmp_path):
+    line = "train --task own_counted:mended --epochs 1 --batch-size 6 --out a"
+    assert "'scores'; MSAM_TRACEBACK=1 shows where" in refused(line, status=2)
+    (tmp_path / "slow").touch()
+    assert "interrupted; what was finished is kept" in refused(line, status=1)
+    (tmp_path / "there").touch()
+    assert json_of(line)["epoch"] == 1
+    assert "holds a run already" in refused(line, status=2)
 
 
 def test_a_task_that_ends_the_program_is_named(loaded):
