@@ -110,6 +110,7 @@ def _copies(data: Iterable[Batch], device: torch.device) -> list[Batch] | None:
     room = SHARE_OF_DATA * available_bytes(device)
     copies = []
     for batch in data:
+        checks.require_numbers(("a tensor of the data", tensor) for tensor in tensors(batch))
         room -= sum(tensor.nbytes for tensor in tensors(batch))
         if room < 0:
             return None

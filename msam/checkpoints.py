@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from landscape.checks import require_numbers
 from landscape.files import atomic_write
 
 
@@ -91,9 +92,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: str
     """Put the tensors of a checkpoint into a model; all of them, or none.
 
     Raises:
-        ValueError: if names or shapes differ; the model is then what it was.
+        ValueError: if names or shapes differ, or there are no numbers; the model is then what it was.
     """
     own = model.state_dict()
+    require_numbers((f"{name} of {source}", tensor) for name, tensor in weights.items() if isinstance(tensor, Tensor))
     missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     reshaped = [
         f"{name} has shape {tuple(weights[name].shape)} and should have {tuple(own[name].shape)}"

@@ -41,13 +41,15 @@ def spoiled(*, part: str) -> Task:
         "build": lambda: 1 / 0,
         "frozen": lambda: nn.Linear(3, 2).requires_grad_(False),
         "nothing": lambda: nn.Identity(),
+        "empty": lambda: nn.Linear(3, 2, device="meta"),
+        "shapes": Examples(inputs.to("meta"), number % 2),
         "instance": nn.Linear(3, 2),
         "model": lambda: nn.Linear(4, 2),
         "loss": lambda outputs, targets: {}["scores"],
         "forward": lambda model, batch: model(batch[0]),
     }
-    place = {"doubles": "train"} | dict.fromkeys(("instance", "model", "frozen", "nothing"), "build")
-    place = place.get(part, part)
+    place = dict.fromkeys(("instance", "model", "frozen", "nothing", "empty"), "build")
+    place = (place | {"doubles": "train", "shapes": "train"}).get(part, part)
     return dataclasses.replace(task, **{place: parts[part]})
 
 
@@ -183,6 +185,11 @@ def test_models_that_share_their_parameters_are_refused(loaded):
         ("instance", "the task counted failed to build its model with TypeError: Linear.forward() missing 1"),
         ("frozen", "the model of the task counted has no parameters that are trained; set requires_grad on some"),
         ("nothing", "the model of the task counted has no parameters that are trained; set requires_grad on some"),
+        (
+            "empty",
+            "weight of the model of the task counted is on the device 'meta', which has shapes",
+        ),
+        ("shapes", "the task own_counted:spoiled cannot be used: a tensor of train is on the device 'meta', which has"),
         ("model", "the task counted failed in epoch 1 with RuntimeError: mat1 and mat2 shapes cannot be"),
         ("loss", "the task counted failed in epoch 1 with KeyError: 'scores'; MSAM_TRACEBACK=1 shows where"),
         ("forward", "the task counted failed in epoch 1 with TypeError: forward must return a pair, (outputs, t"),

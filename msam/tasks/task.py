@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from landscape.batches import num_examples, tensors
+from landscape.checks import require_numbers
 from landscape.denominators import Denominator, denominator_of
 from landscape.forward import Forward, supervised
 from landscape.losses import Loss
@@ -65,8 +66,8 @@ class Task:
 
         Raises:
             TypeError: if ``build`` is no function, or the data are not :class:`Examples` of tensors.
-            ValueError: if a split is empty, or its inputs and targets differ in number, or the loss says that it is no
-                mean.
+            ValueError: if a split is empty or without numbers, or its inputs and targets differ in number, or the loss
+                says that it is no mean.
         """
         optional = [name for name in ("augment", "denominator") if getattr(self, name) is not None]
         for name in ("build", "loss", "forward", *optional):
@@ -80,6 +81,7 @@ class Task:
                 part = "inputs" if isinstance(examples.targets, torch.Tensor) else "targets"
                 kind = type(getattr(examples, part)).__name__
                 raise TypeError(f"the {part} of {name} must be tensors; got a {kind}, which torch.as_tensor converts")
+            require_numbers((f"a tensor of {name}", found) for found in tensors((examples.inputs, examples.targets)))
             number = num_examples((examples.inputs, examples.targets))
             if number == 0:
                 raise ValueError(f"{name} has no examples")
@@ -103,8 +105,8 @@ class Task:
 
         Raises:
             TypeError: if what is built is none.
-            ValueError: if building it fails, or it has a trainable parameter of an earlier one, which may have been
-                trained since.
+            ValueError: if building it fails, it has no numbers, or a trainable parameter of an earlier one, which may
+                have been trained since.
         """
         with torch.random.fork_rng([]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)  # models are built on the CPU, whatever the default device
@@ -112,6 +114,8 @@ class Task:
                 model = self.build()
         if not isinstance(model, nn.Module):
             raise TypeError(f"the task {self.name} builds a {type(model).__name__}; it must build a torch.nn.Module")
+        held = [*model.named_parameters(), *model.named_buffers()]
+        require_numbers((f"{name} of the model of the task {self.name}", tensor) for name, tensor in held)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and self._built.get(id(parameter)) is parameter:
                 raise ValueError(
