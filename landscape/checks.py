@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from landscape.batches import Batch, Fingerprint, concatenate, num_examples, shape_of_examples, split, take, tensors
+from landscape.batches import Batch, concatenate, num_examples, shape_of_examples, split, take, tensors
+from landscape.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
     from landscape.objective import Objective

@@ -144,8 +144,8 @@ class mSAM(torch.optim.Optimizer):
             closure: micro-batch -> mean loss over it, with its graph. It is called twice per micro-batch and must
                 not call ``backward``. Where the mean is not over examples (tokens that are not ignored, class
                 weights), it returns (mean loss, what it was divided by), and micro-batches are weighted by that.
-            batch: a tensor, or tuples, lists and mappings of tensors that share their first dimension. With several
-                processes each is given the same batch, and carries out its share of the micro-batches.
+            batch: see :func:`microbatches`. With several processes each is given the same batch, and carries out its
+                share of the micro-batches.
 
         Returns:
             The mean loss over the batch at the weights before the step, a detached scalar tensor.

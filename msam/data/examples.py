@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, map_tensors, moved, take
+from landscape.batches import Batch, moved, rows, take
 from landscape.memory import fits
 
 
@@ -39,7 +39,7 @@ class Examples:
 
     def taken(self, chosen: Tensor) -> Examples:
         """The examples with the given numbers, ``(k,)``, in that order."""
-        inputs, targets = map_tensors(lambda t: t[chosen.to(t.device)], (self.inputs, self.targets))
+        inputs, targets = rows((self.inputs, self.targets), chosen)
         return Examples(inputs, targets, self.device)
 
     def batches(self, size: int, *, order: Tensor | None = None) -> Iterator[tuple[Batch, Tensor]]:
