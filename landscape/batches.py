@@ -88,10 +88,15 @@ def num_examples(batch: Batch) -> int:
     """The number of examples in a batch: the first dimension that all its tensors share.
 
     Raises:
-        ValueError: if there is no tensor with a first dimension, if the first dimensions differ, or if there is a list
-            that has not an entry for each example.
+        ValueError: if there is no tensor with a first dimension, if the first dimensions differ, if a tensor is sparse
+            or nested, or if there is a list that has not an entry for each example.
     """
-    lengths = [tensor.shape[0] for tensor in tensors(batch) if tensor.ndim > 0]
+    found = tensors(batch)
+    for tensor in found:
+        if tensor.layout != torch.strided:
+            kind = str(tensor.layout).removeprefix("torch.")
+            raise ValueError(f"a tensor of a batch is {kind}, of which no part can be taken; make it dense, and pad it")
+    lengths = [tensor.shape[0] for tensor in found if tensor.ndim > 0]
     if not lengths:
         raise ValueError(f"a batch must contain a tensor with one row per example; got {type(batch).__name__}")
     if len(set(lengths)) > 1:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
 from landscape.batches import Batch, concatenate, num_examples, shape_of_examples, split, take, tensors
 from landscape.fingerprint import Fingerprint
@@ -108,12 +109,17 @@ def require_one_device(model: nn.Module, loss: object) -> None:
 
 
 def require_numbers(tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Named tensors must hold numbers, which those on the device meta do not.
+    """Named tensors must hold numbers, which those on the device meta do not, nor those of a lazy layer at first.
 
     Raises:
         ValueError: naming the first that does not.
     """
     for name, tensor in tensors:
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name} is of a lazy layer, which has neither shape nor numbers before its first batch; take one "
+                "through the model, or name the sizes of the layer"
+            )
         if tensor.is_meta:
             raise ValueError(
                 f"{name} is on the device 'meta', which has shapes and no numbers; make it on the CPU, or, of a model "

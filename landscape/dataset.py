@@ -111,6 +111,7 @@ def _copies(data: Iterable[Batch], device: torch.device) -> list[Batch] | None:
     copies = []
     for batch in data:
         checks.require_numbers(("a tensor of the data", tensor) for tensor in tensors(batch))
+        num_examples(batch)  # which refuses what is no batch
         room -= sum(tensor.nbytes for tensor in tensors(batch))
         if room < 0:
             return None

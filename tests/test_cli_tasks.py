@@ -42,14 +42,16 @@ def spoiled(*, part: str) -> Task:
         "frozen": lambda: nn.Linear(3, 2).requires_grad_(False),
         "nothing": lambda: nn.Identity(),
         "empty": lambda: nn.Linear(3, 2, device="meta"),
+        "lazy": lambda: nn.LazyLinear(2),
+        "sparse": Examples(inputs.to_sparse(), number % 2),
         "shapes": Examples(inputs.to("meta"), number % 2),
         "instance": nn.Linear(3, 2),
         "model": lambda: nn.Linear(4, 2),
         "loss": lambda outputs, targets: {}["scores"],
         "forward": lambda model, batch: model(batch[0]),
     }
-    place = dict.fromkeys(("instance", "model", "frozen", "nothing", "empty"), "build")
-    place = (place | {"doubles": "train", "shapes": "train"}).get(part, part)
+    place = dict.fromkeys(("instance", "model", "frozen", "nothing", "empty", "lazy"), "build")
+    place = (place | dict.fromkeys(("doubles", "shapes", "sparse"), "train")).get(part, part)
     return dataclasses.replace(task, **{place: parts[part]})
 
 
@@ -188,6 +190,14 @@ def test_models_that_share_their_parameters_are_refused(loaded):
         (
             "empty",
             "weight of the model of the task counted is on the device 'meta', which has shapes",
+        ),
+        (
+            "lazy",
+            "weight of the model of the task counted is of a lazy layer, which has neither shape nor numbers before",
+        ),
+        (
+            "sparse",
+            "the task own_counted:spoiled cannot be used: a tensor of a batch is sparse_coo, of which no part can",
         ),
         ("shapes", "the task own_counted:spoiled cannot be used: a tensor of train is on the device 'meta', which has"),
         ("model", "the task counted failed in epoch 1 with RuntimeError: mat1 and mat2 shapes cannot be"),

@@ -62,6 +62,15 @@ def test_lengths_that_differ_are_refused_with_the_lengths():
         num_examples((X, Y[:4]))
 
 
+def test_tensors_of_which_no_part_can_be_taken_are_refused():
+    nested = torch.nested.nested_tensor([X[:2], X[:3]], layout=torch.jagged)
+    for tensor, kind in ((X.to_sparse(), "sparse_coo"), (nested, "jagged")):
+        with pytest.raises(
+            ValueError, match=f"a tensor of a batch is {kind}, of which no part can be taken; make it den"
+        ):
+            num_examples((tensor, Y))
+
+
 @pytest.mark.parametrize("batch", [(), "text", (torch.tensor(1.0),)])
 def test_a_batch_without_rows_is_refused(batch):
     with pytest.raises(ValueError, match="a batch must contain a tensor with one row per example"):
