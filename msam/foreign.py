@@ -62,7 +62,8 @@ def whole(path: str | Path) -> Path:
     if found:
         return found[0]
     what = "a run; name it as RUN" if (path / "checkpoints").is_dir() else "a folder without a checkpoint in it"
-    raise FileNotFoundError(f"{path} is {what}; weights are a file, or a folder that has {' or '.join(INDICES)}")
+    names = " or ".join(WHOLE + INDICES)
+    raise FileNotFoundError(f"{path} is {what}; weights are a file, or a folder that has {names}")
 
 
 def split_key(text: str | Path) -> tuple[Path, str]:

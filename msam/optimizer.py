@@ -215,7 +215,7 @@ class mSAM(torch.optim.Optimizer):
         with buffers_kept_on_error(self.module), self.batch_norm.during(step):
             outcome = self.processes.outcome(step, self.execution)
             if outcome.denominator == 0:
-                raise ValueError("the closure reported a denominator of zero for every micro-batch; there is no loss")
+                raise ValueError("a denominator of zero for every micro-batch, as where all targets are ignored")
         self._batches += 1
         self._waiting = outcome if self._waiting is None else mean_of([self._waiting, outcome])
         observer = self._waiting.observer

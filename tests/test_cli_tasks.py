@@ -49,9 +49,10 @@ def spoiled(*, part: str) -> Task:
         "model": lambda: nn.Linear(4, 2),
         "loss": lambda outputs, targets: {}["scores"],
         "forward": lambda model, batch: model(batch[0]),
+        "number": lambda outputs, targets: 3.0,
     }
     place = dict.fromkeys(("instance", "model", "frozen", "nothing", "empty", "lazy"), "build")
-    place = (place | dict.fromkeys(("doubles", "shapes", "sparse"), "train")).get(part, part)
+    place = (place | dict.fromkeys(("doubles", "shapes", "sparse"), "train") | {"number": "loss"}).get(part, part)
     return dataclasses.replace(task, **{place: parts[part]})
 
 
@@ -202,6 +203,7 @@ def test_models_that_share_their_parameters_are_refused(loaded):
         ("shapes", "the task own_counted:spoiled cannot be used: a tensor of train is on the device 'meta', which has"),
         ("model", "the task counted failed in epoch 1 with RuntimeError: mat1 and mat2 shapes cannot be"),
         ("loss", "the task counted failed in epoch 1 with KeyError: 'scores'; MSAM_TRACEBACK=1 shows where"),
+        ("number", "the loss must return a scalar tensor, the mean over the batch; got float"),
         ("forward", "the task counted failed in epoch 1 with TypeError: forward must return a pair, (outputs, t"),
     ],
 )
