@@ -50,9 +50,14 @@ def spoiled(*, part: str) -> Task:
         "loss": lambda outputs, targets: {}["scores"],
         "forward": lambda model, batch: model(batch[0]),
         "number": lambda outputs, targets: 3.0,
+        "sum": lambda outputs, targets: functional.cross_entropy(outputs, targets, reduction="sum"),
     }
-    place = dict.fromkeys(("instance", "model", "frozen", "nothing", "empty", "lazy"), "build")
-    place = (place | dict.fromkeys(("doubles", "shapes", "sparse"), "train") | {"number": "loss"}).get(part, part)
+    places = {
+        "build": ("instance", "model", "frozen", "nothing", "empty", "lazy"),
+        "train": ("doubles", "shapes", "sparse"),
+        "loss": ("number", "sum"),
+    }
+    place = next((place for place, names in places.items() if part in names), part)
     return dataclasses.replace(task, **{place: parts[part]})
 
 
@@ -203,6 +208,7 @@ def test_models_that_share_their_parameters_are_refused(loaded):
         ("shapes", "the task own_counted:spoiled cannot be used: a tensor of train is on the device 'meta', which has"),
         ("model", "the task counted failed in epoch 1 with RuntimeError: mat1 and mat2 shapes cannot be"),
         ("loss", "the task counted failed in epoch 1 with KeyError: 'scores'; MSAM_TRACEBACK=1 shows where"),
+        ("sum", "the loss of the task counted is a sum over its batch, "),
         ("number", "the loss must return a scalar tensor, the mean over the batch; got float"),
         ("forward", "the task counted failed in epoch 1 with TypeError: forward must return a pair, (outputs, t"),
     ],

@@ -10,17 +10,19 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
-from landscape.batches import num_examples, tensors
+from landscape.batches import num_examples, split, tensors
 from landscape.checks import require_numbers
 from landscape.denominators import Denominator, denominator_of
-from landscape.forward import Forward, supervised
-from landscape.losses import Loss
+from landscape.forward import Forward, read, supervised
+from landscape.losses import Loss, loss_of
 from landscape.objective import Objective
 from landscape.processes import Sharing
 from msam.data import Augmentation, Examples
 from msam.tasks.failing import blaming
 
 Split = Literal["train", "validation", "test"]
+_FEW = 4  # examples that a loss is tried on
+_SAME = 1e-4  # relative difference that is put down to rounding, in single precision
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,35 @@ class Task:
                 )
         self._built.update({id(parameter): parameter for parameter in model.parameters()})
         return model
+
+    def require_mean(self, model: nn.Module) -> None:
+        """Find out early whether the loss is a sum over its batch, by a few training examples.
+
+        What fails in it is left to be said in training.
+
+        Args:
+            model: untrained, to be thrown away: its buffers may change.
+
+        Raises:
+            ValueError: if it is one: micro-batches would be weighted wrongly.
+        """
+        most = min(_FEW, len(self.train)) // 2 * 2
+        if most == 0:
+            return
+        few = next(self.train.batches(most))
+        try:
+            with torch.random.fork_rng([]), torch.no_grad():
+                parts = (few, *split(few, [most // 2] * 2))
+                found = [float(loss_of(self.loss, *read(self.forward, model.eval(), part))) for part in parts]
+        except Exception:  # whatever the task's own parts raise
+            return
+        whole, one, other = found
+        scale = abs(one) + abs(other)
+        if abs(whole) > _SAME * scale and abs(whole - one - other) <= _SAME * scale:
+            raise ValueError(
+                f"the loss of the task {self.name} is a sum over its batch, {one:.4g} and {other:.4g} of two halves, "
+                f"{whole:.4g} of both; it must be their mean"
+            )
 
     def probed(
         self, model: nn.Module, *, beside: Collection[str] = (), before: Sequence[Collection[str]] = ()
