@@ -588,8 +588,8 @@ def sharpness(
     with _usage():
         grids: tuple[tuple[str, Question, Any], ...] = (
             ("sharpness_over_sizes", surroundings.sharpness_over, microbatch_sizes and require_sizes(microbatch_sizes)),
-            ("worst_case_over_radii", surroundings.worst_case_over, radii and require_radii(radii)),
-            ("average_case_over_noises", surroundings.average_case_over, noises and require_radii(noises)),
+            ("worst_case_over_radii", surroundings.worst_case_over, radii and require_radii(radii, "radii")),
+            ("average_case_over_noises", surroundings.average_case_over, noises and require_radii(noises, "noises")),
         )
         questions |= {name: functools.partial(ask, grid=grid) for name, ask, grid in grids if grid}
     if audit:

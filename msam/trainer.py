@@ -261,4 +261,4 @@ def _epoch_of(path: Path) -> int:
 
 
 def _all_weights(model: nn.Module) -> Tensor:
-    return torch.stack([parameter.detach().abs().max() for parameter in model.parameters()])
+    return torch.stack([parameter.detach().abs().max() for parameter in model.parameters() if parameter.numel()])

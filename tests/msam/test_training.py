@@ -203,6 +203,15 @@ def test_weights_that_overflow_in_the_last_step_of_an_epoch_are_not_saved(toy_ta
     assert Run.open(tmp_path / "run").checkpoints() == []
 
 
+def test_a_parameter_without_elements_is_no_matter(toy_task, trained):
+    def build():
+        model = toy_task.build()
+        model.none = nn.Parameter(torch.zeros(0))
+        return model
+
+    assert trained(task=dataclasses.replace(toy_task, build=build), epochs=1).is_complete
+
+
 def test_an_epoch_whose_test_loss_is_nan_is_not_saved(toy_task, trained, tmp_path):
     def loss(outputs, targets):
         return toy_task.loss(outputs, targets) * (1 if outputs.requires_grad else float("nan"))
