@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msam.checkpoints import read_state, read_weights
+from msam.checkpoints import is_safetensors, read_state, read_weights
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -89,7 +89,7 @@ def _digest_of_file(path: Path) -> str:
 def _read_file(path: Path) -> Mapping[str, Any]:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; the copy was cut off, or nothing was saved. Copy or save it again")
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         return read_weights(path)
     with torch.serialization.safe_globals(_HARMLESS):
         content = read_state(path)
