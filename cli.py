@@ -57,7 +57,7 @@ class Answering(click.Command):
 
 
 class Sentences(click.Group):
-    """Commands whose errors are one sentence, and whose exit status is 0, 1 (it failed) or 2 (wrong usage)."""
+    """Commands whose errors are one sentence, and whose exit status is 0, 1 (it failed) or 2 (bad input)."""
 
     command_class = Answering
 
@@ -76,11 +76,12 @@ class Sentences(click.Group):
                 "interrupted; what was finished is kept. Go on with the same command (for train: with --resume)."
             ) from None
         except Exception as error:
-            from figures.terminal import sentence
+            from figures import terminal
 
             if os.environ.get("MSAM_TRACEBACK"):
                 raise
-            raise click.ClickException(sentence(error)) from None
+            kind = click.UsageError if terminal.is_bad_input(error) else click.ClickException
+            raise kind(terminal.sentence(error)) from None
 
 
 @contextlib.contextmanager
@@ -98,7 +99,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _usage() -> Iterator[None]:
-    """Settings that make no sense are wrong usage."""
+    """Settings that make no sense are wrong usage, said with where the help is."""
     try:
         yield
     except (ValueError, FileExistsError) as error:
@@ -340,7 +341,7 @@ def _trainable(configs: Sequence[TrainConfig]) -> Task:
         task = configs[0].load_task(stage)
     for config in {config.num_microbatches: config for config in configs}.values():
         config.require_trainable(task)
-    config.model(task)
+    task.require_mean(config.model(task))
     return task
 
 
@@ -355,7 +356,7 @@ def train(out: Path, resume: bool, overwrite: bool, as_json: bool, device: str, 
     """Train one model and write a run directory: config, metrics and checkpoints."""
     from figures import terminal
     from msam.run import Run
-    from msam.training import launched
+    from msam.training import TrainingDivergedError, launched
 
     with launched(device) as (processes, place):
         if processes.is_first:
@@ -364,8 +365,11 @@ def train(out: Path, resume: bool, overwrite: bool, as_json: bool, device: str, 
         if not processes.is_first:
             run = Run.open(out)
             task = run.training.load_task()
-        with terminal.stages(silent=not processes.is_first) as stage:
-            _train(run, task, place, stage, processes)
+        try:
+            with terminal.stages(silent=not processes.is_first) as stage:
+                _train(run, task, place, stage, processes)
+        except TrainingDivergedError as error:
+            raise click.ClickException(str(error)) from None
         if processes.is_first:
             _answer(run.outcome(), [terminal.run_table([run.outcome()])], as_json=as_json)
 
@@ -584,8 +588,8 @@ def sharpness(
     with _usage():
         grids: tuple[tuple[str, Question, Any], ...] = (
             ("sharpness_over_sizes", surroundings.sharpness_over, microbatch_sizes and require_sizes(microbatch_sizes)),
-            ("worst_case_over_radii", surroundings.worst_case_over, radii and require_radii(radii)),
-            ("average_case_over_noises", surroundings.average_case_over, noises and require_radii(noises)),
+            ("worst_case_over_radii", surroundings.worst_case_over, radii and require_radii(radii, "radii")),
+            ("average_case_over_noises", surroundings.average_case_over, noises and require_radii(noises, "noises")),
         )
         questions |= {name: functools.partial(ask, grid=grid) for name, ask, grid in grids if grid}
     if audit:

@@ -31,6 +31,7 @@ from landscape.results import Result
 
 _NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "alloc_failed", "overflowed", "overflow when")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SUCH_PLACE = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError
 
 
 def show(*tables: Table | str) -> None:
@@ -194,8 +195,7 @@ def to_json(content: Mapping[str, Any]) -> str:
 def sentence(error: Exception) -> str:
     """An error as one sentence: what was wrong, the value, a way out; other programs' errors are translated."""
     text = (str(error) or type(error).__name__).splitlines()[0]
-    from_torch = isinstance(error, RuntimeError | TypeError) and any(words in text.lower() for words in _NO_MEMORY)
-    if from_torch or isinstance(error, MemoryError):
+    if _is_of_memory(error):
         size = re.search(r"allocate ([\d.]+ \w+)", text)
         wanted = f" (it asked for {size[1]})" if size else ""
         return (
@@ -209,6 +209,21 @@ def sentence(error: Exception) -> str:
         return f"cannot read or write {where}: {error.strerror.lower()}. {advice}"
     known = isinstance(error, ValueError | TypeError | OSError)
     return text if known else f"{type(error).__name__}: {text} (a defect: MSAM_TRACEBACK=1 shows where)"
+
+
+def is_bad_input(error: Exception) -> bool:
+    """Whether what a command was given will not do, be it a setting, a file or a task; else it failed by itself.
+
+    >>> is_bad_input(ValueError("rho must be positive")), is_bad_input(OSError(28, "full"))
+    (True, False)
+    """
+    return isinstance(error, ValueError | TypeError | _NO_SUCH_PLACE) and not _is_of_memory(error)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    text = (str(error) or type(error).__name__).splitlines()[0].lower()
+    from_torch = isinstance(error, RuntimeError | TypeError) and any(words in text for words in _NO_MEMORY)
+    return from_torch or isinstance(error, MemoryError)
 
 
 @contextlib.contextmanager

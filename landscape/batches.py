@@ -1,17 +1,18 @@
-"""Batches: any nesting of tuples, lists and mappings of tensors that share their first dimension, the examples."""
+"""Batches: any nesting of tuples, lists and mappings of tensors that share their first dimension, the examples.
+
+A list or tuple of what are no tensors, such as texts, has an entry for each example.
+"""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections import Counter
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-
-from landscape.identity import name_of
 
 Batch = Any
 
@@ -20,19 +21,42 @@ def map_tensors(function: Callable[[Tensor], Any], batch: Batch) -> Any:
     """Rebuild ``batch`` with ``function`` applied to every tensor in it; everything else is passed through."""
     if isinstance(batch, Tensor):
         return function(batch)
+    return _rebuilt(batch, functools.partial(map_tensors, function))
+
+
+def map_columns(function: Callable[[Any], Any], batch: Batch) -> Any:
+    """The same with ``function`` applied to all that has a part for each example: tensors, and lists of other things.
+
+    >>> map_columns(lambda column: column[:1], {"x": torch.arange(2), "texts": ["a", "b"], "task": "c"})
+    {'x': tensor([0]), 'texts': ['a'], 'task': 'c'}
+    """
+    if isinstance(batch, Tensor) or is_column(batch):
+        return function(batch)
+    return _rebuilt(batch, functools.partial(map_columns, function))
+
+
+def is_column(part: Any) -> bool:
+    """Whether something is a list of an entry per example: one that holds a tensor is a part of the structure."""
+    if not isinstance(part, tuple | list) or hasattr(part, "_fields") or not part:
+        return False
+    return not all(entry is None for entry in part) and not tensors(part)
+
+
+def _rebuilt(batch: Batch, visit: Callable[[Batch], Any]) -> Any:
+    """``batch`` with ``visit`` applied to its parts, if it has any."""
     if type(batch) in (tuple, list):  # first, since these are most batches
-        return type(batch)([map_tensors(function, part) for part in batch])
+        return type(batch)([visit(part) for part in batch])
     if isinstance(batch, Mapping):
-        items = {key: map_tensors(function, value) for key, value in batch.items()}
+        items = {key: visit(value) for key, value in batch.items()}
         if not isinstance(batch, MutableMapping):
             return items
         rebuilt = copy.copy(batch)
         rebuilt.update(items)
         return rebuilt
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_tensors(function, part) for part in batch))
+        return type(batch)(*(visit(part) for part in batch))
     if isinstance(batch, tuple | list):
-        return type(batch)(map_tensors(function, part) for part in batch)
+        return type(batch)(visit(part) for part in batch)
     return batch
 
 
@@ -41,6 +65,18 @@ def tensors(batch: Batch) -> list[Tensor]:
     found: list[Tensor] = []
     map_tensors(found.append, batch)
     return found
+
+
+def columns(batch: Batch) -> list[Any]:
+    """All that has a part for each example in ``batch``, depth first: tensors, and lists of other things."""
+    found: list[Any] = []
+    map_columns(found.append, batch)
+    return found
+
+
+def has_lists(batch: Batch) -> bool:
+    """Whether some of the batch is per example and no tensor."""
+    return not all(isinstance(column, Tensor) for column in columns(batch))
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
@@ -52,9 +88,15 @@ def num_examples(batch: Batch) -> int:
     """The number of examples in a batch: the first dimension that all its tensors share.
 
     Raises:
-        ValueError: if there is no tensor with a first dimension, or if the first dimensions differ.
+        ValueError: if there is no tensor with a first dimension, if the first dimensions differ, if a tensor is sparse
+            or nested, or if there is a list that has not an entry for each example.
     """
-    lengths = [tensor.shape[0] for tensor in tensors(batch) if tensor.ndim > 0]
+    found = tensors(batch)
+    for tensor in found:
+        if tensor.layout != torch.strided:
+            kind = str(tensor.layout).removeprefix("torch.")
+            raise ValueError(f"a tensor of a batch is {kind}, of which no part can be taken; make it dense, and pad it")
+    lengths = [tensor.shape[0] for tensor in found if tensor.ndim > 0]
     if not lengths:
         raise ValueError(f"a batch must contain a tensor with one row per example; got {type(batch).__name__}")
     if len(set(lengths)) > 1:
@@ -62,7 +104,22 @@ def num_examples(batch: Batch) -> int:
             f"the tensors of a batch must agree in their first dimension, the examples; got lengths {lengths}. "
             "Put what is not per example (a mask of the vocabulary, say) outside the batch."
         )
+    _require_entries(batch, lengths[0])
     return lengths[0]
+
+
+def _require_entries(batch: Batch, size: int) -> None:
+    if isinstance(batch, np.ndarray) and batch.ndim > 0:
+        raise ValueError(f"a batch holds an array of numpy, of shape {batch.shape}; make it a tensor: torch.as_tensor")
+    if not is_column(batch):
+        _rebuilt(batch, lambda part: _require_entries(part, size))
+    elif len(batch) != size or any(isinstance(entry, tuple | list | np.ndarray) for entry in batch):
+        shown = repr(batch)
+        raise ValueError(
+            f"a list in a batch must have one entry per example, {size} here, which is no list itself; got "
+            f"{len(batch)} entries, {shown if len(shown) < 60 else f'{shown[:60]}...'}. Put what is not per example "
+            "outside the batch."
+        )
 
 
 def bytes_of_example(batch: Batch) -> int:
@@ -72,7 +129,26 @@ def bytes_of_example(batch: Batch) -> int:
 
 def take(batch: Batch, start: int, stop: int) -> Batch:
     """Examples ``start`` to ``stop`` of a batch, as views."""
-    return map_tensors(lambda tensor: tensor[start:stop] if tensor.ndim > 0 else tensor, batch)
+    return map_columns(lambda column: column[start:stop] if _has_rows(column) else column, batch)
+
+
+def rows(batch: Batch, places: Tensor) -> Batch:
+    """The examples of a batch at some places, ``(k,)``, in that order.
+
+    >>> rows((torch.arange(3), ["a", "b", "c"]), torch.tensor([2, 0]))
+    (tensor([2, 0]), ['c', 'a'])
+    """
+
+    def of(column: Any) -> Any:
+        if not isinstance(column, Tensor):
+            return type(column)([column[place] for place in places.tolist()])
+        return column[places.to(column.device)] if column.ndim > 0 else column
+
+    return map_columns(of, batch)
+
+
+def _has_rows(column: Any) -> bool:
+    return not isinstance(column, Tensor) or column.ndim > 0
 
 
 def split(batch: Batch, sizes: Sequence[int]) -> list[Batch]:
@@ -90,7 +166,13 @@ def split(batch: Batch, sizes: Sequence[int]) -> list[Batch]:
 
 def shape_of_examples(batch: Batch) -> str:
     """What two batches must agree in to be put together: shapes of examples, and all that is not per example."""
-    return repr(map_tensors(lambda t: (t.dtype, *t.shape[1:]) if t.ndim else t.item(), batch))
+
+    def of(column: Any) -> Any:
+        if not isinstance(column, Tensor):
+            return type(column)
+        return (column.dtype, *column.shape[1:]) if column.ndim else column.item()
+
+    return repr(map_columns(of, batch))
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
@@ -101,18 +183,21 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     """
     if len(batches) == 1:
         return batches[0]
-    columns = [iter(tensors(batch)) for batch in batches]
+    parts = [columns(batch) for batch in batches]
     try:
-        if len({len(tensors(batch)) for batch in batches}) > 1:
-            raise RuntimeError("they differ in their number of tensors")
-        return map_tensors(lambda first: _concatenate_column(first, [next(column) for column in columns]), batches[0])
+        if len({tuple(isinstance(column, Tensor) for column in part) for part in parts}) > 1:
+            raise RuntimeError("they differ in their tensors and lists")
+        rest = [iter(part) for part in parts]
+        return map_columns(lambda first: _concatenate_column(first, [next(part) for part in rest]), batches[0])
     except (RuntimeError, StopIteration) as error:
         raise ValueError(
             f"examples of two batches cannot be put into one ({error}); pad all examples to one shape"
         ) from None
 
 
-def _concatenate_column(first: Tensor, parts: list[Tensor]) -> Tensor:
+def _concatenate_column(first: Any, parts: list[Any]) -> Any:
+    if not isinstance(first, Tensor):
+        return type(first)([entry for part in parts for entry in part])
     if first.ndim == 0:
         return first
     return _joined(first, parts) if _lie_end_to_end(parts) else torch.cat(parts)
@@ -157,76 +242,3 @@ def regroup(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
                 waiting, count = [], 0
     if waiting:
         yield waiting
-
-
-class Fingerprint:
-    """What a data set contains, as two short hashes: one that ignores the order of the examples and one that does not.
-
-    Two measurements are of the same data when their ``content`` agrees; shards of consecutive examples are the
-    same only when ``order`` agrees too.
-    """
-
-    def __init__(self) -> None:
-        self.examples: Counter[bytes] = Counter()
-        self._order = hashlib.blake2b(digest_size=16)
-
-    @classmethod
-    def of(cls, batches: Iterable[Batch]) -> Fingerprint:
-        """The fingerprint of all examples of the batches."""
-        fingerprint = cls()
-        for batch in batches:
-            fingerprint.add(batch)
-        return fingerprint
-
-    def add(self, batch: Batch) -> None:
-        """Take in the examples of one batch, each with all its tensors and what the batch says for all of them."""
-        columns, common = _rows_and_common(batch)
-        for row in zip(*columns, strict=True):
-            digest = hashlib.blake2b(b"".join(row) + common, digest_size=16).digest()
-            self.examples[digest] += 1
-            self._order.update(digest)
-
-    @property
-    def content(self) -> str:
-        """A hash of the multiset of examples."""
-        total = hashlib.blake2b(digest_size=16)
-        for digest in sorted(self.examples.elements()):
-            total.update(digest)
-        return total.hexdigest()
-
-    @property
-    def order(self) -> str:
-        """A hash of the sequence of examples."""
-        return self._order.hexdigest()
-
-
-def _rows_and_common(batch: Batch) -> tuple[list[list[bytes]], bytes]:
-    """The bytes of each row, column by column, and what is one for all rows: keys, numbers, tensors without rows."""
-    columns: list[list[bytes]] = []
-    common: list[str] = []
-    size = num_examples(batch)
-
-    def read(part: Any) -> None:
-        if isinstance(part, Tensor) and part.ndim > 0:
-            columns.append(_bytes_of_rows(part))
-        elif isinstance(part, Mapping):
-            for key, value in part.items():
-                common.append(name_of(key))
-                read(value)
-        elif isinstance(part, tuple | list) and len(part) == size and not tensors(part):  # such as their names
-            columns.append([name_of(entry).encode() for entry in part])
-        elif isinstance(part, tuple | list):
-            for entry in part:
-                read(entry)
-        else:
-            common.append(name_of(part))
-
-    read(batch)
-    return columns, "; ".join(common).encode()
-
-
-def _bytes_of_rows(tensor: Tensor) -> list[bytes]:
-    rows = tensor.detach().cpu().contiguous()
-    header = f"{rows.dtype}{tuple(rows.shape[1:])}".encode()
-    raw = rows.view(len(rows), -1).view(torch.uint8).numpy() if rows.numel() else [b""] * len(rows)
-    return [header + bytes(row) for row in raw]

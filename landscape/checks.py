@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
-from landscape.batches import Batch, Fingerprint, concatenate, num_examples, shape_of_examples, split, take, tensors
+from landscape.batches import Batch, concatenate, num_examples, shape_of_examples, split, take, tensors
+from landscape.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
     from landscape.objective import Objective
@@ -94,14 +96,35 @@ def require_evaluable_mode(model: nn.Module) -> None:
 def require_one_device(model: nn.Module, loss: object) -> None:
     """All numbers of a model and of its loss must be on one device, frozen ones and buffers too."""
     parts = [("model", model), *([("loss", loss)] if isinstance(loss, nn.Module) else [])]
-    found = {
-        str(tensor.device): f"{name} of the {what}"
+    tensors = {
+        f"{name} of the {what}": tensor
         for what, module in parts
         for name, tensor in (*module.named_parameters(), *module.named_buffers())
     }
-    if len(found) > 1 or "meta" in found:
+    require_numbers(tensors.items())
+    found = {str(tensor.device): name for name, tensor in tensors.items()}
+    if len(found) > 1:
         places = ", ".join(f"{name} on {device}" for device, name in found.items())
-        raise ValueError(f"model and loss must be on one device that holds numbers; got {places}. Use .to(device)")
+        raise ValueError(f"model and loss must be on one device; got {places}. Use .to(device)")
+
+
+def require_numbers(tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Named tensors must hold numbers, which those on the device meta do not, nor those of a lazy layer at first.
+
+    Raises:
+        ValueError: naming the first that does not.
+    """
+    for name, tensor in tensors:
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name} is of a lazy layer, which has neither shape nor numbers before its first batch; take one "
+                "through the model, or name the sizes of the layer"
+            )
+        if tensor.is_meta:
+            raise ValueError(
+                f"{name} is on the device 'meta', which has shapes and no numbers; make it on the CPU, or, of a model "
+                "that is built, call to_empty(device='cpu') and then draw or load all its numbers"
+            )
 
 
 def require_precision(weights: Tensor) -> None:

@@ -43,17 +43,17 @@ class Point:
 Probe = Callable[[list[Tensor], bool], Point]
 
 
-def require_radii(rhos: Sequence[float] | npt.NDArray[np.floating]) -> list[float]:
-    """Radii in ascending order.
+def require_radii(rhos: Sequence[float] | npt.NDArray[np.floating], name: str = "rhos") -> list[float]:
+    """Radii in ascending order; they are called by a name in errors.
 
     Raises:
         TypeError: if one is no number.
         ValueError: if there is none, or one twice, or one that is negative or not finite.
     """
-    rhos = entries(rhos, "rhos")
-    radii = sorted(real(rho, "each of rhos") for rho in rhos)
+    rhos = entries(rhos, name)
+    radii = sorted(real(rho, f"each of {name}") for rho in rhos)
     if not radii or len(set(radii)) < len(radii) or not all(math.isfinite(rho) and rho >= 0 for rho in radii):
-        raise ValueError(f"rhos must be one or more different radii, finite and zero or more; got {rhos}")
+        raise ValueError(f"{name} must be one or more different numbers, finite and zero or more; got {rhos}")
     return radii
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from landscape.answers.paths import PathLosses
 from landscape.arguments import integer
 from landscape.batch_norm import Statistics, needing_variance
-from landscape.batches import Batch, concatenate, map_tensors, num_examples
+from landscape.batches import Batch, concatenate, num_examples, rows
 from landscape.chance import mixed
 from landscape.identity import name_of
 from landscape.objective import Objective
@@ -175,10 +175,10 @@ def _trained(pair: Pair, training: BendTraining, progress: Progress) -> tuple[Te
         if not len(order):
             order = torch.randperm(number, generator=generator, device="cpu")
         length = lengths[step % len(lengths)]
-        chosen, order = order[:length].to(bend.device), order[length:]
+        chosen, order = order[:length], order[length:]
         t = float(torch.rand((), generator=generator, dtype=torch.float64, device="cpu"))
         losses[step], slope = _loss_and_slope(
-            pair, _examples(data, chosen), Quadratic(pair.a, bend.detach(), pair.b, {}).at(t), t
+            pair, rows(data, chosen), Quadratic(pair.a, bend.detach(), pair.b, {}).at(t), t
         )
         if not (math.isfinite(losses[step]) and bool(torch.isfinite(slope).all())):
             raise ValueError(
@@ -203,10 +203,6 @@ def _lengths(number: int, size: int, *, least: int) -> list[int]:
     if rest >= least:
         return [*lengths, rest]
     return [*lengths[:-1], size + rest]
-
-
-def _examples(data: Batch, rows: Tensor) -> Batch:
-    return map_tensors(lambda tensor: tensor[rows] if tensor.ndim else tensor, data)
 
 
 def _loss_and_slope(pair: Pair, batch: Batch, w: Tensor, t: float) -> tuple[float, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -10,8 +9,9 @@ from torch import Tensor
 
 from landscape import checks
 from landscape.arguments import integer
-from landscape.batches import Batch, Fingerprint, map_tensors, num_examples, regroup, split, tensors
+from landscape.batches import Batch, map_tensors, num_examples, regroup, rows, split, tensors
 from landscape.chunks import merged
+from landscape.fingerprint import Fingerprint
 from landscape.memory import SHARE_OF_DATA, available_bytes
 
 
@@ -86,10 +86,10 @@ class DataSet:
         chosen = torch.randperm(sum(numbers), generator=generator, device="cpu")[:size]
         batches, start = [], 0
         for piece, number in zip(self.pieces, numbers, strict=True):
-            rows = chosen[(chosen >= start) & (chosen < start + number)] - start
+            places = chosen[(chosen >= start) & (chosen < start + number)] - start
             start += number
-            if len(rows):
-                batches.append(map_tensors(functools.partial(_rows, rows=rows), piece))
+            if len(places):
+                batches.append(rows(piece, places))
         return batches
 
     @property
@@ -110,12 +110,10 @@ def _copies(data: Iterable[Batch], device: torch.device) -> list[Batch] | None:
     room = SHARE_OF_DATA * available_bytes(device)
     copies = []
     for batch in data:
+        checks.require_numbers(("a tensor of the data", tensor) for tensor in tensors(batch))
+        num_examples(batch)  # which refuses what is no batch
         room -= sum(tensor.nbytes for tensor in tensors(batch))
         if room < 0:
             return None
         copies.append(map_tensors(lambda tensor: tensor.detach().to(device, copy=True), batch))
     return copies
-
-
-def _rows(tensor: Tensor, *, rows: Tensor) -> Tensor:
-    return tensor[rows.to(tensor.device)] if tensor.ndim > 0 else tensor

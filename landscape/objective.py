@@ -44,7 +44,8 @@ class Objective:
     Args:
         model: any module; its trainable parameters are w.
         loss: ``loss(outputs, targets)``, a scalar mean over the batch.
-        data: batches that can be iterated again: a ``DataLoader``, or a list of batches.
+        data: batches that can be iterated again: a ``DataLoader``, or a list of batches. In a batch all tensors share
+            their first dimension, and a list of what are no tensors, such as texts, has an entry for each example.
         forward: ``forward(model, batch) -> (outputs, targets)``; see :func:`supervised` for the usual one.
         denominator: what the mean of a batch was divided by, ``denominator(outputs, targets)``. Read off the loss when
             it is a cross-entropy (tokens under ``ignore_index``, class weights), examples otherwise; to be given for

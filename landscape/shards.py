@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, map_tensors
+from landscape.batches import Batch, rows
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Shards:
         """The batch with its rows in this order."""
         if not self.interleaved or all(number == 1 or size == 1 for number, size in self.runs):
             return batch
-        rows = torch.arange(self.num_examples, device="cpu")
+        places = torch.arange(self.num_examples, device="cpu")
         parts, start = [], 0
         for number, size in self.runs:
             stop = start + number * size
-            parts.append(rows[start:stop].view(number, size).T.flatten())
+            parts.append(places[start:stop].view(number, size).T.flatten())
             start = stop
         order = torch.cat(parts)
-        return map_tensors(lambda t: t.index_select(0, order.to(t.device)) if t.ndim > 0 else t, batch)
+        return rows(batch, order)
 
     @property
     def is_one_run(self) -> bool:

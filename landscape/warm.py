@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape.arguments import integer
-from landscape.batches import Batch, map_tensors, num_examples
+from landscape.batches import num_examples, rows
 from landscape.objective import Objective
 
 
@@ -53,7 +53,7 @@ class FromSubset:
             size = num_examples(batch)
             inside = chosen[(chosen >= before) & (chosen < before + size)] - before
             if len(inside):
-                batches.append(_rows(batch, inside))
+                batches.append(rows(batch, inside))
             before += size
         return objective.part(batches)
 
@@ -87,7 +87,3 @@ def vectors(given: Any, like: Tensor) -> Tensor:
             f"initial must hold finite vectors that are not zero; vector {wrong} has length {lengths[wrong]}"
         )
     return block
-
-
-def _rows(batch: Batch, places: Tensor) -> Batch:
-    return map_tensors(lambda tensor: tensor[places.to(tensor.device)] if tensor.ndim > 0 else tensor, batch)

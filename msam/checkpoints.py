@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from landscape.checks import require_numbers
 from landscape.files import atomic_write
 
 
@@ -55,7 +56,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}")
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         try:
             with safetensors.safe_open(path, framework="pt") as archive:
                 weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
@@ -67,6 +68,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError(f"{path} is not a mapping of names to tensors; save model.state_dict() alone")
     return dict(loaded)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is to be read as safetensors: by its name, or because it begins as such files do."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as stream:
+        head = stream.read(9)  # the length of the header, and its first character
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def vocabulary_of(path: Path) -> str:
@@ -91,9 +101,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: str
     """Put the tensors of a checkpoint into a model; all of them, or none.
 
     Raises:
-        ValueError: if names or shapes differ; the model is then what it was.
+        ValueError: if names or shapes differ, or there are no numbers; the model is then what it was.
     """
     own = model.state_dict()
+    require_numbers((f"{name} of {source}", tensor) for name, tensor in weights.items() if isinstance(tensor, Tensor))
     missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     reshaped = [
         f"{name} has shape {tuple(weights[name].shape)} and should have {tuple(own[name].shape)}"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msam.checkpoints import read_state, read_weights
+from msam.checkpoints import is_safetensors, read_state, read_weights
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -62,7 +62,8 @@ def whole(path: str | Path) -> Path:
     if found:
         return found[0]
     what = "a run; name it as RUN" if (path / "checkpoints").is_dir() else "a folder without a checkpoint in it"
-    raise FileNotFoundError(f"{path} is {what}; weights are a file, or a folder that has {' or '.join(INDICES)}")
+    names = " or ".join(WHOLE + INDICES)
+    raise FileNotFoundError(f"{path} is {what}; weights are a file, or a folder that has {names}")
 
 
 def split_key(text: str | Path) -> tuple[Path, str]:
@@ -88,7 +89,7 @@ def _digest_of_file(path: Path) -> str:
 def _read_file(path: Path) -> Mapping[str, Any]:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; the copy was cut off, or nothing was saved. Copy or save it again")
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         return read_weights(path)
     with torch.serialization.safe_globals(_HARMLESS):
         content = read_state(path)

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from landscape.checks import require_numbers
+
 OF_SOME = {  # settings that some of torch's optimizers have and others have not
     *("momentum", "dampening", "nesterov"),
     *("betas", "eps", "amsgrad", "decoupled_weight_decay", "momentum_decay", "lr_decay", "initial_accumulator_value"),
@@ -94,7 +96,7 @@ def require_base(optimizer: torch.optim.Optimizer, module: nn.Module | None, *, 
     Raises:
         TypeError: if it is no optimizer, or the module no module.
         ValueError: if it evaluates a closure of its own, is ``not_a``, or its weights are none, or others,
-            or have sparse gradients.
+            or have sparse gradients, or no numbers.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"base_optimizer must be a torch optimizer; got {type(optimizer).__name__}")
@@ -113,6 +115,7 @@ def require_base(optimizer: torch.optim.Optimizer, module: nn.Module | None, *, 
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if not held:
         raise ValueError("the base optimizer holds no parameters; build it from module.parameters()")
+    require_numbers((f"the parameter {number} of the base optimizer", p) for number, p in enumerate(held))
     thin = (
         []
         if module is None

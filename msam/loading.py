@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from landscape.checks import require_numbers
 from msam.checkpoints import load_weights
 from msam.fitting import Fit, NamesDifferError, fitted, nearest
 from msam.foreign import read_foreign
@@ -53,7 +54,7 @@ def load_foreign(model: nn.Module, path: str | Path, *, key: str = "") -> Loaded
         FileNotFoundError: if the file, or a shard of it, is not there.
         NamesDifferError: a ``ValueError``, if names, shapes or kinds differ; it lists all of them.
         ValueError: if the file is truncated, a pickle that would run code, holds several sets of weights, or a number
-            that is not finite.
+            that is not finite; or if the model, or the file, has shapes and no numbers.
 
     >>> import tempfile
     >>> model, fresh = nn.Linear(2, 1), nn.Linear(2, 1)
@@ -67,7 +68,9 @@ def load_foreign(model: nn.Module, path: str | Path, *, key: str = "") -> Loaded
     """
     own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     source = str(path)
+    require_numbers((f"{name} of the model", tensor) for name, tensor in own.items())
     fit = fitted(read_foreign(path), own, source=source, key=key)
+    require_numbers((f"{name} of {source}", tensor) for name, tensor in fit.tensors.items())
     tensors, remarks = dict(fit.tensors), _said(fit, key)
     remarks += _completed(tensors, own, model)
     unexpected, dropped = _without_own_buffers(fit.unexpected, model)

@@ -9,7 +9,8 @@ def microbatches(batch: Batch, number: int) -> list[Batch]:
     """``number`` consecutive micro-batches whose sizes differ by one example at the most, the larger ones first.
 
     Args:
-        batch: a tensor, or tuples, lists and mappings of tensors that share their first dimension.
+        batch: a tensor, or tuples, lists and mappings of tensors that share their first dimension; a list of what are
+            no tensors, such as texts, has an entry for each example.
         number: of micro-batches, from 1 to the number of examples.
 
     Raises:

@@ -144,8 +144,8 @@ class mSAM(torch.optim.Optimizer):
             closure: micro-batch -> mean loss over it, with its graph. It is called twice per micro-batch and must
                 not call ``backward``. Where the mean is not over examples (tokens that are not ignored, class
                 weights), it returns (mean loss, what it was divided by), and micro-batches are weighted by that.
-            batch: a tensor, or tuples, lists and mappings of tensors that share their first dimension. With several
-                processes each is given the same batch, and carries out its share of the micro-batches.
+            batch: see :func:`microbatches`. With several processes each is given the same batch, and carries out its
+                share of the micro-batches.
 
         Returns:
             The mean loss over the batch at the weights before the step, a detached scalar tensor.
@@ -215,7 +215,7 @@ class mSAM(torch.optim.Optimizer):
         with buffers_kept_on_error(self.module), self.batch_norm.during(step):
             outcome = self.processes.outcome(step, self.execution)
             if outcome.denominator == 0:
-                raise ValueError("the closure reported a denominator of zero for every micro-batch; there is no loss")
+                raise ValueError("a denominator of zero for every micro-batch, as where all targets are ignored")
         self._batches += 1
         self._waiting = outcome if self._waiting is None else mean_of([self._waiting, outcome])
         observer = self._waiting.observer

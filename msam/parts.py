@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, map_tensors, num_examples, tensors
+from landscape.batches import Batch, has_lists, map_tensors, num_examples, tensors
 
 _PRIME = 16_777_213  # the largest one below 2²⁴, up to which whole numbers are themselves in single precision
 
@@ -32,9 +32,11 @@ def gathered(batch: Batch, from_all: Callable[[Tensor], list[Tensor]]) -> Batch:
         from_all: this process's tensor -> those of all, which are of one shape, in the order of their ranks.
 
     Raises:
-        ValueError: if the parts differ in more than their numbers of examples.
+        ValueError: if the parts differ in more than their numbers of examples, or have lists of what are no tensors.
     """
     own = num_examples(batch)
+    if has_lists(batch):
+        raise ValueError("processes exchange tensors, and no lists of texts or the like; leave them out of the batch")
     columns = [tensor for tensor in tensors(batch) if tensor.ndim > 0]
     rows = torch.cat([_bytes_of_rows(column) for column in columns], dim=1)  # (own, bytes of an example)
     layout = [(str(column.dtype), tuple(column.shape[1:])) for column in columns]

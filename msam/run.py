@@ -46,7 +46,7 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, config: TrainConfig, *, overwrite: bool = False) -> Self:
-        """Make a new run directory; an existing run is replaced only when told to.
+        """Make a new run directory; an existing run is replaced only when told to, or where it is this one and empty.
 
         Raises:
             FileExistsError: if the path is taken.
@@ -61,10 +61,11 @@ class Run:
             if not is_vacant(path):
                 if not is_run(path):
                     raise FileExistsError(f"{path} exists and is not a run; choose another folder")
-                if not overwrite:
+                if overwrite:
+                    require_writable(path / "config.json")  # before anything is removed
+                    run._clear()
+                elif run._is_begun() or read_config(path / "config.json") != config:
                     raise FileExistsError(f"{path} holds a run already; continue it with --resume, or --overwrite it")
-                require_writable(path / "config.json")  # before anything is removed
-                run._clear()
             write_config(path / "config.json", config)
         return run
 
@@ -268,6 +269,10 @@ class Run:
     def figure_path(self, name: str) -> Path:
         """Where a figure is kept."""
         return self.path / "figures" / name
+
+    def _is_begun(self) -> bool:
+        """Whether training, or a measurement, has left anything."""
+        return not all(is_vacant(self.path / name) for name in ("metrics.csv", "checkpoints", "results", "figures"))
 
     def _clear(self) -> None:
         """Remove everything but the config: what is left is a run at any moment, and the next config replaces it."""

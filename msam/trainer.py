@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.batches import Batch, num_examples, tensors
+from landscape.checks import require_scalar
 from landscape.denominators import denominator_of, examples
 from landscape.forward import read
 from landscape.losses import loss_of
@@ -85,6 +86,7 @@ class Trainer:
 
         Raises:
             TrainingDivergedError: if a loss or a weight is not finite, or gradients overflow in step after step.
+            ValueError: if that is because the data have numbers that are not finite.
         """
         started = time.perf_counter()
         lr = float(self.scheduler.get_last_lr()[0])
@@ -146,6 +148,7 @@ class Trainer:
             with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
                 outputs, targets = read(self.task.forward, self.model, batch)
                 loss = loss_of(self.task.loss, outputs, targets)
+            require_scalar(loss)
             return loss if self.denominator is examples else (loss, self.denominator(outputs, targets))
 
     @contextlib.contextmanager
@@ -169,6 +172,13 @@ class Trainer:
     def _require_finite(self, values: Tensor, what: str, *, step: int) -> None:
         if torch.isfinite(values).all():
             return
+        for name, part in {"training": self.train, **self.held_out}.items():
+            row = part.first_not_finite()
+            if row is not None:
+                raise ValueError(
+                    f"{what} in epoch {self.epoch + 1}, step {step}; the {name} data hold numbers that are not finite, "
+                    f"first in example {row}: mend or leave out such examples"
+                )
         raise TrainingDivergedError(
             f"{what} in epoch {self.epoch + 1}, step {step}; {self._last_good()}. "
             f"Lower the learning rate (now {self.config.lr}) or rho (now {self.config.rho})."
@@ -251,4 +261,4 @@ def _epoch_of(path: Path) -> int:
 
 
 def _all_weights(model: nn.Module) -> Tensor:
-    return torch.stack([parameter.detach().abs().max() for parameter in model.parameters()])
+    return torch.stack([parameter.detach().abs().max() for parameter in model.parameters() if parameter.numel()])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 
 from landscape.arguments import integer
-from landscape.batches import Batch, map_tensors, take, tensors
+from landscape.batches import Batch, has_lists, map_tensors, take, tensors
 from landscape.layers import UnsupportedError
 from landscape.memory import graph_measured
 from landscape.stacks import Ascent, Stacks
@@ -228,6 +228,8 @@ def _parts(step: Step, most: int) -> Iterator[tuple[int, int, Batch]]:
         while left:
             number = min(left, max(1, most))
             part = take(step.batch, start, start + number * size)
+            if has_lists(part):
+                raise UnsupportedError("the batch has lists, of texts or the like, which are no tensors")
             yield number, size, map_tensors(partial(_stacked, number), part)
             start += number * size
             left -= number

@@ -1,4 +1,4 @@
-"""Bad input at the command line: one sentence with a way out, status 1 or 2, nothing lost and nothing half-written."""
+"""Bad input at the command line: one sentence with a way out and a status, nothing lost and nothing half-written."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_sweep_with_settings_that_make_no_sense_writes_nothing(options, words,
 
 @pytest.mark.parametrize("command", ["spectrum", "sharpness", "slice", "analyze", "compare", "flatness-vs-m"])
 def test_an_unknown_run_is_named(command, tmp_path):
-    assert f"{tmp_path}/none" in refused(f"{command} {tmp_path}/none", status=1)
+    assert f"{tmp_path}/none" in refused(f"{command} {tmp_path}/none", status=2)
 
 
 @pytest.mark.parametrize(
@@ -133,13 +133,13 @@ def test_a_device_that_is_not_there_is_wrong_usage_whatever_the_command(command,
 
 def test_a_run_without_checkpoints_says_so(run):
     shutil.rmtree(run / "checkpoints")
-    assert "has no checkpoint; train it first" in refused(f"spectrum {run}", status=1)
+    assert "has no checkpoint; train it first" in refused(f"spectrum {run}", status=2)
 
 
 def test_a_truncated_checkpoint_is_named(run):
     path = run / "checkpoints" / "epoch-0002.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-    sentence = refused(f"spectrum {run}", status=1)
+    sentence = refused(f"spectrum {run}", status=2)
     assert str(path) in sentence
     assert "is not a whole safetensors file" in sentence
 
@@ -147,7 +147,7 @@ def test_a_truncated_checkpoint_is_named(run):
 def test_a_foreign_checkpoint_is_named(run):
     path = run / "checkpoints" / "epoch-0002.safetensors"
     path.write_text("these are not weights")
-    assert f"{path} is not a whole safetensors file" in refused(f"sharpness {run}", status=1)
+    assert f"{path} is not a whole safetensors file" in refused(f"sharpness {run}", status=2)
 
 
 class Code:
@@ -168,7 +168,7 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(name, run, tmp_path):
             torch.save({"weight": Code(tmp_path / "mark")}, stream)
         else:
             pickle.dump(Code(tmp_path / "mark"), stream)
-    sentence = refused(f"spectrum {path}", status=1)
+    sentence = refused(f"spectrum {path}", status=2)
     assert str(path) in sentence
     assert "refused" in sentence if name.endswith(".pt") else "not a whole safetensors file" in sentence
     assert not (tmp_path / "mark").exists()
@@ -178,7 +178,7 @@ def test_a_training_state_with_code_in_it_is_refused_on_resume(run, tmp_path):
     (run / "checkpoints" / "epoch-0002.safetensors").unlink()
     torch.save({"epoch": 1, "model": Code(tmp_path / "mark")}, run / "checkpoints" / "state.pt")
     before = contents(run)
-    assert "refused" in refused(f"train --out {run} --resume", status=1)
+    assert "refused" in refused(f"train --out {run} --resume", status=2)
     assert not (tmp_path / "mark").exists()
     assert contents(run) == before
 
@@ -188,14 +188,14 @@ def test_a_checkpoint_of_another_architecture_is_named_with_what_differs(run, tm
     small = SMALL.replace("hidden=8", "width=4")
     CliRunner().invoke(cli.main, f"train {small} --model cnn-gn --out {other}".split())
     shutil.copy(other / "checkpoints" / "epoch-0002.safetensors", run / "checkpoints" / "epoch-0002.safetensors")
-    sentence = refused(f"spectrum {run}", status=1)
+    sentence = refused(f"spectrum {run}", status=2)
     assert "is of another architecture than the model" in sentence
     assert "3.weight" in sentence
 
 
 def test_runs_on_other_data_are_not_put_side_by_side(trained, tmp_path):
     CliRunner().invoke(cli.main, f"train {SMALL} --set label_noise=0.5 --out {tmp_path}/noisy".split())
-    sentence = refused(f"compare {trained} {tmp_path}/noisy --out {tmp_path}/r.html", status=1)
+    sentence = refused(f"compare {trained} {tmp_path}/noisy --out {tmp_path}/r.html", status=2)
     assert "cannot be put side by side; they differ in data.training set" in sentence
     assert not (tmp_path / "r.html").exists()
 
@@ -203,14 +203,14 @@ def test_runs_on_other_data_are_not_put_side_by_side(trained, tmp_path):
 def test_models_of_another_architecture_are_not_put_side_by_side(tmp_path):
     for model in ("cnn-bn", "cnn-gn"):  # of the same number of weights
         CliRunner().invoke(cli.main, f"train {SMALL} --set width=4 --model {model} --out {tmp_path}/{model}".split())
-    sentence = refused(f"compare {tmp_path}/cnn-bn {tmp_path}/cnn-gn --out {tmp_path}/r.html", status=1)
+    sentence = refused(f"compare {tmp_path}/cnn-bn {tmp_path}/cnn-gn --out {tmp_path}/r.html", status=2)
     assert "they differ in objective.architecture" in sentence
     assert not (tmp_path / "r.html").exists()
 
 
 def test_a_run_named_twice_is_not_two_runs(trained, tmp_path):
     sentence = refused(
-        f"compare {trained} {trained}/checkpoints/epoch-0002.safetensors --out {tmp_path}/r.html", status=1
+        f"compare {trained} {trained}/checkpoints/epoch-0002.safetensors --out {tmp_path}/r.html", status=2
     )
     assert "is named twice; name each run once" in sentence
 
@@ -246,7 +246,7 @@ def test_a_loss_that_becomes_nan_stops_with_the_place_and_keeps_the_last_good_ch
 
 def test_an_output_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    sentence = refused(f"train {SMALL} --out {tmp_path}/file/run", status=1)
+    sentence = refused(f"train {SMALL} --out {tmp_path}/file/run", status=2)
     assert "cannot read or write" in sentence
     assert f"{tmp_path}/file/run" in sentence
 
@@ -265,14 +265,14 @@ def test_a_full_disk_is_told_and_leaves_no_half_written_file(run, monkeypatch, t
 
 def test_results_that_are_not_results_are_named(tmp_path):
     (tmp_path / "x.npz").write_text("nothing")
-    assert "is not a whole result file" in refused(f"plot {tmp_path}/x.npz", status=1)
-    assert "there is no result at" in refused(f"plot {tmp_path}/y.npz", status=1)
+    assert "is not a whole result file" in refused(f"plot {tmp_path}/x.npz", status=2)
+    assert "there is no result at" in refused(f"plot {tmp_path}/y.npz", status=2)
 
 
 def test_an_unknown_figure_format_is_refused(run, tmp_path):
     CliRunner().invoke(cli.main, f"sharpness {run}".split())
     (result,) = (run / "results").glob("sharpness-*.npz")
-    assert "cannot write a figure as 'xyz'; choose one of" in refused(f"plot {result} --out {tmp_path}/f.xyz", status=1)
+    assert "cannot write a figure as 'xyz'; choose one of" in refused(f"plot {result} --out {tmp_path}/f.xyz", status=2)
 
 
 def test_ctrl_c_is_a_sentence_and_the_run_can_be_resumed(tmp_path):

@@ -149,7 +149,7 @@ def test_a_sweep_given_again_trains_nothing_anew(folder):
 def test_a_sweep_over_several_radii_is_not_drawn_as_one_curve(folder, tmp_path):
     assert msam(f"sweep {SMALL} --rho 0.1,0.2 --micro-batches 1 --seeds 1 --out {tmp_path}/s").exit_code == 0
     result = msam(f"flatness-vs-m {tmp_path}/s")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert not list(tmp_path.glob("s/*/results"))  # known before anything is measured
     assert "SAM, rho 0.1; SAM, rho 0.2" in result.stderr
 
@@ -161,7 +161,7 @@ def test_plot_draws_results_of_one_kind_and_refuses_others(folder, tmp_path):
     assert b"<svg" in (tmp_path / "p.svg").read_bytes()
     finer = json_of(f"slice {folder}/b --points 7")["line"]["result"]
     refused = msam(f"plot {line} {finer} --out {tmp_path}/q.png")
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "measurement.coordinates" in refused.stderr
     assert not (tmp_path / "q.png").exists()
 

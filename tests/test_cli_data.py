@@ -65,7 +65,7 @@ def test_a_run_is_measured_after_its_data_have_moved(place, monkeypatch):
     json_of(TRAIN, "--data data --out a")
     before = json_of("spectrum a --dry-run", FEW)["manifest"]
     shutil.move(place / "data", place / "elsewhere")
-    sentence = refused("spectrum a", status=1)
+    sentence = refused("spectrum a", status=2)
     assert sentence.startswith(f"there is no data at {place / 'data'} (no such folder); put the files of CIFAR-10 into")
     monkeypatch.setenv("MSAM_DATA", str(place / "elsewhere"))
     assert json_of("spectrum a --dry-run", FEW)["manifest"]["objective"] == before["objective"]
@@ -83,14 +83,14 @@ def test_a_run_is_gone_on_with_and_a_sweep_taken_up_with_the_same_folder(place):
 
 def test_without_a_validation_set_the_split_is_refused_and_no_column_is_written(place):
     assert "validation_loss" not in json_of(TRAIN, "--data data --out a")
-    assert "has no validation set with these settings" in refused("spectrum a --split validation", status=1)
+    assert "has no validation set with these settings" in refused("spectrum a --split validation", status=2)
 
 
 def test_what_is_wrong_with_the_data_is_one_sentence(place):
     assert refused("train --data data --out a", status=2) == "the task digits reads no files; leave out --data data"
     assert "--data data and --set data=x differ" in refused(TRAIN, "--data data --set data=x --out a", status=2)
-    assert "there is no data at" in refused(TRAIN, "--data nowhere --out a", status=1)
-    assert "it is not said where the files of CIFAR-10 are" in refused(TRAIN, "--out a", status=1)
+    assert "there is no data at" in refused(TRAIN, "--data nowhere --out a", status=2)
+    assert "it is not said where the files of CIFAR-10 are" in refused(TRAIN, "--out a", status=2)
     file = place / "data" / "train-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:1000])
     sentence = refused(TRAIN, "--data data --out a", status=2)

@@ -66,7 +66,7 @@ def test_paths_can_be_plotted_together(folder, tmp_path):
         ("path DIR/a DIR/a", 2, "is named twice"),
         ("path DIR/a DIR/wide", 2, "they differ in hidden (8 and 9). Name runs with the same task"),
         ("path DIR/a", 2, "it takes 2 in all, got 1"),
-        ("path DIR/a DIR/none", 1, "there is no run at"),
+        ("path DIR/a DIR/none", 2, "there is no run at"),
         ("path DIR/a DIR/b --points 2", 2, "2 is not in the range x>=3"),
         ("path DIR/a DIR/b --batch-norm kept", 2, "'kept' is not one of"),
         ("path DIR/a DIR/b --out DIR/figure.docx", 2, "cannot write a figure as 'docx'"),

@@ -159,7 +159,7 @@ def test_ways_that_make_no_sense_are_wrong_usage_and_write_nothing(options, word
 
 
 def test_all_checkpoints_of_a_run_that_kept_one_are_refused(folder):
-    sentence = refused(f"spectrum {folder}/last --all-checkpoints", status=1)
+    sentence = refused(f"spectrum {folder}/last --all-checkpoints", status=2)
     assert "has kept epoch-0003.safetensors alone; train with --checkpoint-every 1" in sentence
     one = f"{folder}/kept/checkpoints/epoch-0001.safetensors"
-    assert "is one checkpoint; name the run directory" in refused(f"spectrum {one} --all-checkpoints", status=1)
+    assert "is one checkpoint; name the run directory" in refused(f"spectrum {one} --all-checkpoints", status=2)

@@ -57,7 +57,10 @@ def test_radii_and_noises_are_drawn_as_curves_and_the_audit_says_what_moves(fold
 
 @pytest.mark.parametrize("radii", ["0.1,0.1", "-1", "nan", "a", ""])
 def test_radii_that_are_none_are_wrong_usage(radii, folder):
-    assert msam("sharpness", f"{folder}/a", "--radii", radii).exit_code == 2
+    for option in ("radii", "noises"):
+        found = msam("sharpness", f"{folder}/a", f"--{option}", radii)
+        assert found.exit_code == 2
+        assert f"{option} must be one or more" in found.stderr or f"'--{option}'" in found.stderr
 
 
 @pytest.mark.parametrize("sizes", ["8,8", "0", "2.5", ""])
@@ -103,8 +106,8 @@ def test_a_slice_goes_through_other_checkpoints_along_eigenvectors_and_along_the
         ("--along gradient", 2, "along must be one of random, eigenvectors, trajectory"),
         ("--along trajectory", 2, "a trajectory is seen in a plane"),
         ("--through DIR/b --dims 2", 2, "a plane goes through two others; got 1"),
-        ("--through DIR/none", 1, "there is no run at"),
-        ("--through DIR/a", 1, "there is no line between them"),
+        ("--through DIR/none", 2, "there is no run at"),
+        ("--through DIR/a", 2, "there is no line between them"),
         ("--tolerance 2", 2, "tolerance must be a share of the range"),
     ],
 )

@@ -41,14 +41,36 @@ def spoiled(*, part: str) -> Task:
         "build": lambda: 1 / 0,
         "frozen": lambda: nn.Linear(3, 2).requires_grad_(False),
         "nothing": lambda: nn.Identity(),
+        "empty": lambda: nn.Linear(3, 2, device="meta"),
+        "lazy": lambda: nn.LazyLinear(2),
+        "sparse": Examples(inputs.to_sparse(), number % 2),
+        "shapes": Examples(inputs.to("meta"), number % 2),
         "instance": nn.Linear(3, 2),
         "model": lambda: nn.Linear(4, 2),
         "loss": lambda outputs, targets: {}["scores"],
         "forward": lambda model, batch: model(batch[0]),
+        "number": lambda outputs, targets: 3.0,
+        "sum": lambda outputs, targets: functional.cross_entropy(outputs, targets, reduction="sum"),
     }
-    place = {"doubles": "train"} | dict.fromkeys(("instance", "model", "frozen", "nothing"), "build")
-    place = place.get(part, part)
+    places = {
+        "build": ("instance", "model", "frozen", "nothing", "empty", "lazy"),
+        "train": ("doubles", "shapes", "sparse"),
+        "loss": ("number", "sum"),
+    }
+    place = next((place for place, names in places.items() if part in names), part)
     return dataclasses.replace(task, **{place: parts[part]})
+
+
+def mended() -> Task:
+    """A task that fails, until there is a file."""
+    task = counted()
+
+    def loss(outputs, targets):
+        if not Path("there").exists():
+            raise KeyboardInterrupt if Path("slow").exists() else KeyError("scores")
+        return task.loss(outputs, targets)
+
+    return Task("mended", task.build, loss, task.train, task.test)
 
 
 def leaves() -> Task:
@@ -124,7 +146,7 @@ def test_a_study_loads_a_task_once_for_each_of_its_settings(loaded):
     for name, width in (("a", 4), ("b", 5), ("c", 4)):
         json_of("train", SHORT, f"--set width={width} --out {name}")
     loaded()
-    assert msam("compare a b c", FEW, "--out r.html").exit_code == 1  # of another architecture
+    assert msam("compare a b c", FEW, "--out r.html").exit_code == 2  # of another architecture
     assert loaded() == ["4", "5"]
 
 
@@ -156,29 +178,44 @@ def test_what_a_task_prints_is_not_part_of_the_answer(loaded, tmp_path):
 
 
 def test_models_that_share_their_parameters_are_refused(loaded):
-    sentence = refused("train --task own_counted:kept --epochs 1 --batch-size 6 --out a", status=1)
+    sentence = refused("train --task own_counted:kept --epochs 1 --batch-size 6 --out a", status=2)
     assert sentence.startswith("the task kept builds models that share the parameter weight, so that training one")
     assert "copy.deepcopy" in sentence
 
 
 @pytest.mark.parametrize(
-    ("part", "sentence", "status"),
+    ("part", "sentence"),
     [
-        ("train", "the target 2 is none of the classes 0 to 1 that outputs (6, 2) are for; mend the targets", 1),
-        ("test", "the target -1 is none of the classes 0 to 1 that outputs (6, 2) are for; mend the targets", 1),
-        ("doubles", "the task counted failed in epoch 1 with RuntimeError: mat1 and mat2 must have the same dtype", 1),
-        ("build", "the task counted failed to build its model with ZeroDivisionError: division by zero; MSAM_", 2),
-        ("instance", "the task counted failed to build its model with TypeError: Linear.forward() missing 1", 2),
-        ("frozen", "the model of the task counted has no parameters that are trained; set requires_grad on some", 2),
-        ("nothing", "the model of the task counted has no parameters that are trained; set requires_grad on some", 2),
-        ("model", "the task counted failed in epoch 1 with RuntimeError: mat1 and mat2 shapes cannot be", 1),
-        ("loss", "the task counted failed in epoch 1 with KeyError: 'scores'; MSAM_TRACEBACK=1 shows where", 1),
-        ("forward", "the task counted failed in epoch 1 with TypeError: forward must return a pair, (outputs, t", 1),
+        ("train", "the target 2 is none of the classes 0 to 1 that outputs (6, 2) are for; mend the targets"),
+        ("test", "the target -1 is none of the classes 0 to 1 that outputs (6, 2) are for; mend the targets"),
+        ("doubles", "the task counted failed in epoch 1 with RuntimeError: mat1 and mat2 must have the same dtype"),
+        ("build", "the task counted failed to build its model with ZeroDivisionError: division by zero; MSAM_"),
+        ("instance", "the task counted failed to build its model with TypeError: Linear.forward() missing 1"),
+        ("frozen", "the model of the task counted has no parameters that are trained; set requires_grad on some"),
+        ("nothing", "the model of the task counted has no parameters that are trained; set requires_grad on some"),
+        (
+            "empty",
+            "weight of the model of the task counted is on the device 'meta', which has shapes",
+        ),
+        (
+            "lazy",
+            "weight of the model of the task counted is of a lazy layer, which has neither shape nor numbers before",
+        ),
+        (
+            "sparse",
+            "the task own_counted:spoiled cannot be used: a tensor of a batch is sparse_coo, of which no part can",
+        ),
+        ("shapes", "the task own_counted:spoiled cannot be used: a tensor of train is on the device 'meta', which has"),
+        ("model", "the task counted failed in epoch 1 with RuntimeError: mat1 and mat2 shapes cannot be"),
+        ("loss", "the task counted failed in epoch 1 with KeyError: 'scores'; MSAM_TRACEBACK=1 shows where"),
+        ("sum", "the loss of the task counted is a sum over its batch, "),
+        ("number", "the loss must return a scalar tensor, the mean over the batch; got float"),
+        ("forward", "the task counted failed in epoch 1 with TypeError: forward must return a pair, (outputs, t"),
     ],
 )
-def test_a_part_of_a_task_that_does_not_fit_is_named(part, sentence, status, loaded):
+def test_a_part_of_a_task_that_does_not_fit_is_named(part, sentence, loaded):
     found = msam("train --task own_counted:spoiled --epochs 1 --batch-size 6 --out a --set", f"part={part}")
-    assert found.exit_code == status
+    assert found.exit_code == 2
     assert found.stdout == ""
     assert f"Error: {sentence}" in found.stderr
     assert found.stderr.split("Error: ", 1)[1].count("\n") == 1
@@ -192,8 +229,18 @@ def test_what_does_not_fit_is_named_in_a_measurement_too(loaded):
     ):
         about = f"--task own_counted:spoiled --set part={part} --weights {trained}"
         found = msam("sharpness", about)
-        assert found.exit_code == 1
+        assert found.exit_code == 2
         assert f"Error: {sentence}" in found.stderr
+
+
+def test_a_training_that_failed_in_its_first_epoch_is_begun_again_by_the_same_command(loaded, tmp_path):
+    line = "train --task own_counted:mended --epochs 1 --batch-size 6 --out a"
+    assert "'scores'; MSAM_TRACEBACK=1 shows where" in refused(line, status=2)
+    (tmp_path / "slow").touch()
+    assert "interrupted; what was finished is kept" in refused(line, status=1)
+    (tmp_path / "there").touch()
+    assert json_of(line)["epoch"] == 1
+    assert "holds a run already" in refused(line, status=2)
 
 
 def test_a_task_that_ends_the_program_is_named(loaded):

@@ -37,10 +37,10 @@ def test_what_was_trained_is_measured_and_a_part_of_it_where_that_is_asked_for(f
 
 def test_checkpoints_that_differ_in_what_is_not_measured_are_not_put_on_one_line(folder):
     for command in (f"path {folder}/0 {folder}/1", f"slice {folder}/0 --through {folder}/1"):
-        sentence = refused(command, status=1)
+        sentence = refused(command, status=2)
         assert "differ in weights that are not measured (1.weight, 1.bias)" in sentence
         assert sentence.endswith("Name checkpoints that share these.")
-    sentence = refused(f"slice {folder}/0 --dims 2 --along trajectory --parameters *.bias", status=1)
+    sentence = refused(f"slice {folder}/0 --dims 2 --along trajectory --parameters *.bias", status=2)
     assert "differ in weights that are not measured (3.weight)" in sentence  # 1.weight is not either, but has not moved
     assert sentence.endswith("or leave out --parameters.")
 
@@ -49,6 +49,6 @@ def test_patterns_that_match_nothing_or_do_not_go_together_are_refused(folder):
     sentence = refused(f"train {SMALL} --trainable heads.* --out {folder}/none", status=2)
     assert sentence.startswith("no trainable parameter matches 'heads.*'; there are, for instance,")
     assert not (folder / "none").exists()
-    assert "no trainable parameter matches '1.*'" in refused(f"spectrum {folder}/0 --parameters 1.*", status=1)
+    assert "no trainable parameter matches '1.*'" in refused(f"spectrum {folder}/0 --parameters 1.*", status=2)
     sentence = refused(f"spectrum {folder}/0 --all-checkpoints --parameters *.bias", status=2)
     assert "leave out --parameters" in sentence

@@ -66,7 +66,7 @@ def test_a_state_of_other_settings_is_not_gone_on_with(run):
     config["config"]["lr"] = 0.5
     (run / "config.json").write_text(json.dumps(config))
     (run / "checkpoints" / "epoch-0004.safetensors").unlink()
-    assert "is of a run with other settings" in sentence_of(f"train --out {run} --resume", status=1)
+    assert "is of a run with other settings" in sentence_of(f"train --out {run} --resume", status=2)
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:500])])
@@ -82,14 +82,14 @@ def test_a_run_whose_state_is_gone_is_not_begun_anew(run):
     (run / "checkpoints" / "state.pt").unlink()
     (run / "checkpoints" / "epoch-0004.safetensors").unlink()
     before = (run / "metrics.csv").read_bytes()
-    assert "state.pt is gone" in sentence_of(f"train --out {run} --resume", status=1)
+    assert "state.pt is gone" in sentence_of(f"train --out {run} --resume", status=2)
     assert (run / "metrics.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("text", ["epoch,lr\n1,abc\n", "epoch,lr\n1\n"])
 def test_damaged_metrics_are_named(text, run):
     (run / "metrics.csv").write_text(text)
-    sentence = sentence_of(f"train --out {run} --resume", status=1)
+    sentence = sentence_of(f"train --out {run} --resume", status=2)
     assert f"{run}/metrics.csv is damaged" in sentence
 
 
@@ -98,7 +98,7 @@ def test_a_state_with_an_epoch_that_makes_no_sense_is_refused(epoch, run):
     path = run / "checkpoints" / "state.pt"
     torch.save(torch.load(path, weights_only=True) | {"epoch": epoch}, path)
     (run / "checkpoints" / "epoch-0004.safetensors").unlink()
-    assert "is not the training state of this run" in sentence_of(f"train --out {run} --resume", status=1)
+    assert "is not the training state of this run" in sentence_of(f"train --out {run} --resume", status=2)
 
 
 def test_a_sweep_does_not_take_a_run_of_other_settings_for_its_own(tmp_path):
@@ -106,7 +106,7 @@ def test_a_sweep_does_not_take_a_run_of_other_settings_for_its_own(tmp_path):
     assert msam(sweep).exit_code == 0
     assert msam(f"train {SMALL} --epochs 1 --lr 0.5 --out {tmp_path}/s/run-01 --overwrite").exit_code == 0
     for line in (sweep, f"analyze {tmp_path}/s"):
-        assert "was trained with other settings than the sweep" in sentence_of(line, status=1)
+        assert "was trained with other settings than the sweep" in sentence_of(line, status=2)
 
 
 def test_without_a_radius_there_is_one_unperturbed_run_in_a_sweep(tmp_path):
@@ -117,7 +117,7 @@ def test_without_a_radius_there_is_one_unperturbed_run_in_a_sweep(tmp_path):
 
 def test_two_runs_of_one_training_and_one_seed_are_not_two_seeds(run, trained, tmp_path):
     few = "--probes 2 --steps 3 --points 3 --plane-points 2 -k 1"
-    sentence = sentence_of(f"compare {trained} {run} {few} --out {tmp_path}/r.html", status=1)
+    sentence = sentence_of(f"compare {trained} {run} {few} --out {tmp_path}/r.html", status=2)
     assert "two of them are not two seeds" in sentence
     earlier = run / "checkpoints" / "epoch-0002.safetensors"
     result = msam(f"compare {trained} {earlier} {few} --out {tmp_path}/r.html --json")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from landscape.balls import L2, Linf
+from landscape.batches import has_lists
 from landscape.memory import is_out_of_memory
 from landscape.objective import Objective
 from landscape.perturbations import Perturbation
@@ -118,6 +119,9 @@ class Measurement:
         known = [ascent for ascent in ascents if ascent is not None]
         if len(known) < len(ascents):
             self.reasons["all at once"] = f"{perturbations[0]!r} is neither GradientAscent nor AdaptiveAscent"
+            return []
+        if any(has_lists(batch) for batch in self.objective.work.batches):
+            self.reasons["all at once"] = "batches have lists, of texts or the like, which are no tensors"
             return []
         ways = []
         for build in BUILDERS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, map_tensors, moved, take
+from landscape.batches import Batch, moved, rows, take, tensors
 from landscape.memory import fits
 
 
@@ -39,8 +40,17 @@ class Examples:
 
     def taken(self, chosen: Tensor) -> Examples:
         """The examples with the given numbers, ``(k,)``, in that order."""
-        inputs, targets = map_tensors(lambda t: t[chosen.to(t.device)], (self.inputs, self.targets))
+        inputs, targets = rows((self.inputs, self.targets), chosen)
         return Examples(inputs, targets, self.device)
+
+    def first_not_finite(self) -> int | None:
+        """The first example with a number that is infinite or none; None where there is no such example."""
+        found = []
+        for tensor in tensors((self.inputs, self.targets)):
+            if tensor.ndim > 0 and tensor.is_floating_point():
+                wrong = (~torch.isfinite(tensor)).reshape(len(tensor), math.prod(tensor.shape[1:])).any(dim=1)
+                found += wrong.nonzero()[:1].flatten().tolist()
+        return min(found, default=None)
 
     def batches(self, size: int, *, order: Tensor | None = None) -> Iterator[tuple[Batch, Tensor]]:
         """Consecutive batches, the last with what is left.

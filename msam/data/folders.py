@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from landscape.memory import available_bytes, in_words
 from landscape.progress import Report
 from msam.data.cache import Decoded
-from msam.data.pictures import SUFFIXES, Collected, decoded, in_words
+from msam.data.pictures import SUFFIXES, Collected, decoded, in_words as sides_of
 
 Classes = Mapping[str, Sequence[Path]]  # the images of each class
 _NAMES = {"train": ("train",), "test": ("test",), "validation": ("validation", "val", "valid")}
@@ -81,8 +82,15 @@ class ImageFolder:
             size: the sides that images are brought to; when left out they must be squares of one size.
 
         Raises:
-            ValueError: if an image cannot be read, or is of another size than the others.
+            ValueError: if an image cannot be read, or is of another size than the others, or the size is one that there
+                is no memory for.
         """
+        wanted, free = 3 * len(self.files) * (size or 0) ** 2, available_bytes(torch.device("cpu"))
+        if wanted > free:
+            raise ValueError(
+                f"{len(self.files)} images of {size}x{size} pixels take {in_words(wanted)} of memory, and "
+                f"{in_words(free)} are free; choose a smaller size"
+            )
         progress = report(f"{self.folder}: reading images")
         total, done, grey, tensors, sums = len(self.files), 0, True, {}, []
         images = Collected(total, advice="resize all with --set size=PIXELS")
@@ -92,7 +100,7 @@ class ImageFolder:
                     pixels = decoded(file.read_bytes(), str(file), size=size)
                     if pixels.shape[1] != pixels.shape[2]:
                         raise ValueError(
-                            f"{file} has {in_words(pixels)} pixels and is no square; resize all with --set size=PIXELS"
+                            f"{file} has {sides_of(pixels)} pixels and is no square; resize all with --set size=PIXELS"
                         )
                     images.add(pixels, str(file))
                     sums.append([pixels.sum((1, 2), dtype=np.int64), np.square(pixels, dtype=np.int64).sum((1, 2))])

@@ -33,11 +33,13 @@ class Vocabulary:
         inner: that of the library ``tokenizers``.
         pad: the number that stands for padding.
         about: what it is, in words.
+        end: the number of what ends every text; None where that is not known.
     """
 
     inner: Any
     pad: int
     about: str
+    end: int | None = None
 
     @property
     def size(self) -> int:
@@ -109,7 +111,7 @@ def trained(texts: Sequence[str], *, kind: Kind, size: int, lower: bool) -> Voca
     )
     made = Vocabulary(inner, inner.token_to_id(SPECIAL[0]), "")
     about = f"a vocabulary of {made.size} {kind} of the training texts ({made.hash})"
-    return Vocabulary(inner, made.pad, about)
+    return Vocabulary(inner, made.pad, about, inner.token_to_id(sep))
 
 
 def read_vocabulary(path: str | Path) -> Vocabulary:

@@ -16,6 +16,8 @@ from msam.extras import extra
 
 Kind = Literal["sequence", "image", "causal"]
 PREFIX = "hf:"
+_WORDS = {"sequence": "sequence classifiers", "image": "image classifiers", "causal": "causal language models"}
+_MAPPINGS = {"sequence": "SEQUENCE_CLASSIFICATION", "image": "IMAGE_CLASSIFICATION", "causal": "CAUSAL_LM"}
 _AUTO = {
     "sequence": "AutoModelForSequenceClassification",
     "image": "AutoModelForImageClassification",
@@ -126,6 +128,7 @@ def from_folder(
     outputs: int | None = None,
     words: int | None = None,
     pad: int | None = None,
+    end: int | None = None,
     shape: tuple[int, int, int] | None = None,
 ) -> HuggingFace:
     """A sequence or image classifier, or a causal language model, from its folder; with weights where it has them.
@@ -139,6 +142,8 @@ def from_folder(
         outputs: classes, or 1 for a regression; a head for another number begins at random, and ``about`` says so.
         words: of the tokenizer; the model must have as many.
         pad: the number of the padding.
+        end: the number of the token that ends every text, which a model with an encoder and a decoder reads; that of
+            its config when left out.
         shape: of the images, channels, height and width.
 
     Raises:
@@ -151,13 +156,20 @@ def from_folder(
         import transformers
     with _quietly(), _understood(folder, kind):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    _require_kind(config, kind, folder=folder)
     known = has_weights(folder)
+    config.architectures = config.architectures or []  # where a config has several, the library takes the first then
     if outputs is not None:
         config.num_labels = outputs
     if pad is not None:
         config.pad_token_id = pad
     if kind == "causal":
         config.use_cache = False
+    if getattr(config, "is_encoder_decoder", False) and kind == "sequence":
+        if getattr(config, "decoder_start_token_id", None) is None:
+            config.decoder_start_token_id = config.pad_token_id
+        if end is not None and not known:
+            config.eos_token_id = end
     if words is not None and not known:
         config.vocab_size = words
     if shape is not None:
@@ -188,7 +200,19 @@ def _limit(model: nn.Module, config: Any) -> int | None:
         if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
             return int(part.num_embeddings - part.padding_idx - 1)
     most = getattr(config, "max_position_embeddings", None)
-    return None if most is None else int(most)
+    return None if most is None or most < 1 else int(most)  # XLNet's is -1
+
+
+def _require_kind(config: Any, kind: Kind, *, folder: Path) -> None:
+    import transformers
+
+    mappings = {other: getattr(transformers, f"MODEL_FOR_{name}_MAPPING") for other, name in _MAPPINGS.items()}
+    there = [_WORDS[other] for other, mapping in mappings.items() if type(config) in mapping]
+    if _WORDS[kind] not in there:
+        raise ValueError(
+            f"the task takes {_WORDS[kind]}, and there are none of the type {config.model_type!r}, which {folder} has. "
+            f"Of the kinds that are taken, {', '.join(_WORDS.values())}, there are {' and '.join(there) or 'none'}"
+        )
 
 
 def _require_words(model: Any, words: int, *, folder: Path) -> None:

@@ -105,7 +105,9 @@ def glue(name: str) -> Callable[..., Task]:
         ready = None
         if folder is not None:
             outputs = kind.classes or 1
-            ready = from_folder(folder, kind="sequence", outputs=outputs, words=words.size, pad=words.pad)
+            ready = from_folder(
+                folder, kind="sequence", outputs=outputs, words=words.size, pad=words.pad, end=words.end
+            )
         limit = None if ready is None else ready.limit
         if limit is not None and max_length is not None and max_length > limit:
             raise ValueError(

@@ -10,16 +10,19 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
-from landscape.batches import num_examples, tensors
+from landscape.batches import num_examples, split, tensors
+from landscape.checks import require_numbers
 from landscape.denominators import Denominator, denominator_of
-from landscape.forward import Forward, supervised
-from landscape.losses import Loss
+from landscape.forward import Forward, read, supervised
+from landscape.losses import Loss, loss_of
 from landscape.objective import Objective
 from landscape.processes import Sharing
 from msam.data import Augmentation, Examples
 from msam.tasks.failing import blaming
 
 Split = Literal["train", "validation", "test"]
+_FEW = 4  # examples that a loss is tried on
+_SAME = 1e-4  # relative difference that is put down to rounding, in single precision
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ class Task:
 
         Raises:
             TypeError: if ``build`` is no function, or the data are not :class:`Examples` of tensors.
-            ValueError: if a split is empty, or its inputs and targets differ in number, or the loss says that it is no
-                mean.
+            ValueError: if a split is empty or without numbers, or its inputs and targets differ in number, or the loss
+                says that it is no mean.
         """
         optional = [name for name in ("augment", "denominator") if getattr(self, name) is not None]
         for name in ("build", "loss", "forward", *optional):
@@ -80,6 +83,7 @@ class Task:
                 part = "inputs" if isinstance(examples.targets, torch.Tensor) else "targets"
                 kind = type(getattr(examples, part)).__name__
                 raise TypeError(f"the {part} of {name} must be tensors; got a {kind}, which torch.as_tensor converts")
+            require_numbers((f"a tensor of {name}", found) for found in tensors((examples.inputs, examples.targets)))
             number = num_examples((examples.inputs, examples.targets))
             if number == 0:
                 raise ValueError(f"{name} has no examples")
@@ -103,8 +107,8 @@ class Task:
 
         Raises:
             TypeError: if what is built is none.
-            ValueError: if building it fails, or it has a trainable parameter of an earlier one, which may have been
-                trained since.
+            ValueError: if building it fails, it has no numbers, or a trainable parameter of an earlier one, which may
+                have been trained since.
         """
         with torch.random.fork_rng([]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)  # models are built on the CPU, whatever the default device
@@ -112,6 +116,8 @@ class Task:
                 model = self.build()
         if not isinstance(model, nn.Module):
             raise TypeError(f"the task {self.name} builds a {type(model).__name__}; it must build a torch.nn.Module")
+        held = [*model.named_parameters(), *model.named_buffers()]
+        require_numbers((f"{name} of the model of the task {self.name}", tensor) for name, tensor in held)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and self._built.get(id(parameter)) is parameter:
                 raise ValueError(
@@ -120,6 +126,35 @@ class Task:
                 )
         self._built.update({id(parameter): parameter for parameter in model.parameters()})
         return model
+
+    def require_mean(self, model: nn.Module) -> None:
+        """Find out early whether the loss is a sum over its batch, by a few training examples.
+
+        What fails in it is left to be said in training.
+
+        Args:
+            model: untrained, to be thrown away: its buffers may change.
+
+        Raises:
+            ValueError: if it is one: micro-batches would be weighted wrongly.
+        """
+        most = min(_FEW, len(self.train)) // 2 * 2
+        if most == 0:
+            return
+        few = next(self.train.batches(most))
+        try:
+            with torch.random.fork_rng([]), torch.no_grad():
+                parts = (few, *split(few, [most // 2] * 2))
+                found = [float(loss_of(self.loss, *read(self.forward, model.eval(), part))) for part in parts]
+        except Exception:  # whatever the task's own parts raise
+            return
+        whole, one, other = found
+        scale = abs(one) + abs(other)
+        if abs(whole) > _SAME * scale and abs(whole - one - other) <= _SAME * scale:
+            raise ValueError(
+                f"the loss of the task {self.name} is a sum over its batch, {one:.4g} and {other:.4g} of two halves, "
+                f"{whole:.4g} of both; it must be their mean"
+            )
 
     def probed(
         self, model: nn.Module, *, beside: Collection[str] = (), before: Sequence[Collection[str]] = ()

@@ -194,3 +194,11 @@ CPU = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't 
 def test_an_error_is_one_sentence(error, words):
     assert terminal.sentence(error).startswith(words) or words in terminal.sentence(error)
     assert "\n" not in terminal.sentence(error)
+
+
+def test_bad_input_is_wrong_usage_and_what_the_machine_lacks_is_a_failure():
+    bad = [ValueError("a"), TypeError("a"), FileNotFoundError("a"), OSError(errno.EISDIR, "Is a directory", "a")]
+    failed = [RuntimeError("odd"), RuntimeError(CUDA), TypeError("Overflow when unpacking long"), MemoryError()]
+    failed += [OSError(errno.ENOSPC, "No space left", "a"), ConnectionError("another process has died")]
+    assert all(terminal.is_bad_input(error) for error in bad)
+    assert not any(terminal.is_bad_input(error) for error in failed)

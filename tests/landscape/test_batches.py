@@ -7,7 +7,9 @@ import pytest
 import torch
 from problems import N, normal, ragged
 
-from landscape.batches import Fingerprint, concatenate, map_tensors, num_examples, regroup, split, take, tensors
+from landscape.batches import columns, concatenate, map_tensors, num_examples, regroup, rows, split, take, tensors
+from landscape.chunks import merged
+from landscape.fingerprint import Fingerprint
 
 Pair = namedtuple("Pair", "x y")
 X, Y = normal(N, 3), torch.arange(N)
@@ -20,7 +22,9 @@ NESTED = {
     "nested": ((X, {"mask": Y}), Y),
     "named_tuple": Pair(X, Y),
     "user_dict": UserDict(x=X, y=Y),
-    "not_a_tensor": (X, "text", None),
+    "texts": {"x": X, "names": [f"image {i}" for i in range(N)], "kind": "png"},
+    "tuple of texts": (X, tuple("abcdefghijklm")),
+    "not_a_tensor": (X, "text", None, (None, None), ()),
 }
 
 
@@ -58,6 +62,15 @@ def test_lengths_that_differ_are_refused_with_the_lengths():
         num_examples((X, Y[:4]))
 
 
+def test_tensors_of_which_no_part_can_be_taken_are_refused():
+    nested = torch.nested.nested_tensor([X[:2], X[:3]], layout=torch.jagged)
+    for tensor, kind in ((X.to_sparse(), "sparse_coo"), (nested, "jagged")):
+        with pytest.raises(
+            ValueError, match=f"a tensor of a batch is {kind}, of which no part can be taken; make it den"
+        ):
+            num_examples((tensor, Y))
+
+
 @pytest.mark.parametrize("batch", [(), "text", (torch.tensor(1.0),)])
 def test_a_batch_without_rows_is_refused(batch):
     with pytest.raises(ValueError, match="a batch must contain a tensor with one row per example"):
@@ -76,6 +89,35 @@ def test_concatenate_undoes_split(batch):
     whole = concatenate(split(batch, [5, 5, 3]))
     assert type(whole) is type(batch)
     assert all(torch.equal(a, b) for a, b in zip(tensors(whole), tensors(batch), strict=True))
+    lists = [[part for part in columns(one) if not isinstance(part, torch.Tensor)] for one in (whole, batch)]
+    assert lists[0] == lists[1]
+
+
+def test_texts_go_with_their_examples_wherever_a_part_of_a_batch_is_taken():
+    batch = NESTED["texts"]
+    assert take(batch, 3, 5)["names"] == ["image 3", "image 4"]
+    assert [len(part["names"]) for part in split(batch, [5, 5, 3])] == [5, 5, 3]
+    assert rows(batch, torch.tensor([7, 2]))["names"] == ["image 7", "image 2"]
+    assert take(NESTED["tuple of texts"], 3, 5)[1] == ("d", "e")
+    assert take(batch, 3, 5)["kind"] == "png"
+    (one,) = merged(split(batch, [5, 5, 3]))  # with which others they are, is no matter of shape
+    assert one["names"] == batch["names"]
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        (["a", "b"], r"must have one entry per example, 13 here, which is no list itself; got 2 entries, \['a', 'b'\]"),
+        ((3, 224, 224), r"got 3 entries, \(3, 224, 224\)\. Put what is not per example outside the batch"),
+        ([["a"] * N] * 2, "which is no list itself; got 2 entries"),  # a column of texts for each of two words
+        ([["a"]] * N, "which is no list itself; got 13 entries"),
+        (Y.numpy(), r"holds an array of numpy, of shape \(13,\); make it a tensor"),
+    ],
+    ids=["too few", "a shape", "columns", "lists", "numpy"],
+)
+def test_a_list_of_which_it_is_not_clear_what_goes_with_an_example_is_refused(part, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        num_examples({"x": X, "inside": {"part": part}})
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,14 @@ def test_numbers_on_several_devices_are_refused(part):
         model[0].requires_grad_(False).to("meta")
     else:
         loss = torch.nn.CrossEntropyLoss(weight=torch.ones(2, device="meta"))
-    with pytest.raises(ValueError, match=r"model and loss must be on one device that holds numbers; got .* on meta"):
+    with pytest.raises(ValueError, match=r"weight of the (model|loss) is on the device 'meta', which has shapes"):
         Objective(model, loss, [(torch.zeros(4, 3), torch.zeros(4).long())])
+
+
+def test_data_without_numbers_are_refused():
+    data = [(torch.zeros(4, 3, device="meta"), torch.zeros(4).long())]
+    with pytest.raises(ValueError, match="a tensor of the data is on the device 'meta', which has shapes"):
+        Objective(torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(), data)
 
 
 def test_a_gradient_that_is_not_finite_is_called_so():

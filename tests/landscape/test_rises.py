@@ -185,6 +185,30 @@ def test_what_cannot_be_taken_at_once_goes_one_after_another_and_says_why():
     require_same([result], [unknown])
 
 
+def test_texts_in_batches_go_with_their_examples_in_chunks_and_shards():
+    given, names = problem("tanh_mlp"), ["a" * (1 + i % 3) for i in range(N)]
+    lengths = torch.tensor([len(name) for name in names]).double()
+
+    def forward(model, batch):
+        read = batch["names"]
+        share = read if isinstance(read, torch.Tensor) else torch.tensor([len(name) for name in read]).double()
+        return model(batch["x"]) * share[:, None], batch["y"]
+
+    found = []
+    for column in (names, lengths):
+        data = [{"x": given.x[i], "y": given.y[i], "names": column[i]} for i in (slice(0, 8), slice(8, N))]
+        objective = Objective(given.model, given.loss, data, forward=forward, chunk_size=2)
+        shards = m_sharpness(objective, GradientAscent(0.1), microbatch_size=3)
+        found.append(
+            (objective.gradient(objective.weights), shards, objective.sample(5, seed=0).loss(objective.weights))
+        )
+    (slope, shards, sampled), (slope_of_numbers, shards_of_numbers, sampled_of_numbers) = found
+    assert torch.allclose(slope, slope_of_numbers, rtol=1e-12)
+    assert torch.equal(sampled, sampled_of_numbers)
+    require_same([shards], [shards_of_numbers])
+    assert "batches have lists" in shards.manifest["machine"]["shards"]["reasons"]["all at once"]
+
+
 def test_how_shards_went_is_no_part_of_what_makes_numbers_comparable(only):
     from landscape.manifest import differences
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from landscape import Objective, filter_normalized, line_slice, plane_slice
-from landscape.batches import Fingerprint
+from landscape.fingerprint import Fingerprint
 from landscape.points import Points
 from landscape.readings import Reading
 from landscape.spread import GroupLosses, SingleLosses, size_of_group, stderr_of_mean

@@ -248,7 +248,7 @@ def test_what_makes_no_sense_is_refused(change, words):
 
 @pytest.mark.parametrize("rhos", [[], [0.1, 0.1], [-0.1], [math.inf], [math.nan]])
 def test_radii_that_are_none_are_refused(rhos):
-    with pytest.raises(ValueError, match="rhos must be one or more different radii"):
+    with pytest.raises(ValueError, match="rhos must be one or more different numbers"):
         worst_case_curve(quadratic(A), GradientAscent(0.1), rhos=rhos, microbatch_size=4)
 
 

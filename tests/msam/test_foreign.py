@@ -169,6 +169,15 @@ def test_a_truncated_file_is_called_not_whole(name, share, model, tmp_path):
         read_foreign(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["weights", "weights.pt", "weights.ckpt"])
+def test_safetensors_are_known_by_how_they_begin(name, model, tmp_path):
+    safetensors.torch.save_file(model.state_dict(), tmp_path / name)
+    assert same(read_foreign(tmp_path / name), model.state_dict())
+    (tmp_path / name).write_bytes(b"\xff" * 8 + b"{" + b"0" * 30)  # of a length that it cannot have
+    with pytest.raises(ValueError, match="is not a whole torch file"):
+        read_foreign(tmp_path / name)
+
+
 def test_what_is_no_mapping_is_refused(tmp_path):
     torch.save([torch.ones(2)], tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"holds a list, not names of tensors; save model\.state_dict\(\)"):
@@ -178,7 +187,7 @@ def test_what_is_no_mapping_is_refused(tmp_path):
 def test_what_is_not_there_and_folders_without_weights_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint at .*none"):
         read_foreign(tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match=r"is a folder without a checkpoint in it; weights are a file, or"):
+    with pytest.raises(FileNotFoundError, match=r"is a folder without a checkpoint in it; .* has model.safetensors or"):
         read_foreign(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(FileNotFoundError, match="is a run; name it as RUN"):

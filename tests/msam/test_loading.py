@@ -258,3 +258,10 @@ def test_a_file_without_named_tensors_is_refused(content, fresh, tmp_path):
 def test_two_tensors_for_one_name_are_refused(model, fresh, tmp_path):
     with pytest.raises(ValueError, match=r"has two tensors for 0\.weight, one of them module\.0\.weight"):
         loaded(fresh, model.state_dict() | {"module.0.weight": model[0].weight.detach()}, tmp_path)
+
+
+def test_nothing_is_put_where_there_is_no_place_for_numbers(model, fresh, tmp_path):
+    with pytest.raises(ValueError, match=r"0\.weight of the model is on the device 'meta', which has shapes"):
+        loaded(fresh.to("meta"), model.state_dict(), tmp_path)
+    with pytest.raises(ValueError, match=r"0\.weight of .*a\.pt is on the device 'meta', which has shapes"):
+        loaded(model, copy.deepcopy(model).to("meta").state_dict(), tmp_path)

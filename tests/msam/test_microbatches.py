@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
+from networks import ASCENTS, net, step_of
+from torch.nn import functional
 
-from msam import microbatches
+from msam import Layerwise, OneByOne, Vectorised, microbatches
 
 
 @pytest.mark.parametrize("number", range(1, 12))
@@ -51,3 +55,23 @@ def test_parts_of_differing_length_are_refused():
 def test_a_batch_without_examples_is_refused(batch):
     with pytest.raises(ValueError, match="one row per example"):
         microbatches(batch, 1)
+
+
+@pytest.mark.parametrize("execution", [OneByOne(), OneByOne(device_batch_size=2), Layerwise(), Vectorised()])
+def test_texts_go_with_their_examples_in_every_execution(execution):
+    model, (x, y) = net("mlp")
+    names = ["a" * (1 + i % 3) for i in range(len(x))]
+
+    def closure(batch):
+        inputs, targets, read = batch
+        share = read if isinstance(read, torch.Tensor) else torch.tensor([len(name) for name in read]).to(x)
+        losses = functional.cross_entropy(model(inputs), targets, reduction="none")
+        return (losses * share).sum() / share.sum(), share.sum()
+
+    lengths = torch.tensor([len(name) for name in names]).to(x)
+    texts, numbers = (step_of(model, (x, y, c), 3, ASCENTS[0], closure=closure) for c in (names, lengths))
+    is_taken = not isinstance(execution, Vectorised)
+    with contextlib.nullcontext() if is_taken else pytest.warns(UserWarning, match="the batch has lists"):
+        found = execution.outcome(texts)
+    for slope, expected in zip(found.gradient, OneByOne().outcome(numbers).gradient, strict=True):
+        torch.testing.assert_close(slope, expected, rtol=1e-9, atol=1e-12)

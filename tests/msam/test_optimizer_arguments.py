@@ -71,6 +71,13 @@ def test_a_closure_that_returns_no_scalar_with_a_graph_is_refused(spoil, sentenc
     assert same(model, before)
 
 
+def test_an_optimizer_of_weights_without_numbers_is_refused(make_net):
+    with pytest.raises(
+        ValueError, match="the parameter 0 of the base optimizer is on the device 'meta', which has shapes"
+    ):
+        msam_on(make_net().to("meta"))
+
+
 def test_an_optimizer_whose_weights_are_all_frozen_is_refused(make_net, make_batch, closure_of):
     model = make_net().requires_grad_(False)
     with pytest.raises(ValueError, match="all parameters of the optimizer are frozen"):

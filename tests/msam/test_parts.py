@@ -102,6 +102,11 @@ def test_parts_of_other_shapes_are_refused(other):
         group_of([torch.zeros(2, 3), other])
 
 
+def test_texts_are_not_exchanged_in_silence():
+    with pytest.raises(ValueError, match="processes exchange tensors, and no lists of texts or the like"):
+        group_of([(torch.zeros(2, 3), ["a", "b"]), (torch.zeros(2, 3), ["c", "d"])])
+
+
 def test_one_process_has_the_global_batch():
     batch = torch.zeros(3)
     assert OneProcess().gathered(batch) is batch

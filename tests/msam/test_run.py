@@ -44,11 +44,13 @@ def test_missing_and_empty_folders_may_become_runs(tmp_path):
     assert Run.create(tmp_path / "several" / "levels" / "down", CONFIG).path.is_dir()
 
 
-def test_an_existing_run_is_refused_and_stays(run):
-    (run.path / "results").mkdir()
+@pytest.mark.parametrize("left", ["metrics.csv", "checkpoints/epoch-0000.safetensors", "results/a.npz"])
+def test_an_existing_run_is_refused_and_stays(left, run):
+    (run.path / left).parent.mkdir(exist_ok=True)
+    (run.path / left).write_text("old")
     with pytest.raises(FileExistsError, match=r"holds a run already; continue it with --resume, or --overwrite it"):
         Run.create(run.path, CONFIG)
-    assert (run.path / "results").is_dir()
+    assert (run.path / left).read_text() == "old"
 
 
 def test_an_existing_run_is_replaced_when_told_to(run):

@@ -72,3 +72,12 @@ def test_of_two_processes_that_begin_a_run_in_one_folder_one_is_refused(tmp_path
     with Run(tmp_path, CONFIG).locked(), pytest.raises(ValueError, match="another process is training in"):
         Run.create(tmp_path, CONFIG)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_has_left_nothing_is_begun_again_with_the_same_settings_alone(run):
+    (run.path / "notes.txt").write_text("mine")
+    assert Run.create(run.path, CONFIG).config == CONFIG
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        Run.create(run.path, TrainConfig(epochs=5))
+    assert Run.open(run.path).config == CONFIG
+    assert (run.path / "notes.txt").read_text() == "mine"

@@ -183,6 +183,16 @@ def test_a_learning_rate_out_of_reason_diverges_in_the_first_epoch_with_no_check
     assert Run.open(tmp_path / "run").checkpoints() == []
 
 
+@pytest.mark.parametrize(("part", "name"), [("train", "training"), ("test", "test")])
+def test_data_that_are_not_finite_are_named_where_the_loss_is_not(part, name, trained, toy_task):
+    examples = getattr(toy_task, part)
+    inputs = examples.inputs.clone()
+    inputs[[3, 5], 1] = math.nan
+    task = dataclasses.replace(toy_task, **{part: dataclasses.replace(examples, inputs=inputs)})
+    with pytest.raises(ValueError, match=rf"became nan in epoch 1.*; the {name} data hold .* first in example 3: mend"):
+        trained(task=task)
+
+
 def test_weights_that_overflow_in_the_last_step_of_an_epoch_are_not_saved(toy_task, trained, tmp_path):
     def loss(outputs, targets):
         value = toy_task.loss(outputs, targets)
@@ -191,6 +201,15 @@ def test_weights_that_overflow_in_the_last_step_of_an_epoch_are_not_saved(toy_ta
     with pytest.raises(TrainingDivergedError, match="a weight is no longer finite in epoch 1, step 1; no epoch"):
         trained("run", task=dataclasses.replace(toy_task, loss=loss), batch_size=30, lr=1e3)
     assert Run.open(tmp_path / "run").checkpoints() == []
+
+
+def test_a_parameter_without_elements_is_no_matter(toy_task, trained):
+    def build():
+        model = toy_task.build()
+        model.none = nn.Parameter(torch.zeros(0))
+        return model
+
+    assert trained(task=dataclasses.replace(toy_task, build=build), epochs=1).is_complete
 
 
 def test_an_epoch_whose_test_loss_is_nan_is_not_saved(toy_task, trained, tmp_path):

@@ -26,8 +26,8 @@ def folders(tmp_path_factory):
     save_model(root / "pretrained", "BertForPreTraining")
     save_model(root / "five", "BertForSequenceClassification", num_labels=5)
     save_model(root / "language", "GPT2LMHeadModel")
-    for kind in ("Bert", "Roberta", "GPT2", "ViT"):
-        more = {"image_size": 8, "patch_size": 4} if kind == "ViT" else {}
+    for kind in ("Bert", "Roberta", "GPT2", "T5", "ViT", "DeiT"):
+        more = {"image_size": 8, "patch_size": 4} if kind.endswith("iT") else {}
         save_config(root / kind.lower(), kind, **more)
     return root
 
@@ -163,8 +163,10 @@ def test_the_library_says_nothing_and_is_left_as_it_was(folders, capfd):
 
 
 def test_what_is_no_model_of_the_kind_is_refused(folders, tmp_path):
-    with pytest.raises(ValueError, match=r"is not a model for AutoModelForSequenceClassification \(ValueError: .*ViT"):
-        from_folder(folders / "vit", kind="sequence", outputs=2)
+    for name, kind, there in (("vit", "sequence", "image classifiers"), ("t5", "causal", "sequence classifiers")):
+        sentence = rf"and there are none of the type '{name}', which .*{name} has. Of the .*, there are {there}$"
+        with pytest.raises(ValueError, match=sentence):
+            from_folder(folders / name, kind=kind, outputs=2)
     with pytest.raises(
         ValueError, match=r"the tokenizer has 41 words, and the model of .* 40; name its own with token"
     ):
@@ -175,6 +177,17 @@ def test_what_is_no_model_of_the_kind_is_refused(folders, tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no config.json in .*; save a model there"):
         from_folder(tmp_path, kind="sequence", outputs=2)
+
+
+def test_a_type_with_several_image_classifiers_is_the_plain_one(folders):
+    model = built(from_folder(folders / "deit", kind="image", outputs=4, shape=(1, 8, 8)), 0)
+    assert type(model).__name__ == "DeiTForImageClassification"
+    assert model(torch.zeros(2, 1, 8, 8)).logits.shape == (2, 4)
+
+
+def test_what_has_no_limit_takes_texts_of_any_length(tmp_path):
+    transformers.XLNetConfig(d_model=8, n_head=2, n_layer=1, d_inner=8).save_pretrained(tmp_path)
+    assert from_folder(tmp_path, kind="sequence", outputs=2, words=40, pad=0).limit is None
 
 
 def test_weights_of_another_architecture_are_refused(folders, tmp_path):

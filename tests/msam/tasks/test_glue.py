@@ -114,7 +114,7 @@ def test_two_makings_of_a_task_are_the_same_data_and_the_same_model(sst2):
     assert torch.equal(*weights)
 
 
-@pytest.mark.parametrize("kind", ["Bert", "Roberta", "GPT2", "DistilBert"])
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "GPT2", "DistilBert", "T5"])
 def test_a_model_of_a_folder_takes_the_task(kind, tmp_path):
     write_glue(tmp_path, "mrpc")
     folder = save_config(tmp_path / "model", kind)

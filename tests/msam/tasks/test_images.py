@@ -155,6 +155,10 @@ def test_a_folder_of_classes_alone_is_split_in_one_way(tmp_path):
         load_task("images", {**settings, "test_fraction": 0.01})
     with pytest.raises(ValueError, match="size must be at least 1 pixel, or none; got 0"):
         load_task("images", {**settings, "size": 0})
+    with pytest.raises(
+        ValueError, match=r"20 images of 999999x999999 pixels take 55879.2 GiB of memory, and .* are free"
+    ):
+        load_task("images", {**settings, "size": 999_999})
     assert load_task("images", {**settings, "size": "4"}).train.inputs.shape[-1] == 4
 
 
