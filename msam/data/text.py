@@ -71,11 +71,11 @@ def labelled(paths: Sequence[Path], names: Sequence[str], *, classes: int | None
     for path in paths:
         table = columns(path, [*names, "label"])
         for name in names:
-            wrong = next((row for row, text in enumerate(table[name]) if not isinstance(text, str)), None)
-            if wrong is not None:
-                raise ValueError(f"row {wrong} of the column {name!r} in {path} is no text: {table[name][wrong]!r}")
+            for row, text in enumerate(table[name], start=1):
+                if not isinstance(text, str):
+                    raise ValueError(f"row {row} of the column {name!r} in {path} is no text: {text!r}")
         kinds = (int,) if classes is not None else (int, float)
-        for row, label in enumerate(table["label"]):
+        for row, label in enumerate(table["label"], start=1):
             if not isinstance(label, kinds) or not (0 <= label < classes if classes is not None else isfinite(label)):
                 wanted = "a number" if classes is None else f"a class from 0 to {classes - 1}"
                 hidden = " (the labels of GLUE's test data are hidden)" if label == -1 else ""

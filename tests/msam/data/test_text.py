@@ -32,12 +32,12 @@ def test_pairs_and_values(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ({"label": [0, 2, 1]}, r"the label in row 1 of .* is 2; it must be a class from 0 to 1"),
-        ({"label": [0, 1, -1]}, r"row 2 of .* is -1 \(the labels of GLUE's test data are hidden\)"),
-        ({"label": [0, 1, None]}, "row 2 of .* is None"),
-        ({"label": [0.0, 1.0, 0.5]}, "row 0 of .* is 0.0"),
-        ({"sentence": ["one", None, "three"]}, "row 1 of the column 'sentence' in .* is no text: None"),
-        ({"sentence": [1, 2, 3]}, "row 0 of the column 'sentence' in .* is no text: 1"),
+        ({"label": [0, 2, 1]}, r"the label in row 2 of .* is 2; it must be a class from 0 to 1"),
+        ({"label": [0, 1, -1]}, r"row 3 of .* is -1 \(the labels of GLUE's test data are hidden\)"),
+        ({"label": [0, 1, None]}, "row 3 of .* is None"),
+        ({"label": [0.0, 1.0, 0.5]}, "row 1 of .* is 0.0"),
+        ({"sentence": ["one", None, "three"]}, "row 2 of the column 'sentence' in .* is no text: None"),
+        ({"sentence": [1, 2, 3]}, "row 1 of the column 'sentence' in .* is no text: 1"),
         ({"sentence": [], "label": [], "idx": []}, "there are no rows in .*a.parquet"),
     ],
 )

@@ -184,7 +184,7 @@ def test_a_value_that_is_no_number_is_refused(value, tmp_path):
     table = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [1.0, value]}
     for split in ("train", "validation"):
         write_table(tmp_path / f"{split}.parquet", table)
-    with pytest.raises(ValueError, match=f"the label in row 1 of .*train.parquet is {value}; it must be a number"):
+    with pytest.raises(ValueError, match=f"the label in row 2 of .*train.parquet is {value}; it must be a number"):
         load_task("glue:stsb", {"data": str(tmp_path), **SMALL})
 
 
