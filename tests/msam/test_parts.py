@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from landscape import GradientAscent
+from landscape.processes import ProcessLostError
 from msam import Distributed, mSAM
 from msam.parts import checksum, gathered
 from msam.processes import OneProcess
@@ -36,6 +37,7 @@ def test_a_checksum_tells_every_example_and_their_order(name):
     assert int(checksum(batch)) == int(checksum({"x": column.clone(), "n": torch.tensor(3)})) < 2**24
     assert int(checksum(batch)) != int(checksum({"x": column.flip(0), "n": torch.tensor(3)}))
     assert int(checksum(batch)) != int(checksum({"x": column, "n": torch.tensor(4)}))
+    assert int(checksum(batch)) != int(checksum({"x": torch.tensor(3), "n": column}))
     for row in range(5):
         other = column.clone()
         other[row] = ~other[row] if column.dtype == torch.bool else other[row] + 1
@@ -153,7 +155,7 @@ def stepped(model, batch, m, processes, denominator=None, *, observes=False):
     optimizer.step(closure, batch)
 
 
-def require_told(sentence, alone, monkeypatch, theirs_is, ours_is, model):
+def require_told(sentence, alone, monkeypatch, theirs_is, ours_is, model, error=ValueError):
     """The other process is stood in for by what it would add to the one sum."""
     theirs = []
     alone.rank, alone.number = 1, 2
@@ -164,7 +166,7 @@ def require_told(sentence, alone, monkeypatch, theirs_is, ours_is, model):
     alone.rank = 0
     before = [p.clone() for p in model.parameters()]
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat, group: flat.add_(theirs[0]))
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(error, match=sentence):
         ours_is()
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 
@@ -185,3 +187,30 @@ def test_processes_of_which_only_some_report_are_told(
     batch, model = make_batch(11), make_net()
     other = lambda: stepped(make_net(), batch, m, alone, observes=theirs)  # noqa: E731
     require_told(sentence, alone, monkeypatch, other, lambda: stepped(model, batch, 4, alone, observes=ours), model)
+
+
+class Broken(nn.Module):
+    """Fails when it is called."""
+
+    def forward(self, x):
+        raise ValueError("no more")
+
+
+def test_where_a_process_fails_in_a_step_the_others_take_none_and_say_so(alone, monkeypatch, make_net, make_batch):
+    batch, model, broken = make_batch(11), make_net(), make_net(torch.float64, Broken())
+    sentence = "another process failed in this step; the reason is what that one says"
+    ours, other = (lambda net=net: stepped(net, batch, 4, alone) for net in (model, broken))
+    require_told(sentence, alone, monkeypatch, other, ours, model, ProcessLostError)
+
+
+def test_a_process_that_fails_says_why_though_another_is_gone(alone, monkeypatch, make_net, make_batch):
+    def gone(flat, group):
+        raise RuntimeError("[gloo] Connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", gone)
+    with pytest.raises(ValueError, match="no more"):
+        stepped(make_net(torch.float64, Broken()), make_batch(11), 4, alone)
+    with pytest.raises(
+        ProcessLostError, match=r"another process is gone \(Connection closed by peer\); the last check"
+    ):
+        stepped(make_net(), make_batch(11), 4, alone)
