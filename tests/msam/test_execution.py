@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -88,11 +89,19 @@ def test_a_batch_of_ignored_targets_alone_is_refused_and_moves_nothing():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_denominator_that_makes_no_sense_is_refused():
+@pytest.mark.parametrize("denominator", [-1, math.inf, math.nan])
+def test_a_denominator_that_makes_no_sense_is_refused(denominator):
     model, batch = setting()
     optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.5), None)
-    with pytest.raises(ValueError, match="must be zero or more; got -1"):
-        optimizer.step(lambda b: (model(b[0]).mean(), -1), batch)
+    with pytest.raises(ValueError, match=f"must be zero or more; got {denominator}"):
+        optimizer.step(lambda b: (model(b[0]).mean(), denominator), batch)
+
+
+def test_a_denominator_with_a_graph_is_its_number_without_a_warning():
+    model, batch = setting()
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.5), None)
+    optimizer.step(lambda b: (model(b[0]).mean(), model(b[0]).square().sum()), batch)
+    assert optimizer.denominator > 0
 
 
 def test_all_at_once_weighs_by_reported_denominators_as_well():

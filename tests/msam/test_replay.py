@@ -202,6 +202,15 @@ def test_weights_are_copied_anew_where_they_were_written_into_or_others_move():
             assert torch.equal(two, before[1])
 
 
+def test_what_is_written_into_weights_after_they_were_put_back_stays():
+    weight = torch.zeros(2)
+    with WeightsKept([weight]) as kept:
+        kept.move([torch.ones(2)])
+        kept.put_back()
+        weight.add_(5)
+    assert weight.tolist() == [5, 5]
+
+
 def test_a_restored_random_state_draws_the_same_numbers_again():
     state = RandomState(torch.device("cpu"))
     first = torch.rand(5)
