@@ -116,6 +116,9 @@ def test_a_second_pass_that_takes_another_way_gives_way_to_the_other_with_the_bu
     assert torch.equal(model.passes, other.passes)
 
 
-def test_a_gradient_that_is_no_number_is_no_equal_one():
+def test_a_gradient_that_is_no_number_or_there_for_other_weights_is_no_equal_one():
+    one = torch.ones(2)
     with pytest.raises(UnsupportedError, match="its gradient was off by nan"):
-        require_equal([torch.tensor([math.nan, 1.0])], [torch.ones(2)], None)
+        require_equal([torch.tensor([math.nan, 1.0])], [one], None)
+    with pytest.raises(UnsupportedError, match="a weight is used by some micro-batches only"):
+        require_equal([one, None], [one, one], None)

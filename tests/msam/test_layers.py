@@ -102,7 +102,9 @@ def test_an_overflow_on_the_first_step_does_not_count_against_it():
     model, batch = net("mlp")
     execution = Layerwise()
     closure = lambda part: closure_of(model)(part) * float("inf")  # noqa: E731
-    assert not bool(execution.outcome(step_of(model, batch, 3, ASCENTS[0], scale=2.0, closure=closure)).finite)
+    for scale in (2.0, None):  # None: it is not looked for
+        outcome = execution.outcome(step_of(model, batch, 3, ASCENTS[0], scale=scale, closure=closure))
+        assert bool(outcome.finite) is (scale is None)
     require_same(step_of(model, batch, 3, ASCENTS[0]), execution)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -91,19 +92,21 @@ class Counting(nn.Module):
         super().__init__()
         self.layer = nn.Linear(5, 3)
         self.register_buffer("passes", torch.zeros(()))
+        self.register_buffer("whole", torch.zeros((), dtype=torch.long))
 
     def forward(self, x):
-        self.passes += 1
+        self.passes, self.whole = self.passes + 1, self.whole.add_(1)
         return self.layer(x)
 
 
-def test_buffers_change_in_the_first_pass_alone():
-    model, batch = Counting().double(), (images(5), torch.zeros(B, dtype=torch.long))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_buffers_change_in_the_first_pass_alone(dtype):
+    model, batch = Counting().to(dtype), (images(5).to(dtype), torch.zeros(B, dtype=torch.long))
     optimizer = optimizer_of(model, 3, Layerwise())
     for _ in range(2):
         optimizer.step(closure_of(model), batch)
     assert optimizer.execution.reason is None
-    assert model.passes == 2  # of all micro-batches at once
+    assert model.passes == model.whole == 2  # of all micro-batches at once
 
 
 def test_weights_gradients_and_forwards_are_what_they_were_after_an_error_in_either_pass():
@@ -183,11 +186,14 @@ def test_a_frozen_weight_that_is_replaced_between_two_steps_is_seen():
     require_same(step_of(model, batch, 3, ASCENTS[0]), execution)
 
 
-def test_an_execution_in_use_can_be_copied():
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"]
+)
+def test_an_execution_in_use_can_be_copied(duplicate):
     model, batch = net("patches")
     optimizer = optimizer_of(model, 3, Layerwise())
     optimizer.step(closure_of(model), batch)
-    twin, optimizer_of_twin = copy.deepcopy((model, optimizer))
+    twin, optimizer_of_twin = duplicate((model, optimizer))
     for _ in range(2):
         optimizer.step(closure_of(model), batch)
         optimizer_of_twin.step(closure_of(twin), batch)

@@ -10,7 +10,7 @@ from torch import nn
 
 from landscape.perturbations import GradientAscent
 from msam import mSAM
-from msam.replay import RandomState, WeightsKept, buffers_kept
+from msam.replay import RandomState, WeightsKept, buffers_kept, buffers_kept_on_error
 
 SHARDS = [4, 4, 3]  # of a batch of 11
 
@@ -163,6 +163,19 @@ def test_a_buffer_that_a_module_replaces_is_put_back_too(make_net, make_batch, c
     resting(model, num_microbatches=3).step(closure_of(model), make_batch(11))
     assert model[1].calls == 3
     assert dict(model.named_buffers())["1.calls"] is model[1].calls
+
+
+def test_buffers_are_put_back_when_somebody_interrupts():
+    norm = nn.BatchNorm1d(2)
+
+    def interrupted():
+        with buffers_kept_on_error(norm):
+            norm.running_mean.add_(1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert norm.running_mean.tolist() == [0, 0]
 
 
 def test_buffers_of_no_module_are_no_buffers():
