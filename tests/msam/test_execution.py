@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from landscape import GradientAscent
 from msam import Layerwise, mSAM
+from msam.diagnostics import Observer
 
 CLASS_WEIGHTS = torch.tensor([1.0, 4.0, 0.3]).double()
 
@@ -83,6 +84,15 @@ def test_a_micro_batch_of_ignored_targets_alone_does_not_count():
     assert all(torch.isfinite(p).all() for p in model.parameters())
     for column in (optimizer.per_shard.losses, optimizer.per_shard.rises, optimizer.per_shard.gradient_norms):
         assert torch.equal(column.isnan(), targets == -100)
+
+
+def test_a_micro_batch_without_a_direction_has_no_share_in_the_mean_cosine():
+    observer, loss = Observer(), torch.tensor(2.0)
+    observer.skip(0, 1, loss)
+    for number, gradient in enumerate(([0.0, 0.0], [5.0, 0.0], [0.3, 0.4]), start=1):
+        observer.add(number, 1, loss, None, [torch.tensor(gradient)])
+    assert observer.report.mean_cosine == pytest.approx(0.6, rel=1e-6)
+    assert observer.report.rises.isnan().all()
 
 
 def test_a_batch_of_ignored_targets_alone_is_refused_and_moves_nothing():

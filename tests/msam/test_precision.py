@@ -211,6 +211,7 @@ def test_training_in_mixed_precision_is_recorded_and_close_to_single(precision, 
     mixed = train(toy_task, config, Run.create(tmp_path / "mixed", config))
     single = train(toy_task, toy_config(), Run.create(tmp_path / "single", toy_config()))
     assert Run.open(tmp_path / "mixed").config.precision == precision
+    assert bool(read_state(mixed.state_path)["scaler"]) is (precision == "fp16")
     ours, theirs = mixed.metrics()[-1]["train_loss"], single.metrics()[-1]["train_loss"]
     assert ours != theirs
     assert ours == pytest.approx(theirs, rel=0.02)
