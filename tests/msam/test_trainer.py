@@ -67,6 +67,14 @@ def test_the_state_of_other_settings_or_of_no_epoch_is_refused(changed, sentence
         train(toy_task, run.config, run)
 
 
+def test_a_state_of_other_words_is_refused(run, toy_task):
+    save_state(read_state(run.state_path) | {"vocabulary": "a1b2"}, run.state_path)
+    with pytest.raises(
+        ValueError, match=r"state\.pt was trained with the vocabulary a1b2, and the task toy has none now"
+    ):
+        train(toy_task, run.config, run)
+
+
 class Second(OneProcess):
     """One that another goes before."""
 
