@@ -209,3 +209,9 @@ def test_counts_are_no_classes():
     assert math.isnan(evaluate(nn.Identity(), loss, Examples(rates, counts)).accuracy)
     one = lambda z, y: functional.poisson_nll_loss(z[:, 0], y.double())  # noqa: E731
     assert math.isnan(evaluate(nn.Identity(), one, Examples(rates[:, :1], counts)).accuracy)
+
+
+def test_where_nothing_counts_nothing_is_known():
+    examples = Examples(scored(5).inputs, torch.full((5,), -100))
+    found = evaluate(nn.Identity(), functional.cross_entropy, examples, each=True)
+    assert all(math.isnan(value) for value in (found.loss, found.loss_stderr, found.accuracy, found.accuracy_stderr))

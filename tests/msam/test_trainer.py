@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from msam import Run, train
+from msam import Run, TrainingDivergedError, train
 from msam.checkpoints import read_state, read_weights, save_state
 from msam.processes import OneProcess
 
@@ -100,3 +100,34 @@ def test_a_last_checkpoint_that_is_damaged_is_written_again_from_the_state(run, 
     with pytest.raises(KeyboardInterrupt):
         train(toy_task, run.config, run, progress=interrupt)
     assert all(torch.equal(value, weights[name]) for name, value in read_weights(run.checkpoint).items())
+
+
+def test_two_trainings_in_one_run_are_refused(run, toy_task):
+    with run.locked(), pytest.raises(ValueError, match="another process is training in"):
+        train(toy_task, run.config, run)
+
+
+def test_an_error_that_is_not_of_the_task_is_not_put_down_to_it(run, toy_task):
+    def show(done, total):
+        if done == 3:
+            raise RuntimeError("no terminal")
+
+    with pytest.raises(RuntimeError, match=r"^no terminal$"):
+        train(toy_task, run.config, run, progress=show)
+    assert run.is_complete
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_weight_that_is_not_finite_is_seen_whatever_it_is(value, toy_task, toy_config, tmp_path):
+    model = toy_task.build()
+
+    def loss(outputs, targets):
+        if not outputs.requires_grad:
+            return functional.cross_entropy(outputs, targets)
+        model[0].bias.data[1] = value  # after the forward pass, in the last step
+        return functional.cross_entropy(outputs, targets)
+
+    config = toy_config(perturbation="none", lr=0.0, num_microbatches=1, batch_size=30)
+    task = dataclasses.replace(toy_task, build=lambda: model, loss=loss)
+    with pytest.raises(TrainingDivergedError, match="a weight is no longer finite in epoch 1, step 1"):
+        train(task, config, Run.create(tmp_path / "run", config))
