@@ -131,3 +131,23 @@ def test_a_weight_that_is_not_finite_is_seen_whatever_it_is(value, toy_task, toy
     task = dataclasses.replace(toy_task, build=lambda: model, loss=loss)
     with pytest.raises(TrainingDivergedError, match="a weight is no longer finite in epoch 1, step 1"):
         train(task, config, Run.create(tmp_path / "run", config))
+
+
+def test_a_run_of_which_every_step_was_skipped_so_far_goes_on(toy_task, toy_config, tmp_path):
+    failing = [True]
+
+    def loss(outputs, targets):
+        value = functional.cross_entropy(outputs, targets)
+        return value * float("inf") if failing and outputs.requires_grad else value
+
+    def interrupt(done, total):
+        if done == 1:
+            failing.clear()
+            raise KeyboardInterrupt
+
+    config = toy_config(precision="fp16")
+    task, run = dataclasses.replace(toy_task, loss=loss), Run.create(tmp_path / "run", config)
+    with pytest.raises(KeyboardInterrupt):
+        train(task, config, run, progress=interrupt)
+    train(task, config, run)
+    assert [row["skipped_steps"] for row in run.metrics()] == [4, 0, 0]
