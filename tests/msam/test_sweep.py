@@ -40,6 +40,12 @@ def test_a_grid_has_every_combination_in_order_and_keeps_all_else():
     assert all(dataclasses.replace(c, rho=TINY.rho, num_microbatches=1, seed=0) == TINY for c in configs)
 
 
+def test_a_grid_has_what_is_not_perturbed_once_by_whatever_name():
+    configs = grid(TrainConfig(), {"perturbation": ["none", "sam"], "rho": [0.0, 0.1], "num_microbatches": [1, 2]})
+    found = [(config.perturbation, config.rho, config.num_microbatches) for config in configs]
+    assert found == [("none", 0.0, 1), ("sam", 0.1, 1), ("sam", 0.1, 2)]
+
+
 def test_a_grid_has_no_config_twice():
     configs = grid(TINY, {"rho": [0.1, 0.1, 0.2], "seed": [0, 0]})
     assert [config.rho for config in configs] == [0.1, 0.2]

@@ -115,6 +115,8 @@ def test_an_error_that_is_not_of_the_task_is_not_put_down_to_it(run, toy_task):
     with pytest.raises(RuntimeError, match=r"^no terminal$"):
         train(toy_task, run.config, run, progress=show)
     assert run.is_complete
+    (run.path / "metrics.csv").unlink()
+    assert not run.is_complete
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
