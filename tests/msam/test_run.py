@@ -61,7 +61,7 @@ def test_an_existing_run_is_replaced_when_told_to(run):
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize(
     "content",
-    [None, '{"model_type": "bert"}', '{"format": 1}', "[1]", "not json", ""],
+    [None, '{"config": "bert"}', '{"format": 1}', "[1]", "not json", ""],
     ids=["no config", "config of another program", "half a config", "list", "text", "empty"],
 )
 def test_a_folder_that_is_not_a_run_is_refused_and_stays_even_when_told_to_overwrite(content, overwrite, tmp_path):

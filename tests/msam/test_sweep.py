@@ -7,6 +7,7 @@ import os
 import pytest
 
 from msam.config import TrainConfig
+from msam.configs import write_config
 from msam.run import Run
 from msam.sweep import Sweep, grid, open_runs
 from msam.training import train
@@ -101,6 +102,13 @@ def test_other_settings_are_refused_and_the_sweep_stays(other, sweep):
     with pytest.raises(FileExistsError, match="holds a sweep of other settings"):
         Sweep.create(sweep.path, other)
     assert (sweep.path / "sweep.json").read_bytes() == before
+
+
+def test_a_run_of_other_settings_in_the_place_of_one_is_refused(sweep):
+    run = next(sweep.prepared())
+    write_config(run.path / "config.json", dataclasses.replace(CONFIGS[0], lr=0.3))
+    with pytest.raises(ValueError, match=r"run-01 was trained with other settings than the sweep .*; move it away"):
+        list(sweep.prepared())
 
 
 def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path):
