@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from landscape.perturbations import GradientAscent
+from landscape import FriendlyAscent, GradientAscent
 from msam import mSAM
 
 SCHEDULERS = {
@@ -89,6 +89,17 @@ def test_the_state_of_plain_sgd_can_be_loaded_and_is_the_same_as_its_own(make_ne
     kept = [sgd.state[parameter]["momentum_buffer"] for parameter in plain.parameters()]
     assert all(torch.equal(one, two) for one, two in zip(momenta, kept, strict=True))
     assert optimizer.state is optimizer.base_optimizer.state
+
+
+def test_the_state_of_another_perturbation_is_refused_and_nothing_is_changed(make_net, make_batch, closure_of):
+    model, other = make_net(), make_net()
+    optimizer, friendly = msam_on(model), mSAM(BASES["sgd"](other), FriendlyAscent(rho=0.1))
+    optimizer.step(closure_of(model), make_batch(11))
+    friendly.step(closure_of(other), make_batch(11, seed=1))
+    before = repr(optimizer.state_dict())
+    with pytest.raises(ValueError, match="has no state, but the state dict holds"):
+        optimizer.load_state_dict(friendly.state_dict())
+    assert repr(optimizer.state_dict()) == before
 
 
 @pytest.mark.parametrize(
