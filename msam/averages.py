@@ -62,7 +62,7 @@ def not_shared(gradient: Iterable[Tensor | None]) -> list[Tensor | None]:
             continue
         start = slope.data_ptr()
         if start in seen or not (slope.is_contiguous() or 0 not in slope.stride()):
-            own[place] = slope.clone(memory_format=torch.contiguous_format)
+            own[place] = slope.clone()
         seen.add(start)
     return own
 

@@ -203,7 +203,7 @@ class TrainConfig:
             perturbed_of(self.model(task), self.perturbed)
         last = len(task.train) % self.batch_size or self.batch_size
         _require(
-            min(last, len(task.train)) >= self.num_microbatches,
+            last >= self.num_microbatches,
             f"the last batch of an epoch would have {last} examples, fewer than the {self.num_microbatches} "
             f"micro-batches; choose a batch size that divides {len(task.train)}, or leaves a larger rest",
         )

@@ -41,7 +41,7 @@ class Observer:
     """
 
     def __init__(self) -> None:
-        self.rows: dict[int, tuple[int, Tensor, Tensor, Tensor]] = {}
+        self.rows: dict[int, tuple[int, Tensor, Tensor, Tensor]] = {}  # in order
         self.direction: list[Tensor] | None = None  # Σ u_i
         self.directions = 0
 
@@ -107,8 +107,7 @@ class Observer:
     @property
     def report(self) -> PerShard:
         """The report on what was taken in."""
-        rows = [self.rows[number] for number in sorted(self.rows)]
-        sizes, losses, rises, lengths = zip(*rows, strict=True)
+        sizes, losses, rises, lengths = zip(*self.rows.values(), strict=True)
         cosine = float("nan")
         if self.directions > 1 and self.direction is not None:
             square = float(torch.stack([doubled(part).square().sum() for part in self.direction]).sum())

@@ -74,7 +74,7 @@ class Distributed(Together, Processes):
         _require_one_batch(facts.tolist())
         if with_report and without_report:
             raise ValueError(MIXED)
-        running.compose([rows[rank] for rank in range(self.number) if self.block(len(step.sizes), rank=rank)])
+        running.compose([*rows])
         gradient: Gradient = [
             (slope / denominator).to(p) if is_used else None
             for slope, p, is_used in zip(sums["slopes"], step.parameters, (used > 0).tolist(), strict=True)

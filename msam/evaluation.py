@@ -58,8 +58,6 @@ class Evaluation:
         if self.losses is None or self.weights is None:
             return math.nan
         counts = self.weights > 0
-        if not counts.any():
-            return math.nan
         mean, error = weighted_mean(self.losses[counts], self.weights[counts])
         return error if abs(mean - self.loss) <= self.rounding else math.nan
 

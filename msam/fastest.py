@@ -71,7 +71,7 @@ class Fastest(Execution):
             return self.candidates[self.chosen].outcome(step)
         name = min(self.seconds, key=lambda candidate: len(self.seconds[candidate]))  # the first of the least measured
         candidate = self.candidates[name]
-        if not step.perturbs or step.observes or not step.own:
+        if not step.perturbs or step.observes:
             return candidate.outcome(step)
         if self._split is None:
             self._split = split_of(step)

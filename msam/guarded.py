@@ -58,7 +58,7 @@ class Guarded(Execution):
 
     def outcome(self, step: Step) -> Outcome:
         """See :class:`Execution`."""
-        if not step.perturbs or self.reason is not None or step.observes or not step.own:
+        if not step.perturbs or self.reason is not None or step.observes:
             return self.otherwise.outcome(step)
         random_state = RandomState(step.parameters[0].device)
         try:
@@ -116,6 +116,7 @@ class Guarded(Execution):
                 expected = self.otherwise.outcome(step)
             if not random_state.is_current:  # the masks of all at once would be others: they are left out for once
                 module.eval()
+                random_state.restore()
                 with buffers_kept(module):
                     expected = self.otherwise.outcome(step)
             if expected.denominator == 0 or not bool(expected.finite) or not bool(all_finite(expected.gradient)):

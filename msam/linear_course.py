@@ -50,7 +50,6 @@ class LinearCourse:
             a += len(shard) / number * steeper @ hessian
             b[:, shard] = steeper @ own.T / number
         self._values, self._vectors = torch.linalg.eigh((a + a.T) / 2)
-        self._values = self._values.clamp(min=0)  # of a sum of squares
         self._b = b
         if lr * float(self._values[-1]) > 2:
             raise ValueError(
@@ -63,7 +62,7 @@ class LinearCourse:
         step = self.lr * self._values
         slow = -torch.expm1(steps * torch.log1p(-step.clamp(max=0.5)))  # 1 - (1 - ηa)ᵏ, without cancellation
         gone = torch.where(step <= 0.5, slow, 1 - (1 - step) ** steps)
-        # where A has no slope, every step adds η B y
+        # where A has no slope, but for rounding, every step adds η B y
         gained = torch.where(step > 0, gone / self._values, self.lr * steps)
         found: Tensor = self._vectors @ (gained[:, None] * (self._vectors.T @ self._b))
         return found

@@ -276,7 +276,7 @@ class mSAM(torch.optim.Optimizer):
 
     def _step_base(self, outcome: Outcome, closure: Any) -> None:
         """Clip and step, or skip the step where a gradient overflowed and lower the scale."""
-        if self.scaler is None:
+        if self.scaler is None or all(p.grad is None for p in self._parameters()):  # where it has nothing to look at
             self._clip()
             self.base_optimizer.step(closure)
             return

@@ -18,9 +18,9 @@ def checksum(batch: Batch) -> Tensor:
     """A whole number below 2²⁴ that tells batches of other examples, or in another order, apart; a scalar tensor."""
     total: Tensor | int = 0
     for tensor in tensors(batch):
-        rows = _words_of_rows(tensor if tensor.ndim > 0 else tensor[None]).sum(1)  # which may wrap around
+        rows = _words_of_rows(tensor if tensor.ndim > 0 else tensor[None]).sum(1)  # which may wrap around, as the total
         places = torch.arange(1, len(rows) + 1, device=rows.device)
-        total = total * 31 + (rows * places).sum() % _PRIME
+        total = total * 31 + (rows * places).sum()
     return torch.as_tensor(total) % _PRIME
 
 

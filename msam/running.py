@@ -40,7 +40,7 @@ class RunningBuffers:
         return torch.cat([part.detach().to(like).flatten() for part in parts])
 
     def compose(self, rows: Sequence[Tensor]) -> None:
-        """Put the buffers where the blocks of all processes, in this order, take them."""
+        """Put the buffers where the blocks of all processes, in this order, take them; the last one is not empty."""
         shapes = [b.shape for b in [*self._statistics, *self.others]]
         lengths = [len(self.layers), *(shape.numel() for shape in shapes)]
         split = [torch.split(row, lengths) for row in rows]
@@ -52,8 +52,7 @@ class RunningBuffers:
                 buffer.detach().copy_(_composed(layer.momentum, self.counts[place], self.before[index], counts, ends))
             assert layer.num_batches_tracked is not None
             layer.num_batches_tracked.fill_(self.counts[place] + sum(counts))
-        last = split[-1][1 + len(self.before) :] if split else []
-        for buffer, piece in zip(self.others, last, strict=bool(split)):
+        for buffer, piece in zip(self.others, split[-1][1 + len(self.before) :], strict=True):
             buffer.detach().copy_(piece.reshape(buffer.shape))
 
 

@@ -242,13 +242,12 @@ class Trainer:
             self.epoch = state["epoch"]
         except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
             raise ValueError(f"{self.run.state_path} is not the training state of this run ({error})") from None
-        rows = self.run.metrics()[: self.epoch]
-        if len(rows) < self.epoch:
+        self.rows = self.run.metrics()[: self.epoch]
+        if len(self.rows) < self.epoch:
             raise ValueError(
-                f"{self.run.path / 'metrics.csv'} has {len(rows)} rows for {self.epoch} finished epochs; "
+                f"{self.run.path / 'metrics.csv'} has {len(self.rows)} rows for {self.epoch} finished epochs; "
                 "put the file back, or train anew with --overwrite"
             )
-        self.rows = [row | {"epoch": epoch} for epoch, row in enumerate(rows, start=1)]
         if not self.processes.is_first:
             return
         if not is_whole(self.run.weights_path(self.epoch)):

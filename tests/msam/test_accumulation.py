@@ -37,7 +37,14 @@ def test_a_micro_batch_in_parts_is_perturbed_as_a_whole(limit, make_net, make_ba
     assert torch.allclose(weights(parts), weights(whole), rtol=1e-12)
 
 
-def test_parts_are_weighted_by_what_the_closure_reports(make_net, make_batch):
+@pytest.mark.parametrize(
+    ("number", "targets"),
+    [
+        (2, [2, 2, 0, 1, 0, 2, 1, 0, 1, 0, 0, 1, 1]),  # the first part of a micro-batch has nothing to average
+        (3, [2, 2, 2, 2, 2, 0, 2, 1, 0, 1, 1, 2, 2]),  # a whole micro-batch has nothing
+    ],
+)
+def test_parts_are_weighted_by_what_the_closure_reports(number, targets, make_net, make_batch):
     def reporting(model):
         def closure(batch):
             inputs, targets = batch
@@ -45,10 +52,21 @@ def test_parts_are_weighted_by_what_the_closure_reports(make_net, make_batch):
 
         return closure
 
-    whole, parts = make_net(), make_net()
-    optimizer_on(whole, 2).step(reporting(whole), make_batch(13))
-    optimizer_on(parts, 2, execution=OneByOne(device_batch_size=2)).step(reporting(parts), make_batch(13))
+    whole, parts, batch = make_net(), make_net(), (make_batch(13)[0], torch.tensor(targets))
+    expected = optimizer_on(whole, number).step(reporting(whole), batch)
+    loss = optimizer_on(parts, number, execution=OneByOne(device_batch_size=2)).step(reporting(parts), batch)
+    assert torch.allclose(loss, expected, rtol=1e-12)
     assert torch.allclose(weights(parts), weights(whole), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("number", "limit"), [(1, 3), (2, None)], ids=["parts", "micro-batches"])
+def test_where_only_some_report_a_denominator_they_are_refused(number, limit, make_net, make_batch, closure_of):
+    model, reporting = make_net(), itertools.cycle([False, False, True, True] if limit is None else [False, True])
+    optimizer = optimizer_on(model, number, execution=OneByOne(device_batch_size=limit))
+    with pytest.raises(ValueError, match="a denominator for some micro-batches and none for others"):
+        optimizer.step(
+            lambda b: (closure_of(model)(b), 2.0) if next(reporting) else closure_of(model)(b), make_batch(5)
+        )
 
 
 def test_accumulated_batches_are_so_many_more_micro_batches(make_net, make_batch, closure_of):
@@ -128,7 +146,9 @@ def test_the_report_on_micro_batches_is_what_each_is_on_its_own(make_net, make_b
     start = copy.deepcopy(model)
     optimizer = optimizer_on(model, 3, observes=True)
     inputs, targets = make_batch(11)
-    optimizer.step(closure_of(model), (inputs, targets))
+    calls = []
+    optimizer.step(lambda part: calls.append(1) or closure_of(model)(part), (inputs, targets))
+    assert len(calls) == 6  # the report costs no pass
     report = optimizer.per_shard
     assert report.sizes.tolist() == [4, 4, 3]
     units = []

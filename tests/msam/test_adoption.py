@@ -184,3 +184,14 @@ def test_runs_are_told_from_weights(file, tmp_path):
     said: list[str] = []
     assert run_path(Path(f"{other}:state_dict"), like=run, say=said.append) == tmp_path / "c-state_dict-msam"
     assert said[-1].startswith("c.pt:state_dict: adopted as ")
+
+
+def test_weights_of_other_words_are_neither_adopted_nor_loaded(file):
+    run = adopted(file)
+    task, sentence = run.load_task(), "was trained with the vocabulary a1b2, and the task digits has none now"
+    for path in (run.checkpoint, file.with_name("c.safetensors")):
+        save_weights(task.model(seed=0), path, vocabulary="a1b2")
+    with pytest.raises(ValueError, match=rf"c\.safetensors {sentence}"):
+        adopted(file.with_name("c.safetensors"))
+    with pytest.raises(ValueError, match=rf"adopted\.safetensors {sentence}"):
+        run.load_model(task)

@@ -83,8 +83,10 @@ def test_tied_tensors_are_stored_once_and_stay_tied_when_loaded(model, tmp_path)
 def test_weights_that_are_not_contiguous_survive(tmp_path):
     layer = nn.Linear(3, 2)
     layer.weight = nn.Parameter(torch.arange(6.0).view(3, 2).T)
+    layer.register_buffer("first", layer.weight.detach()[:1])  # which begins where the weights do
     save_weights(layer, tmp_path / "a.safetensors")
-    assert torch.equal(read_weights(tmp_path / "a.safetensors")["weight"], layer.weight)
+    read = read_weights(tmp_path / "a.safetensors")
+    assert same(layer, {name: read[name] for name in layer.state_dict()})
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -135,7 +137,7 @@ def test_a_numpy_archive_with_another_ending_is_called_not_whole(suffix, tmp_pat
 
 
 @pytest.mark.parametrize("reader", [read_weights, read_state])
-@pytest.mark.parametrize("form", ["torch", "legacy torch", "pickle", "protocol 1", "protocol 0", "state"])
+@pytest.mark.parametrize("form", ["torch", "legacy torch", "pickle", "protocol 1", "protocol 0", "instance", "state"])
 def test_code_in_a_pickle_is_not_run(form, reader, tmp_path):
     marker = tmp_path / "marker"
     content = {"weight": torch.ones(3), "bias": Dangerous(marker)}
@@ -145,12 +147,13 @@ def test_code_in_a_pickle_is_not_run(form, reader, tmp_path):
         "pickle": lambda: pickle.dumps(Dangerous(marker)),
         "protocol 1": lambda: pickle.dumps(Dangerous(marker), protocol=1),
         "protocol 0": lambda: pickle.dumps(Dangerous(marker), protocol=0),
+        "instance": lambda: f"(S'{marker}'\nipathlib\nPath.touch\n.".encode(),
         "state": lambda: torch_file(Dangerous(marker)),
     }[form]()
     with pytest.raises(ValueError, match=r"a\.pt is refused: it is a pickle .* could run code"):
         reader(written(tmp_path / "a.pt", raw))
     assert not marker.exists()
-    if "torch" not in form and form != "state":
+    if form in ("pickle", "protocol 1", "protocol 0"):
         pickle.loads(raw)
         assert marker.exists()
 
@@ -190,6 +193,8 @@ def test_weights_of_another_architecture_are_refused_by_name_and_the_model_stays
     renamed = {name.replace("weight", "wieght"): tensor + 1 for name, tensor in before.items()}
     with pytest.raises(ValueError, match=r"it lacks 0\.weight.*it has 0\.wieght, .*perhaps 0\.wieght for 0\.weight"):
         load_weights(target, renamed, source="x")
+    with pytest.raises(ValueError, match=r"than the model: it lacks 0\.bias$"):
+        load_weights(target, {name: tensor + 1 for name, tensor in before.items() if name != "0.bias"}, source="x")
     many = {f"{number}.weight": torch.ones(1) for number in range(10, 15)}
     with pytest.raises(ValueError, match=r"it has 10\.weight, 11\.weight, 12\.weight and 2 more"):
         load_weights(target, before | many, source="x")

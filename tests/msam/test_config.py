@@ -8,8 +8,10 @@ import json
 import pytest
 import torch
 
+from landscape.manifest import hash_of_settings
 from landscape.perturbations import AdaptiveAscent, GradientAscent
 from msam import FreshMasks, RunningStatistics, TrainConfig
+from msam.config import LATER
 from msam.processes import OneProcess
 
 NUMBERS = ("rho", "lr", "momentum", "weight_decay", "max_grad_norm")
@@ -178,3 +180,12 @@ def test_the_optimizer_is_given_all_that_the_config_says(make_net):
     assert optimizer.module is model
     plain = TrainConfig().optimizer_for(model)
     assert (plain.max_grad_norm, plain.execution.device_batch_size) == (None, None)
+
+
+def test_what_files_know_a_config_by_is_the_same_as_before_an_entry_was_added_and_tells_what_it_changes():
+    config = TrainConfig()
+    before = {name: value for name, value in config.to_dict().items() if name not in LATER}
+    assert config.identity == hash_of_settings(before)
+    others = [{"dropout": "fresh"}, {"trainable": "2.*"}, {"deterministic": True}]
+    assert others[0].keys() | others[1].keys() | others[2].keys() == LATER.keys()
+    assert len({config.identity, *(TrainConfig(**other).identity for other in others)}) == 4

@@ -97,6 +97,8 @@ def test_the_momentum_survives_a_save_and_belongs_to_what_is_perturbed(make_net,
     saved = torch.load(buffer, weights_only=True)
     resumed.load_state_dict(saved["model"])
     fresh.load_state_dict(saved["optimizer"])
+    for part in saved["optimizer"]["msam"]["learnt"]["momentum"]:
+        part.zero_()  # which is still the caller's
     for seed in range(2, 4):
         fresh.step(closure_of(resumed), make_batch(11, seed=seed))
     assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
@@ -104,9 +106,11 @@ def test_the_momentum_survives_a_save_and_belongs_to_what_is_perturbed(make_net,
 
 
 def test_friendly_sam_learns_at_radius_zero_too(make_net, make_batch, closure_of):
-    model = make_net()
+    model, (x, y) = make_net(), make_batch(11)
     ascent = FriendlyAscent(rho=0.0)
-    mSAM(sgd(model), ascent, num_microbatches=3).step(closure_of(model), make_batch(11))
+    optimizer = mSAM(sgd(model), ascent, num_microbatches=3)
+    optimizer.accumulate(closure_of(model), (x[:7], y[:7]))  # what is learnt is of all accumulated batches
+    optimizer.step(closure_of(model), (x[7:], y[7:]))
     torch.testing.assert_close(flat(ascent.momentum), gradient_of(make_net(), *make_batch(11)), rtol=1e-12, atol=1e-14)
 
 

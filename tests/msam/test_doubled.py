@@ -60,12 +60,15 @@ def test_the_model_is_afterwards_what_it_was():
     def broken():
         with doubled(step) as few:
             assert all(tensor.dtype == torch.float64 for tensor in held if tensor.is_floating_point())
+            assert model[1].num_batches_tracked.dtype == torch.int64  # as what looks up rows must stay
             assert (few.sizes, few.own, few.scale) == ([2, 2], range(2), None)
             assert torch.equal(few.batch[0], batch[0][3:7].double())
             assert torch.equal(few.batch[1], batch[1][3:7])
             model[1].running_mean.add_(1)
             raise RuntimeError("no more")
 
+    with doubled(step_of(model, batch, 2, ASCENTS[0])) as few:
+        assert (few.sizes, len(few.batch[0])) == ([4, 3], 7)  # of 6, 5
     with pytest.raises(RuntimeError, match="no more"):
         broken()
     Layerwise().outcome(step)
@@ -134,3 +137,35 @@ def test_under_autocast_it_is_compared_in_double_precision_too():
     assert execution.reason is None
     with pytest.warns(UserWarning, match="its gradient was off by"):
         execution.outcome(step_of(model, batch, 4, ASCENTS[0], closure=cast(other)))
+
+
+def test_what_the_closure_computes_in_less_is_not_held_to_the_precision_of_double(monkeypatch):
+    monkeypatch.setattr("msam.guarded.FINE", 1e-10)
+    model, batch = in_single("mlp")
+    execution = Layerwise()
+    closure = lambda part: functional.cross_entropy(model(part[0]).float(), part[1])  # noqa: E731
+    execution.outcome(step_of(model, batch, 3, ASCENTS[0], closure=closure))
+    assert execution.reason is None
+
+
+def test_a_few_examples_with_nothing_to_average_are_not_compared():
+    model, (inputs, targets) = in_single("mlp")
+    targets = targets.clone()
+    targets[:7] = -100  # those that are looked at, but not the last of the second micro-batch
+    execution = Layerwise()
+    closure = lambda part: (closure_of(model)(part), (part[1] != -100).sum())  # noqa: E731
+    assert execution.outcome(step_of(model, (inputs, targets), 3, ASCENTS[0], closure=closure)).denominator == 4
+    assert execution.reason is None
+
+
+def test_no_warning_of_the_model_comes_from_the_comparison_alone():
+    model, batch = in_single("mlp")
+
+    def closure(part):
+        warnings.warn("as ever", stacklevel=1)
+        return closure_of(model)(part)
+
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        Layerwise().outcome(step_of(model, batch, 3, ASCENTS[0], closure=closure))
+    assert len(heard) == 3 * 2 + 2  # one after another, and all at once

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from landscape import GradientAscent, SeveralSteps
-from msam import FreshMasks, Layerwise, Run, SameMasks, Vectorised, mSAM, train
+from msam import Descent, FreshMasks, Layerwise, Run, SameMasks, Vectorised, mSAM, train
 
 
 def stepped(model, batch, *, dropout=None, seed=None, execution=None, ascent=None):
@@ -61,6 +61,32 @@ def test_every_pass_draws_anew_also_where_there_are_several(seed, make_net, make
     masks.clear()
     stepped(model, make_batch(11), dropout=SameMasks(), seed=seed, ascent=ascent)
     assert len(masks) == 3 * len(set(masks)) == 9
+
+
+class AskingAgain(Descent):
+    """Asks for the gradient at w, which is handed over, once more, and for another one in between."""
+
+    def direction(self, weights, probe, *, perturbed, key):
+        shifts = None, [torch.zeros_like(weight) for weight in weights], None
+        self.asked = [[slope.clone() for slope in probe(shift)[1]] for shift in shifts]
+        return self.asked[0]
+
+    def settings(self):
+        return {}
+
+
+def test_a_gradient_that_is_taken_once_more_is_of_the_same_masks_and_draws_nothing_for_good(make_net, make_batch):
+    model, (x, y), descent = make_net(torch.float64, nn.Dropout(0.5)), make_batch(11), AskingAgain()
+    torch.manual_seed(5)
+    stepped(model, (x, y), ascent=descent, dropout=FreshMasks())
+    after = torch.get_rng_state()
+    first, between, again = descent.asked
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not torch.equal(first[0], between[0])
+    torch.manual_seed(5)
+    for part in x.split([4, 4, 3]):
+        model(part), model(part)
+    assert torch.equal(after, torch.get_rng_state())
 
 
 def test_a_seed_decides_fresh_masks_too(make_net, make_batch):

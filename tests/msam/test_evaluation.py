@@ -209,3 +209,51 @@ def test_counts_are_no_classes():
     assert math.isnan(evaluate(nn.Identity(), loss, Examples(rates, counts)).accuracy)
     one = lambda z, y: functional.poisson_nll_loss(z[:, 0], y.double())  # noqa: E731
     assert math.isnan(evaluate(nn.Identity(), one, Examples(rates[:, :1], counts)).accuracy)
+
+
+def test_where_nothing_counts_nothing_is_known():
+    examples = Examples(scored(5).inputs, torch.full((5,), -100))
+    found = evaluate(nn.Identity(), functional.cross_entropy, examples, each=True)
+    assert all(math.isnan(value) for value in (found.loss, found.loss_stderr, found.accuracy, found.accuracy_stderr))
+
+
+def test_a_single_example_that_is_right_is_no_certainty_and_neither_are_tokens_that_are_all_right():
+    found = evaluate(nn.Identity(), functional.cross_entropy, identity_examples(1, right=1))
+    assert (found.accuracy, found.accuracy_stderr) == (1, 0.5)
+    rows = identity_examples(12, right=12)
+    tokens = Examples(rows.inputs.view(3, 4, 3).transpose(1, 2), rows.targets.view(3, 4))
+    found = evaluate(nn.Identity(), functional.cross_entropy, tokens)
+    assert found.accuracy == 1
+    assert found.accuracy_stderr == pytest.approx(math.sqrt(1 / 12 * 11 / 12 / 12), rel=1e-12)  # of one mistake
+
+
+def test_a_loss_that_does_not_say_what_it_divides_by_is_taken_of_all_at_once(monkeypatch):
+    monkeypatch.setattr("msam.evaluation.BATCH", 4)
+    examples = scored(11)
+    found = evaluate(nn.Identity(), unequal, examples)
+    assert found.loss == pytest.approx(unequal(examples.inputs, examples.targets).item(), rel=1e-13)
+
+
+def test_what_one_batch_does_not_have_the_whole_does_not_have(monkeypatch):
+    """Losses of single examples, and classes for targets."""
+    monkeypatch.setattr("msam.evaluation.BATCH", 4)
+
+    def loss(outputs, targets):
+        if len(targets) == 1 and targets[0] == 7:
+            raise ValueError("no loss of a single one")
+        return outputs.mean()
+
+    examples = Examples(scored(11).inputs, torch.tensor([1] * 8 + [7] * 3))
+    count = lambda outputs, targets: len(targets)  # noqa: E731
+    found = evaluate(nn.Identity(), loss, examples, denominator=count, each=True)
+    assert (found.losses, found.weights, found.score, found.right) == (None, None, None, None)
+    assert found.loss == pytest.approx(examples.inputs.mean().item(), rel=1e-13)
+
+
+def test_losses_of_which_little_is_left_average_to_it_within_the_rounding_of_the_scores():
+    rows = torch.linspace(-2e4, 2e4, 796).roll(123)[:, None]
+    count = lambda outputs, targets: len(targets)  # noqa: E731
+    mean = lambda outputs, targets: outputs.mean()  # noqa: E731
+    found = evaluate(nn.Identity(), mean, Examples(rows, torch.zeros(796)), denominator=count, each=True)
+    assert 0 < abs(found.loss - found.losses.mean()) < 1e-2
+    assert found.loss_stderr == pytest.approx(found.losses.std(ddof=1) / math.sqrt(796), rel=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from landscape import GradientAscent
 from msam import Layerwise, mSAM
+from msam.diagnostics import Observer
 
 CLASS_WEIGHTS = torch.tensor([1.0, 4.0, 0.3]).double()
 
@@ -75,9 +77,22 @@ def test_perturbed_micro_batches_are_weighted_by_their_denominators():
 
 def test_a_micro_batch_of_ignored_targets_alone_does_not_count():
     model, (inputs, targets) = setting()
-    loss = stepped(model, GradientAscent(rho=0.2), 11, (inputs, targets))  # three of them have nothing but ignored ones
+    settings = {"num_microbatches": 11, "observes": True}
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.5), GradientAscent(rho=0.2), **settings)
+    loss = optimizer.step(reporting(model), (inputs, targets))  # three of them have nothing but ignored ones
     assert torch.isfinite(loss)
     assert all(torch.isfinite(p).all() for p in model.parameters())
+    for column in (optimizer.per_shard.losses, optimizer.per_shard.rises, optimizer.per_shard.gradient_norms):
+        assert torch.equal(column.isnan(), targets == -100)
+
+
+def test_a_micro_batch_without_a_direction_has_no_share_in_the_mean_cosine():
+    observer, loss = Observer(), torch.tensor(2.0)
+    observer.skip(0, 1, loss)
+    for number, gradient in enumerate(([0.0, 0.0], [5.0, 0.0], [0.3, 0.4]), start=1):
+        observer.add(number, 1, loss, None, [torch.tensor(gradient)])
+    assert observer.report.mean_cosine == pytest.approx(0.6, rel=1e-6)
+    assert observer.report.rises.isnan().all()
 
 
 def test_a_batch_of_ignored_targets_alone_is_refused_and_moves_nothing():
@@ -88,11 +103,12 @@ def test_a_batch_of_ignored_targets_alone_is_refused_and_moves_nothing():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_denominator_that_makes_no_sense_is_refused():
+@pytest.mark.parametrize("denominator", [-1, math.inf, math.nan])
+def test_a_denominator_that_makes_no_sense_is_refused(denominator):
     model, batch = setting()
     optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.5), None)
-    with pytest.raises(ValueError, match="must be zero or more; got -1"):
-        optimizer.step(lambda b: (model(b[0]).mean(), -1), batch)
+    with pytest.raises(ValueError, match=f"must be zero or more; got {denominator}"):
+        optimizer.step(lambda b: (model(b[0]).mean(), denominator), batch)
 
 
 def test_all_at_once_weighs_by_reported_denominators_as_well():

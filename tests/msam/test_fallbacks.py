@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 
 import pytest
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from landscape import GradientAscent
 from landscape.perturbations import Perturbation
-from msam import mSAM
+from msam import CentralizedDescent, TraceDescent, mSAM
 from msam.execution import OneByOne
 from msam.layerwise import Layerwise
 from msam.vectorised import Vectorised
@@ -155,8 +156,9 @@ class Downhill(Perturbation):
 def test_other_perturbations_and_a_missing_module_fall_back():
     model, batch = net("mlp")
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.warns(UserWarning, match=r"Downhill\(\) is neither GradientAscent nor AdaptiveAscent"):
-        mSAM(sgd, Downhill(), module=model, execution=Layerwise()).step(closure_of(model), batch)
+    for other in (Downhill(), CentralizedDescent(GradientAscent(rho=0.5)), TraceDescent(rho=0.5)):
+        with pytest.warns(UserWarning, match=re.escape(f"{other!r} is neither GradientAscent nor AdaptiveAscent")):
+            mSAM(sgd, other, module=model, execution=Layerwise()).step(closure_of(model), batch)
     with pytest.warns(UserWarning, match="mSAM was not given the module"):
         mSAM(sgd, GradientAscent(rho=0.5), execution=Layerwise()).step(closure_of(model), batch)
 

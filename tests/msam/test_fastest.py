@@ -20,15 +20,15 @@ from msam.vectorised import Vectorised
 
 
 class Slow(OneByOne):
-    """One after another, and a nap; counts its steps."""
+    """One after another, and a nap, the last again and again; counts its steps."""
 
-    def __init__(self, seconds, name):
+    def __init__(self, name, *naps):
         super().__init__()
-        self.seconds, self.name, self.steps = seconds, name, 0
+        self.naps, self.name, self.steps = naps, name, 0
 
     def outcome(self, step):
         self.steps += 1
-        time.sleep(self.seconds if self.steps > 1 else 0.1 - self.seconds)  # the first step says nothing
+        time.sleep(self.naps[min(self.steps, len(self.naps)) - 1])
         return super().outcome(step)
 
     def __repr__(self):
@@ -42,7 +42,7 @@ def optimizer_of(model, execution, number=3):
 
 def test_the_one_that_takes_least_time_is_kept():
     model, batch = net("mlp")
-    slow, quick = Slow(0.05, "slow"), Slow(0.005, "quick")
+    slow, quick = Slow("slow", 0, 0.05), Slow("quick", 0.05, 0.1, 0.005)  # the first says nothing, and the shortest all
     fastest = Fastest([slow, quick], steps=2)
     optimizer = optimizer_of(model, fastest)
     for _ in range(5):
@@ -87,14 +87,19 @@ def test_candidates_that_fall_back_drop_out():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.step(closure_of(model), batch)
+    alone = Fastest([Layerwise()])
+    with pytest.warns(UserWarning, match="layer by layer, but by OneByOne"):
+        optimizer_of(model, alone).step(closure_of(model), batch)
+    assert alone.chosen == "Layerwise()"
 
 
-def test_batches_split_in_another_way_are_not_timed():
+def test_batches_split_in_another_way_and_other_steps_are_not_timed():
     model, batch = net("mlp")
-    fastest = Fastest([Slow(0.0, "a"), Slow(0.0, "b")], steps=1)
+    fastest = Fastest([Slow("a", 0), Slow("b", 0)], steps=1)
     fastest.outcome(step_of(model, batch, 3, ASCENTS[0]))
     fastest.outcome(step_of(model, batch, 4, ASCENTS[0]))
     fastest.outcome(step_of(model, batch, 3, GradientAscent(rho=0.0)))
+    fastest.outcome(step_of(model, batch, 3, ASCENTS[0], observes=True))
     assert {name: len(seconds) for name, seconds in fastest.seconds.items()} == {"a": 1, "b": 0}
 
 

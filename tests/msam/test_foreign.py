@@ -198,7 +198,11 @@ def test_the_digest_is_that_of_the_bytes_and_of_every_shard(model, tmp_path):
     (tmp_path / "a.pt").write_bytes(b"some bytes")
     assert digest(tmp_path / "a.pt") == hashlib.sha256(b"some bytes").hexdigest()
     folder, _, files = sharded(tmp_path / "a", model.state_dict())
+    parts = [
+        hashlib.sha256(part.read_bytes()).hexdigest() for part in (folder / "model.safetensors.index.json", *files)
+    ]
     found = [digest(folder)]
+    assert found == [hashlib.sha256("".join(parts).encode()).hexdigest()]  # by which it is known on disk
     for file in (*files, folder / "model.safetensors.index.json"):
         file.write_bytes(file.read_bytes() + b" ")
         found.append(digest(folder))
@@ -207,7 +211,8 @@ def test_the_digest_is_that_of_the_bytes_and_of_every_shard(model, tmp_path):
 
 def test_an_entry_is_named_after_a_colon_unless_the_file_has_one(tmp_path):
     (tmp_path / "a.pt").touch()
-    (tmp_path / "b:ema").touch()
+    for name in ("b:ema", "a.pt:both"):
+        (tmp_path / name).touch()
     assert split_key(f"{tmp_path}/a.pt:ema.model") == (tmp_path / "a.pt", "ema.model")
-    for text in ("a.pt", "b:ema", "none:ema", "a.pt:"):
+    for text in ("a.pt", "b:ema", "none:ema", "a.pt:", "a.pt:both"):
         assert split_key(f"{tmp_path}/{text}") == (tmp_path / text, "")

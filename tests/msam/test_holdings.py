@@ -26,6 +26,9 @@ KINDS = {
 }
 
 
+SGD_ALONE = ("momentum", "dampening", "nesterov")
+
+
 def stepped(kind):
     """The state dict of one of that kind after a step."""
     layer = nn.Linear(3, 2, bias=False)
@@ -66,6 +69,28 @@ def test_its_own_state_is_taken_with_what_schedulers_and_a_newer_or_older_torch_
     optimizer.load_state_dict(state)
 
 
+def test_a_state_that_lacks_what_every_optimizer_has_is_refused():
+    state = stepped("SGD")
+    state["param_groups"] = [{key: state["param_groups"][0][key] for key in ("params", *SGD_ALONE)}]
+    optimizer = mSAM(KINDS["SGD"](nn.Linear(3, 2, bias=False).parameters()), GradientAscent(0.1))
+    with pytest.raises(ValueError, match="is of another optimizer than this SGD: it lacks differentiable, foreach, "):
+        optimizer.load_state_dict(state)
+    with pytest.raises(ValueError, match="not the state dict of an optimizer: it lacks param_groups or state"):
+        optimizer.load_state_dict({"model": {}})
+
+
+def test_weights_that_decay_in_both_ways_and_weights_without_a_state_are_those_of_one_optimizer():
+    layers = nn.Linear(3, 2), nn.Linear(2, 2)
+    groups = [{"params": [*layer.parameters()], "decoupled_weight_decay": bool(i)} for i, layer in enumerate(layers)]
+    optimizer = mSAM(torch.optim.RAdam(groups), GradientAscent(0.1))
+    optimizer.accumulate(lambda x: layers[0](x).mean(), torch.ones(2, 3))
+    optimizer.step()
+    assert not optimizer.state[layers[1].weight]  # to be looked at makes an empty one
+    state = optimizer.state_dict()
+    assert {} in state["state"].values()
+    optimizer.load_state_dict(state)
+
+
 @pytest.mark.parametrize("layer", [nn.Embedding(5, 3, sparse=True), nn.EmbeddingBag(5, 3, sparse=True)])
 def test_sparse_gradients_are_refused_by_the_name_of_the_layer(layer):
     model = nn.Sequential(layer, nn.Linear(3, 2))
@@ -84,3 +109,23 @@ def test_what_a_closure_returns_beside_the_loss_is_no_denominator(make_net, make
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     one = optimizer.step(lambda b: (closure_of(model)(b), model(b[0]).exp().sum()), make_batch(11))  # with a graph
     assert one.isfinite()
+
+
+class Thinned(nn.Linear):
+    """Has something else under the name."""
+
+    def sparse(self):
+        return 0.5
+
+
+def test_what_is_called_sparse_and_is_no_setting_is_none_of_its_business():
+    model = nn.Sequential(Thinned(3, 2))
+    assert mSAM(torch.optim.SGD(model.parameters(), lr=0.1), None, module=model).module is model
+
+
+def test_a_state_of_weights_of_other_shapes_and_an_optimizer_of_none_are_refused():
+    optimizer = mSAM(KINDS["SGD"](nn.Linear(2, 3, bias=False).parameters()), None)
+    with pytest.raises(ValueError, match=r"of other weights: momentum_buffer has shape \(2, 3\), the weights \(3, 2\)"):
+        optimizer.load_state_dict(stepped("SGD"))
+    with pytest.raises(ValueError, match="the base optimizer holds no parameters; build it"):
+        mSAM(torch.optim.SGD([{"params": []}], lr=0.1), None)

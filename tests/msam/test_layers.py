@@ -79,6 +79,7 @@ def test_it_carries_out_the_micro_batches_of_one_process():
     require_same(step_of(model, batch, 5, ASCENTS[0], own=range(1, 4)), Layerwise())
     step = step_of(model, batch, 5, ASCENTS[0], own=range(1, 4))
     assert Layerwise().outcome(step).denominator == 6  # of 3, 2, 2, 2, 2
+    assert torch.equal(step_of(model, batch, 5, ASCENTS[0], own=range(2, 4)).own_batch[0], batch[0][5:9])
 
 
 def test_an_overflow_is_noticed_in_either_pass():
@@ -114,7 +115,9 @@ def test_an_overflow_on_the_first_step_does_not_count_against_it():
     model, batch = net("mlp")
     execution = Layerwise()
     closure = lambda part: closure_of(model)(part) * float("inf")  # noqa: E731
-    assert not bool(execution.outcome(step_of(model, batch, 3, ASCENTS[0], scale=2.0, closure=closure)).finite)
+    for scale in (2.0, None):  # None: it is not looked for
+        outcome = execution.outcome(step_of(model, batch, 3, ASCENTS[0], scale=scale, closure=closure))
+        assert bool(outcome.finite) is (scale is None)
     require_same(step_of(model, batch, 3, ASCENTS[0]), execution)
 
 
@@ -128,9 +131,13 @@ def test_means_over_what_the_closure_reports_are_weighted_by_it():
         loss = nn.functional.cross_entropy(model(part[0]), part[1], weight=weights)
         return loss, weights[part[1][part[1] != -100]].sum()
 
-    require_same(step_of(model, (inputs, targets), 3, ASCENTS[0], closure=closure), Layerwise())
+    execution = Layerwise()
+    require_same(step_of(model, (inputs, targets), 3, ASCENTS[0], closure=closure), execution)
     nothing = step_of(model, (inputs, torch.full_like(targets, -100)), 3, ASCENTS[0], closure=closure)
-    assert Layerwise().outcome(nothing).denominator == 0
+    for each in (execution, Layerwise()):  # of which one has been held against the other, and one has not
+        outcome = each.outcome(nothing)
+        assert (outcome.denominator, float(outcome.loss)) == (0, 0)  # not 0/0, which would spoil what others sum
+        assert outcome.gradient == [None] * 4
 
 
 @pytest.mark.parametrize("name", ["mlp", "patches", "residual", "words", "self-attention"])

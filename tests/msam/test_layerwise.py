@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
-from networks import ASCENTS, NETS, B, closure_of, images, net, step_of
+from networks import ASCENTS, NETS, B, closure_of, images, net, require_same, step_of
 from torch import nn
 
 from landscape import GradientAscent
@@ -68,7 +69,7 @@ def test_frozen_weights_are_not_perturbed():
 def test_both_passes_see_the_same_dropout_mask_and_the_random_state_moves_on_once():
     torch.manual_seed(2)
     dropout = nn.Dropout(0.5)
-    model = nn.Sequential(nn.Linear(5, 8), dropout, nn.Linear(8, 3)).double()
+    model = nn.Sequential(nn.Dropout(0.1), nn.Linear(5, 8), dropout, nn.Linear(8, 3)).double()
     masks = []
     dropout.register_forward_hook(lambda module, inputs, output: masks.append(output == 0))
     optimizer, batch = optimizer_of(model, 4, Layerwise()), (images(5), torch.zeros(B, dtype=torch.long))
@@ -82,6 +83,30 @@ def test_both_passes_see_the_same_dropout_mask_and_the_random_state_moves_on_onc
     torch.manual_seed(5)
     model(batch[0])
     assert torch.equal(after, torch.get_rng_state())
+
+
+class Counting(nn.Module):
+    """Counts its passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+        self.register_buffer("passes", torch.zeros(()))
+        self.register_buffer("whole", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x):
+        self.passes, self.whole = self.passes + 1, self.whole.add_(1)
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_buffers_change_in_the_first_pass_alone(dtype):
+    model, batch = Counting().to(dtype), (images(5).to(dtype), torch.zeros(B, dtype=torch.long))
+    optimizer = optimizer_of(model, 3, Layerwise())
+    for _ in range(2):
+        optimizer.step(closure_of(model), batch)
+    assert optimizer.execution.reason is None
+    assert model.passes == model.whole == 2  # of all micro-batches at once
 
 
 def test_weights_gradients_and_forwards_are_what_they_were_after_an_error_in_either_pass():
@@ -152,11 +177,23 @@ def test_a_layer_that_is_replaced_between_two_steps_is_seen():
     assert all(torch.allclose(a, b, rtol=1e-10) for a, b in pairs)
 
 
-def test_an_execution_in_use_can_be_copied():
+def test_a_frozen_weight_that_is_replaced_between_two_steps_is_seen():
+    model, batch = net("mlp")
+    model[0].bias.requires_grad_(False)
+    execution = Layerwise()
+    execution.outcome(step_of(model, batch, 3, ASCENTS[0]))
+    model[0].bias = nn.Parameter(torch.randn_like(model[0].bias), requires_grad=False)
+    require_same(step_of(model, batch, 3, ASCENTS[0]), execution)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"]
+)
+def test_an_execution_in_use_can_be_copied(duplicate):
     model, batch = net("patches")
     optimizer = optimizer_of(model, 3, Layerwise())
     optimizer.step(closure_of(model), batch)
-    twin, optimizer_of_twin = copy.deepcopy((model, optimizer))
+    twin, optimizer_of_twin = duplicate((model, optimizer))
     for _ in range(2):
         optimizer.step(closure_of(model), batch)
         optimizer_of_twin.step(closure_of(twin), batch)

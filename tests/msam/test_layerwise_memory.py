@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import ASCENTS, closure_of, images, step_of
+from counted import Counted
+from networks import ASCENTS, closure_of, images, net, step_of
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -55,3 +56,14 @@ def test_the_graph_and_the_inputs_of_the_first_pass_are_gone_before_the_second_a
     assert [len(outputs) for outputs in passes] == [7, 7]
     assert left == [[], [True] * 7]
     assert late == [True]  # what the last layer was given, when the gradient has come to the first
+
+
+@pytest.mark.parametrize("name", ["mlp", "words", "patches"])
+def test_between_two_steps_nothing_is_held(name):
+    model, batch = net(name)
+    execution, step = Layerwise(), step_of(model, batch, 3, ASCENTS[0])
+    execution.outcome(step)
+    with Counted() as counted:
+        execution.outcome(step)
+    assert counted.most > 0
+    assert counted.bytes == 0

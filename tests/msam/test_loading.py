@@ -143,8 +143,11 @@ def test_the_entry_that_is_named_is_taken(nested, model, fresh, tmp_path):
         if nested
         else renamed(other, "model.") | renamed(model, "ema.")
     )
-    loaded(fresh, content, tmp_path, key="ema")
+    found = loaded(fresh, content, tmp_path, key="ema")
     assert same(model, fresh)
+    assert not any("its entry" in remark for remark in found.remarks)  # which it was told
+    with pytest.raises(ValueError, match="has no entry 'em' with tensors in it"):
+        loaded(fresh, content, tmp_path, key="em")
     with pytest.raises(ValueError, match=r"has no entry 'emma' with tensors in it; there are: model, ema"):
         loaded(fresh, content, tmp_path, key="emma")
 
@@ -265,3 +268,29 @@ def test_nothing_is_put_where_there_is_no_place_for_numbers(model, fresh, tmp_pa
         loaded(fresh.to("meta"), model.state_dict(), tmp_path)
     with pytest.raises(ValueError, match=r"0\.weight of .*a\.pt is on the device 'meta', which has shapes"):
         loaded(model, copy.deepcopy(model).to("meta").state_dict(), tmp_path)
+
+
+def test_a_buffer_may_hold_infinities(tmp_path):
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+    assert loaded(copy.deepcopy(model), model.state_dict(), tmp_path).remarks == ()
+
+
+def test_what_is_rounded_is_said_and_whole_numbers_are_not(tmp_path):
+    model = nn.Linear(1, 1).half()
+    model.register_buffer("index", torch.arange(2, dtype=torch.int32))
+    state = {name: t.long() if name == "index" else t.bfloat16() for name, t in model.state_dict().items()}
+    assert loaded(model, state, tmp_path).remarks == (
+        "2 tensors of bfloat16 are converted to float16, which rounds them",
+        "1 tensors of int64 are converted to int32",
+    )
+
+
+def test_mappings_that_have_no_end_are_not_followed_and_two_names_are_not_one(model, fresh, tmp_path):
+    state = model.state_dict()
+    with pytest.raises(ValueError, match=r"two entries of the file are both called 0\.weight"):
+        loaded(fresh, state | {"0": {"weight": state["0.weight"]}}, tmp_path)
+    for _ in range(12):
+        state = {"deeper": state}
+    with pytest.raises(ValueError, match="holds no named tensors"):
+        loaded(fresh, state, tmp_path)

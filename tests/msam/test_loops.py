@@ -162,9 +162,10 @@ def test_counts_of_steps_survive_with_a_scaler(make_net, make_batch, closure_of)
     assert (another.steps, another.skipped_steps) == (ours.steps, ours.skipped_steps) == (3, 1)
 
 
-def test_accumulated_batches_that_use_no_weight_are_a_step(make_batch):
+@pytest.mark.parametrize("scaler", [None, torch.amp.GradScaler("cpu", init_scale=4.0)])
+def test_accumulated_batches_that_use_no_weight_are_a_step(scaler):
     mine, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
-    optimizer = mSAM(torch.optim.SGD([mine], lr=0.1), GradientAscent(rho=0.1))
+    optimizer = mSAM(torch.optim.SGD([mine], lr=0.1), GradientAscent(rho=0.1), scaler=scaler)
     assert optimizer.accumulate(lambda x: (other * x).mean(), torch.full((3,), 2.0)) == 2.0
     assert optimizer.step() == 2.0
     assert (mine.item(), optimizer.steps) == (1.0, 1)

@@ -61,6 +61,7 @@ def test_a_wrong_argument_is_refused_by_name(arguments, settings, error, sentenc
         (lambda loss: loss.item(), "scalar tensor; got float"),
         (lambda loss: loss.detach(), "has no graph; do not detach it"),
         (lambda loss: None, "scalar tensor; got NoneType"),
+        (lambda loss: (loss, 1.0, "more"), "scalar tensor; got tuple"),
     ],
 )
 def test_a_closure_that_returns_no_scalar_with_a_graph_is_refused(spoil, sentence, make_net, make_batch, closure_of):

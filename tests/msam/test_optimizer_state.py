@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from landscape.perturbations import GradientAscent
+from landscape import FriendlyAscent, GradientAscent
 from msam import mSAM
 
 SCHEDULERS = {
@@ -89,6 +89,17 @@ def test_the_state_of_plain_sgd_can_be_loaded_and_is_the_same_as_its_own(make_ne
     kept = [sgd.state[parameter]["momentum_buffer"] for parameter in plain.parameters()]
     assert all(torch.equal(one, two) for one, two in zip(momenta, kept, strict=True))
     assert optimizer.state is optimizer.base_optimizer.state
+
+
+def test_the_state_of_another_perturbation_is_refused_and_nothing_is_changed(make_net, make_batch, closure_of):
+    model, other = make_net(), make_net()
+    optimizer, friendly = msam_on(model), mSAM(BASES["sgd"](other), FriendlyAscent(rho=0.1))
+    optimizer.step(closure_of(model), make_batch(11))
+    friendly.step(closure_of(other), make_batch(11, seed=1))
+    before = repr(optimizer.state_dict())
+    with pytest.raises(ValueError, match="has no state, but the state dict holds"):
+        optimizer.load_state_dict(friendly.state_dict())
+    assert repr(optimizer.state_dict()) == before
 
 
 @pytest.mark.parametrize(
@@ -193,11 +204,32 @@ def test_an_unused_weight_keeps_no_gradient_and_does_not_even_decay(make_net, ma
 
 
 def test_a_weight_that_one_microbatch_uses_gets_the_gradient_of_that_share():
-    shared, rare = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([1.0]))
-    optimizer = mSAM(torch.optim.SGD([shared, rare], lr=0.0), GradientAscent(rho=0.0), num_microbatches=2)
-    optimizer.step(lambda x: (shared * x).mean() + (rare.sum() if x[0] > 3 else 0), torch.tensor([1.0, 2.0, 6.0]))
+    shared, early, late = (nn.Parameter(torch.tensor([1.0])) for _ in range(3))
+    optimizer = mSAM(torch.optim.SGD([shared, early, late], lr=0.0), GradientAscent(rho=0.0), num_microbatches=2)
+    closure = lambda x: (shared * x).mean() + (late if x[0] > 3 else early).sum()  # noqa: E731
+    optimizer.step(closure, torch.tensor([1.0, 2.0, 6.0]))
     assert shared.grad.item() == pytest.approx(3.0)
-    assert rare.grad.item() == pytest.approx(1 / 3)
+    assert early.grad.item() == pytest.approx(2 / 3)
+    assert late.grad.item() == pytest.approx(1 / 3)
+
+
+def test_a_gradient_that_is_one_number_throughout_can_be_clipped():
+    """It lies in one place for all entries as autograd gives it, which cannot be written into."""
+    weight = nn.Parameter(torch.zeros(4))
+    mSAM(torch.optim.SGD([weight], lr=1.0), None, max_grad_norm=1.0).step(lambda _: weight.sum(), torch.ones(3))
+    torch.testing.assert_close(weight.detach(), torch.full((4,), -0.5))
+
+
+def test_a_weight_that_the_pass_at_w_alone_uses_gets_zeros():
+    always, at_first = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([1.0]))
+    optimizer, calls = mSAM(torch.optim.SGD([always, at_first], lr=0.0), GradientAscent(rho=0.1)), []
+
+    def closure(x):
+        calls.append(1)
+        return (always * x).mean() + (at_first.sum() if len(calls) == 1 else 0)
+
+    optimizer.step(closure, torch.ones(3))
+    assert (always.grad.item(), at_first.grad.item()) == (1.0, 0.0)
 
 
 def test_a_microbatch_that_uses_no_weight_of_the_optimizer_counts_as_a_zero_gradient():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from landscape import GradientAscent
+from landscape.processes import ProcessLostError
 from msam import Distributed, mSAM
 from msam.parts import checksum, gathered
 from msam.processes import OneProcess
@@ -26,6 +28,7 @@ COLUMNS = {
     "boolean": torch.tensor([True, False, False, True, True]),
     "strided": torch.arange(20.0).reshape(4, 5).T,
     "an odd place": torch.arange(18.0).reshape(6, 3)[1:],
+    "an odd place of whole words": torch.arange(11.0)[1:].reshape(5, 2),
 }
 
 
@@ -36,6 +39,7 @@ def test_a_checksum_tells_every_example_and_their_order(name):
     assert int(checksum(batch)) == int(checksum({"x": column.clone(), "n": torch.tensor(3)})) < 2**24
     assert int(checksum(batch)) != int(checksum({"x": column.flip(0), "n": torch.tensor(3)}))
     assert int(checksum(batch)) != int(checksum({"x": column, "n": torch.tensor(4)}))
+    assert int(checksum(batch)) != int(checksum({"x": torch.tensor(3), "n": column}))
     for row in range(5):
         other = column.clone()
         other[row] = ~other[row] if column.dtype == torch.bool else other[row] + 1
@@ -155,10 +159,10 @@ def stepped(model, batch, m, processes, denominator=None, *, observes=False):
         loss = functional.cross_entropy(model(part[0]), part[1])
         return loss if denominator is None else (loss, denominator)
 
-    optimizer.step(closure, batch)
+    return optimizer.step(closure, batch)
 
 
-def require_told(sentence, alone, monkeypatch, theirs_is, ours_is, model):
+def require_told(sentence, alone, monkeypatch, theirs_is, ours_is, model, error=ValueError):
     """The other process is stood in for by what it would add to the one sum."""
     theirs = []
     alone.rank, alone.number = 1, 2
@@ -169,7 +173,7 @@ def require_told(sentence, alone, monkeypatch, theirs_is, ours_is, model):
     alone.rank = 0
     before = [p.clone() for p in model.parameters()]
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat, group: flat.add_(theirs[0]))
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(error, match=sentence):
         ours_is()
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 
@@ -190,3 +194,68 @@ def test_processes_of_which_only_some_report_are_told(
     batch, model = make_batch(11), make_net()
     other = lambda: stepped(make_net(), batch, m, alone, observes=theirs)  # noqa: E731
     require_told(sentence, alone, monkeypatch, other, lambda: stepped(model, batch, 4, alone, observes=ours), model)
+
+
+class Broken(nn.Module):
+    """Fails when it is called."""
+
+    def forward(self, x):
+        raise ValueError("no more")
+
+
+def test_where_a_process_fails_in_a_step_the_others_take_none_and_say_so(alone, monkeypatch, make_net, make_batch):
+    batch, model, broken = make_batch(11), make_net(), make_net(torch.float64, Broken())
+    sentence = "another process failed in this step; the reason is what that one says"
+    ours, other = (lambda net=net: stepped(net, batch, 4, alone) for net in (model, broken))
+    require_told(sentence, alone, monkeypatch, other, ours, model, ProcessLostError)
+
+
+def test_a_process_that_fails_says_why_though_another_is_gone(alone, monkeypatch, make_net, make_batch):
+    def gone(flat, group):
+        raise RuntimeError("[gloo] Connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", gone)
+    with pytest.raises(ValueError, match="no more"):
+        stepped(make_net(torch.float64, Broken()), make_batch(11), 4, alone)
+    with pytest.raises(
+        ProcessLostError, match=r"another process is gone \(Connection closed by peer\); the last check"
+    ):
+        stepped(make_net(), make_batch(11), 4, alone)
+
+
+def test_a_process_without_a_micro_batch_steps_as_the_others_do(alone, monkeypatch, make_net, make_batch):
+    """Statistics and weights are those of the one that has it, which reports a denominator."""
+    ours, theirs, single = (make_net(torch.float64, nn.BatchNorm1d(5)) for _ in range(3))
+    batch, sums = make_batch(11), []
+    alone.rank, alone.number = 1, 2
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.distributed, "all_reduce", lambda flat, group: sums.append(flat.clone()))
+        with contextlib.suppress(ValueError):  # the sum is not whole
+            stepped(theirs, batch, 1, alone, 4.0)
+    alone.rank = 0
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat, group: flat.add_(sums[0]))
+    stepped(ours, batch, 1, alone, 4.0)
+    stepped(single, batch, 1, None, 4.0)
+    for name, value in single.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-12, atol=0)
+
+
+def test_weights_in_half_precision_are_summed_in_single(alone, make_net, make_batch):
+    ours, single = make_net(torch.bfloat16), make_net(torch.bfloat16)
+    batch = make_batch(11, dtype=torch.bfloat16)
+    loss, expected = stepped(ours, batch, 3, alone), stepped(single, batch, 3, None)
+    assert loss.dtype == torch.bfloat16
+    assert torch.equal(loss, expected)
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), single.parameters(), strict=True))
+
+
+def test_every_model_is_handed_out_whole_and_once(alone, monkeypatch, make_net, make_batch):
+    handed = []
+    monkeypatch.setattr(alone, "take_from_first", lambda tensors: handed.append(len([*tensors])))
+    first, second = make_net(), make_net(torch.float64, nn.BatchNorm1d(5))
+    first[0].weight.requires_grad_(False)
+    for model in (first, first, second, second):
+        stepped(model, make_batch(11), 3, alone)
+    assert handed == [4, 6 + 3]  # with what is frozen, and buffers
+    monkeypatch.undo()
+    stepped(second, make_batch(11), 3, pickle.loads(pickle.dumps(alone)))

@@ -15,6 +15,7 @@ import msam.trainer
 from landscape import CentralizedAscent, FriendlyAscent, GradientAscent, Linf, RandomPerturbation, SeveralSteps
 from msam import (
     CentralizedDescent,
+    Descent,
     DeterminantDescent,
     FrobeniusDescent,
     Run,
@@ -210,6 +211,7 @@ def test_training_in_mixed_precision_is_recorded_and_close_to_single(precision, 
     mixed = train(toy_task, config, Run.create(tmp_path / "mixed", config))
     single = train(toy_task, toy_config(), Run.create(tmp_path / "single", toy_config()))
     assert Run.open(tmp_path / "mixed").config.precision == precision
+    assert bool(read_state(mixed.state_path)["scaler"]) is (precision == "fp16")
     ours, theirs = mixed.metrics()[-1]["train_loss"], single.metrics()[-1]["train_loss"]
     assert ours != theirs
     assert ours == pytest.approx(theirs, rel=0.02)
@@ -269,3 +271,21 @@ def test_a_loss_that_overflows_where_no_gradient_is_taken_skips_the_step():
         lambda b: calls.append(b) or closure_of(model)(b) * (float("inf") if len(calls) == 1 else 1), batch()
     )
     assert (len(calls), optimizer.skipped_steps) == (2, 1)
+
+
+class Unbounded(Descent):
+    """Steps along what is infinite, though no gradient was."""
+
+    def direction(self, weights, probe, *, perturbed, key):
+        return [slope / 0 for slope in probe(None)[1]]
+
+    def settings(self):
+        return {}
+
+
+def test_a_direction_that_overflows_by_itself_skips_the_step():
+    model = net()
+    settings = {"num_microbatches": 2, "scaler": torch.amp.GradScaler("cpu", init_scale=4.0)}
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.3), Unbounded(), **settings)
+    optimizer.step(closure_of(model), batch())
+    assert (optimizer.skipped_steps, same(model, net(), rtol=0, atol=0)) == (1, True)

@@ -10,7 +10,7 @@ from torch import nn
 
 from landscape.perturbations import GradientAscent
 from msam import mSAM
-from msam.replay import RandomState, WeightsKept, buffers_kept
+from msam.replay import RandomState, WeightsKept, buffers_kept, buffers_kept_on_error
 
 SHARDS = [4, 4, 3]  # of a batch of 11
 
@@ -165,6 +165,19 @@ def test_a_buffer_that_a_module_replaces_is_put_back_too(make_net, make_batch, c
     assert dict(model.named_buffers())["1.calls"] is model[1].calls
 
 
+def test_buffers_are_put_back_when_somebody_interrupts():
+    norm = nn.BatchNorm1d(2)
+
+    def interrupted():
+        with buffers_kept_on_error(norm):
+            norm.running_mean.add_(1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert norm.running_mean.tolist() == [0, 0]
+
+
 def test_buffers_of_no_module_are_no_buffers():
     with buffers_kept(None):
         pass
@@ -200,6 +213,15 @@ def test_weights_are_copied_anew_where_they_were_written_into_or_others_move():
             weights.put_back()
             assert torch.equal(one, before[0])
             assert torch.equal(two, before[1])
+
+
+def test_what_is_written_into_weights_after_they_were_put_back_stays():
+    weight = torch.zeros(2)
+    with WeightsKept([weight]) as kept:
+        kept.move([torch.ones(2)])
+        kept.put_back()
+        weight.add_(5)
+    assert weight.tolist() == [5, 5]
 
 
 def test_a_restored_random_state_draws_the_same_numbers_again():

@@ -63,7 +63,7 @@ def test_an_existing_run_is_replaced_when_told_to(run):
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize(
     "content",
-    [None, '{"model_type": "bert"}', '{"format": 1}', "[1]", "not json", ""],
+    [None, '{"config": "bert"}', '{"format": 1}', "[1]", "not json", ""],
     ids=["no config", "config of another program", "half a config", "list", "text", "empty"],
 )
 def test_a_folder_that_is_not_a_run_is_refused_and_stays_even_when_told_to_overwrite(content, overwrite, tmp_path):
@@ -78,8 +78,10 @@ def test_a_folder_that_is_not_a_run_is_refused_and_stays_even_when_told_to_overw
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_file_in_the_place_of_a_run_is_refused_and_stays(overwrite, tmp_path):
     (tmp_path / "file").write_text("text")
-    with pytest.raises(FileExistsError, match="exists and is not a run"):
-        Run.create(tmp_path / "file", CONFIG, overwrite=overwrite)
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for name in ("file", "link"):
+        with pytest.raises(FileExistsError, match="exists and is not a run"):
+            Run.create(tmp_path / name, CONFIG, overwrite=overwrite)
     assert (tmp_path / "file").read_text() == "text"
 
 
@@ -109,6 +111,7 @@ def test_a_run_is_opened_from_inside_its_own_folders(run, make_net, monkeypatch)
 
 def test_checkpoints_are_in_the_order_of_training_past_ten_thousand(run, make_net):
     paths = [checkpoint(run, epoch, make_net()) for epoch in (10000, 9999, 0, 12)]
+    (paths[0].parent / "epoch-best.safetensors").touch()  # of somebody else
     assert run.checkpoints() == [paths[2], paths[3], paths[1], paths[0]]
     assert run.checkpoint == paths[0]
 
@@ -140,10 +143,11 @@ def test_a_sweep_is_no_run_and_the_error_says_who_takes_it_and_names_its_runs(tm
 
 def test_a_file_that_is_no_checkpoint_is_no_run(run):
     run.write_metrics([{"epoch": 1}])
-    with pytest.raises(
-        FileNotFoundError, match=r"metrics\.csv is no run; a RUN is a run directory, or an epoch in its check"
-    ):
-        Run.open(run.path / "metrics.csv")
+    run.state_path.parent.mkdir()
+    run.state_path.touch()
+    for file in (run.path / "metrics.csv", run.state_path):
+        with pytest.raises(FileNotFoundError, match=r" is no run; a RUN is a run directory, or an epoch in its check"):
+            Run.open(file)
 
 
 def test_a_run_that_is_removed_while_it_is_trained_is_not_made_again_by_half(run):

@@ -34,6 +34,8 @@ def test_blocks_begun_at_the_same_statistics_come_to_those_of_one_process(moment
         alone(batch)
     for name, buffer in alone.named_buffers():
         assert torch.allclose(norm.get_buffer(name).double(), buffer.double(), rtol=1e-12), name
+        if sum(map(bool, blocks)) == 1:  # to the bit, as on one process
+            assert torch.equal(norm.get_buffer(name), buffer), name
 
 
 def test_other_buffers_are_those_of_the_last_block():
@@ -48,3 +50,9 @@ def test_other_buffers_are_those_of_the_last_block():
         rows.append(buffers.row(torch.zeros(())))
     kept.compose(rows)
     assert module.average.tolist() == [2.0, 2.0]
+
+
+def test_layers_without_running_statistics_have_none():
+    module = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.InstanceNorm1d(3))
+    kept = RunningBuffers(module)
+    kept.compose([kept.row(torch.zeros(()))])

@@ -111,4 +111,6 @@ def test_the_state_of_another_schedule_is_refused_and_changes_nothing(make_net):
     schedule = RhoScheduler(make(make_net(), GradientAscent(rho=0.4)), FACTOR["decay"])
     with pytest.raises(ValueError, match="this is not the state of a RhoScheduler: it holds last_epoch"):
         schedule.load_state_dict({"last_epoch": 3})
+    with pytest.raises(TypeError, match=r"steps must be an integer; got 1\.5"):
+        schedule.load_state_dict({"steps": 1.5, "first_rho": 0.2})
     assert schedule.rho == 0.4

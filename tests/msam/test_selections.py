@@ -16,6 +16,10 @@ class LlamaRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(4))
 
 
+class Rescale(nn.LayerNorm):
+    """A layer derived from one, under a name that does not say so."""
+
+
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -26,6 +30,7 @@ class Residual(nn.Module):
         self.plain = nn.LayerNorm(4, elementwise_affine=False)
         self.instance = nn.InstanceNorm2d(4, affine=True)
         self.rms = nn.RMSNorm(4)
+        self.derived = Rescale(4)
         self.norm_of_gradients = nn.Linear(4, 4)  # its name says norm, its class does not
         self.head = nn.Linear(4, 2)
 
@@ -34,6 +39,8 @@ NORMS = {"bn1.weight", "bn1.bias", "norm.weight", "group.weight", "group.bias"} 
     "instance.weight",
     "instance.bias",
     "rms.weight",
+    "derived.weight",
+    "derived.bias",
 }
 
 

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from msam.config import TrainConfig
+from msam.configs import write_config
 from msam.run import Run
 from msam.sweep import Sweep, grid, open_runs
 from msam.training import train
@@ -38,6 +39,12 @@ def test_a_grid_has_every_combination_in_order_and_keeps_all_else():
     found = [(config.rho, config.num_microbatches, config.seed) for config in configs]
     assert found == [(rho, m, seed) for rho in (0.1, 0.2) for m in (1, 4) for seed in (0, 1)]
     assert all(dataclasses.replace(c, rho=TINY.rho, num_microbatches=1, seed=0) == TINY for c in configs)
+
+
+def test_a_grid_has_what_is_not_perturbed_once_by_whatever_name():
+    configs = grid(TrainConfig(), {"perturbation": ["none", "sam"], "rho": [0.0, 0.1], "num_microbatches": [1, 2]})
+    found = [(config.perturbation, config.rho, config.num_microbatches) for config in configs]
+    assert found == [("none", 0.0, 1), ("sam", 0.1, 1), ("sam", 0.1, 2)]
 
 
 def test_a_grid_has_no_config_twice():
@@ -95,6 +102,13 @@ def test_other_settings_are_refused_and_the_sweep_stays(other, sweep):
     with pytest.raises(FileExistsError, match="holds a sweep of other settings"):
         Sweep.create(sweep.path, other)
     assert (sweep.path / "sweep.json").read_bytes() == before
+
+
+def test_a_run_of_other_settings_in_the_place_of_one_is_refused(sweep):
+    run = next(sweep.prepared())
+    write_config(run.path / "config.json", dataclasses.replace(CONFIGS[0], lr=0.3))
+    with pytest.raises(ValueError, match=r"run-01 was trained with other settings than the sweep .*; move it away"):
+        list(sweep.prepared())
 
 
 def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from networks import ASCENTS, B, closure_of, images, net, require_same, step_of
@@ -10,6 +12,7 @@ from torch.nn import functional
 
 from landscape import GradientAscent
 from msam import mSAM
+from msam.layerwise import Layerwise
 from msam.vectorised import Vectorised
 
 AMPLE = 2**30  # bytes, so that half of the micro-batches go at once
@@ -125,6 +128,14 @@ class Counting(nn.Module):
         return self.layer(x)
 
 
+class CountingInPlace(Counting):
+    """Counts in the place of the count, by the one way that torch.func lets pass."""
+
+    def forward(self, x):
+        torch._foreach_add_([self.seen], 1)
+        return self.layer(x)
+
+
 class Looking(nn.Module):
     """Looks at a value."""
 
@@ -143,6 +154,7 @@ class Looking(nn.Module):
         (lambda: nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5), nn.Linear(4, 3)), "draws random numbers"),
         (lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), "batch norm in training mode"),
         (Counting, "changes its buffers"),
+        (CountingInPlace, "changes its buffers"),
         (Looking, "looks at the values of a tensor, as transformers do at an attention mask"),
     ],
 )
@@ -182,3 +194,48 @@ def test_a_memory_of_nothing_is_refused():
     with pytest.raises(ValueError, match="memory must be a positive number of bytes; got 0"):
         Vectorised(memory=0)
     assert repr(Vectorised(memory=5)) == "Vectorised(memory=5)"
+
+
+class Twofold(nn.Module):
+    """One weight under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.second = nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, x):
+        return (x @ self.first).tanh() + x @ self.second
+
+
+def test_a_weight_under_two_names_of_a_layer_is_perturbed_under_both():
+    model = Twofold().double()
+    require_same(step_of(model, (images(5), torch.arange(B) % 3), 3, ASCENTS[0]), Vectorised())
+
+
+def test_what_is_one_for_all_examples_is_given_to_every_micro_batch():
+    model, (inputs, targets) = net("mlp")
+    batch = {"inputs": inputs, "targets": targets, "temperature": torch.tensor(0.5).double()}
+    closure = lambda part: functional.cross_entropy(model(part["inputs"]) * part["temperature"], part["targets"])  # noqa: E731
+    step = dataclasses.replace(step_of(model, (inputs, targets), 3, ASCENTS[0], closure=closure), batch=batch)
+    require_same(step, Vectorised())
+
+
+def test_a_model_that_is_compiled_later_falls_back():
+    model, batch = net("mlp")
+    execution = Vectorised()
+    execution.outcome(step_of(model, batch, 3, ASCENTS[0]))
+    model[0].compile(backend="eager")
+    with pytest.warns(UserWarning, match="0 is compiled; its layers cannot be taken apart"):
+        execution.outcome(step_of(model, batch, 3, ASCENTS[0]))
+
+
+@pytest.mark.parametrize("execution", [Layerwise, Vectorised])
+def test_weights_that_are_not_in_the_module_are_left_to_one_after_another(execution):
+    model, batch = net("mlp")
+    head = nn.Linear(3, 3).double()
+    step = step_of(
+        model, batch, 3, ASCENTS[0], closure=lambda part: functional.cross_entropy(head(model(part[0])), part[1])
+    )
+    step = dataclasses.replace(step, parameters=[*step.parameters, *head.parameters()], perturbed=[True] * 6)
+    with pytest.warns(UserWarning, match="the optimizer holds weights that are not in the module"):
+        execution().outcome(step)
