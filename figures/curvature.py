@@ -35,9 +35,15 @@ def draw_eigenvalues(results: Mapping[str, Eigenpairs]) -> Figure:
             xlabel="rank" + (" (hollow: not converged)" if late else ""),
             ylabel="Hessian eigenvalue λ\n(bars: residual ‖Hv − λv‖)",
         )
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _whole_numbers(ax, max(len(result.eigenvalues) for result in results.values()))
         legend(figure, ax, count=len(results))
     return figure
+
+
+def _whole_numbers(ax: Axes, most: int) -> None:
+    """Let the horizontal axis count from one to ``most``, even where that is one."""
+    ax.set_xlim(1 - 0.05 * most, most + 0.05 * most)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def draw_trace(results: Mapping[str, TraceEstimate]) -> Figure:
@@ -67,7 +73,7 @@ def _running_means(
             middle, error = bands[label]
             ax.fill_between(count, middle - 2 * error, middle + 2 * error, color=colour, alpha=0.15, linewidth=0)
         ax.set(xlabel="probes", ylabel=f"{quantity}, mean so far\n(band: final ± 2 standard errors)")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _whole_numbers(ax, max(len(result.samples) for result in results.values()))
         legend(figure, ax, count=len(results))
     return figure
 

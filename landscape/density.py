@@ -45,7 +45,7 @@ def spectral_density(
         outliers: eigenpairs found before; the converged ones count as they are, one eigenvalue of ``dim`` each, and
             the probes explore what is orthogonal to them.
         width: of the kernel that smooths the density, in units of the eigenvalues, and how near to zero counts as
-            zero; 0.5 % of the range of the nodes when left out.
+            zero; 0.5 % of the range of the nodes when left out, or of what is farthest from zero if there is one node.
         max_seconds: start no probe that would not end in time; the first is cut short where it must be.
         seed: of the random vectors.
         progress: called with the probes done and their number.

@@ -47,8 +47,11 @@ class SpectralDensity(Result):
     @property
     def kernel_width(self) -> float:
         """The width of the kernel where none is given."""
+        if self.width is not None:
+            return self.width
         used = self.nodes[self.weights > 0]
-        return max(0.005 * float(used.max() - used.min()), 1e-12) if self.width is None else self.width
+        spread, largest = float(used.max() - used.min()), float(np.abs([used[0], *self.outliers]).max())
+        return max(0.005 * (spread if spread > 1e-9 * largest else largest), 1e-12)  # the latter of a single node
 
     def density(self, at: Array, *, width: float | None = None) -> Array:
         """The density per unit eigenvalue of each probe, smoothed by a Gaussian kernel.

@@ -36,6 +36,18 @@ def test_an_eigenvalue_stands_at_its_rank_with_its_residual_as_its_bar(make):
     np.testing.assert_allclose(lengths, 2 * result.residuals)
 
 
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_ranks_and_probes_are_counted_in_whole_numbers(make, number):
+    (pairs,), (trace,) = (make(kind, ["a"]).values() for kind in ("eigenvalues", "trace"))
+    few = {name: getattr(pairs, name)[:number] for name in ("eigenvalues", "residuals", "converged")}
+    trace = dataclasses.replace(trace, samples=trace.samples[:number])
+    for figure in (draw_eigenvalues({"a": dataclasses.replace(pairs, **few)}), draw_trace({"a": trace})):
+        ax = figure.axes[0]
+        low, high = ax.get_xlim()
+        ticks = [tick for tick in ax.xaxis.get_majorticklocs() if low <= tick <= high]
+        assert ticks == list(range(1, number + 1))
+
+
 def test_the_curve_of_a_trace_is_the_running_mean_and_ends_at_the_estimate(make):
     (result,) = make("trace", ["a"]).values()
     ax = draw_trace({"a": result}).axes[0]
