@@ -12,7 +12,7 @@ import torch
 from made_up_images import cifar_parquet, labels, pixels, write_folder, write_parquet
 
 from msam import load_task
-from msam.data.cifar import CIFAR10
+from msam.data.cifar import CIFAR10, CIFAR100
 
 SMALL = {"model": "cnn", "width": 4}
 
@@ -45,6 +45,16 @@ def test_the_images_are_the_bytes_of_the_files_and_the_model_takes_them_normalis
     objective = task.objective(model, split="test")
     expected = torch.nn.functional.cross_entropy(outputs, task.test.targets)
     assert torch.allclose(objective.loss(objective.weights), expected, atol=1e-12)
+
+
+def test_cifar100_is_a_task_of_a_hundred_classes_with_its_own_normalisation(tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}.parquet", pixels(100), labels(100, classes=100), label="fine_label")
+    task = load_task("cifar100", {"data": str(tmp_path), **SMALL})
+    assert task.about.startswith("CIFAR-100 from parquet: 100 training (")
+    assert task.train.targets.tolist() == list(range(100))
+    assert task.model(seed=0)(torch.rand(2, 3, 32, 32)).shape == (2, 100)
+    assert (task.forward.mean, task.forward.std) == (CIFAR100.mean, CIFAR100.std)
 
 
 def test_validation_images_are_never_trained_on_and_the_same_for_every_subset_and_seed(folder):
