@@ -236,3 +236,21 @@ def test_nothing_is_downloaded_unless_asked_for(monkeypatch, folders):
     monkeypatch.setattr("transformers.utils.hub.snapshot_download", fail)
     with pytest.raises(ValueError, match=r"'lab/model' cannot be downloaded \(no route to host\); name a folder"):
         local_folder("lab/model", download=True)
+
+
+@pytest.mark.parametrize("task", ["glue:sst2", "text"])
+def test_a_task_of_text_downloads_a_model_where_its_setting_asks_for_it(task, monkeypatch, tmp_path):
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append(name)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("transformers.utils.hub.snapshot_download", download)
+    settings = {"data": str(tmp_path), "model": "hf:lab/model"}
+    with pytest.raises(FileNotFoundError, match="there is no folder 'lab/model', and nothing is downloaded unless ask"):
+        load_task(task, settings)
+    assert not asked
+    with pytest.raises(ValueError, match=r"'lab/model' cannot be downloaded \(no route to host\)"):
+        load_task(task, settings | {"download": "true"})
+    assert asked == ["lab/model"]
