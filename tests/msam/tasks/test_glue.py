@@ -84,7 +84,7 @@ def test_parts_are_disjoint_stratified_and_as_large_as_asked_for(sst2):
         assert "10 training texts" in task.about
     first, again, other = parts
     assert torch.equal(first.train.inputs["input_ids"], again.train.inputs["input_ids"])
-    assert not torch.equal(first.train.targets, other.train.targets) or first.about != other.about
+    assert not torch.equal(first.train.inputs["input_ids"], other.train.inputs["input_ids"])
     assert torch.equal(first.validation.targets, other.validation.targets)
 
 
@@ -94,6 +94,9 @@ def test_label_noise_is_of_the_training_labels_alone(sst2):
     assert torch.equal(clean.test.targets, noisy.test.targets)
     assert not torch.equal(clean.train.targets, noisy.train.targets)
     assert "100% of the training labels drawn at random" in noisy.about
+    other = load_task("glue:sst2", {"data": str(sst2), **SMALL, "label_noise": 1.0, "data_seed": 1})
+    assert torch.equal(other.train.inputs["input_ids"], noisy.train.inputs["input_ids"])
+    assert not torch.equal(other.train.targets, noisy.train.targets)
 
 
 def test_long_sentences_are_cut_when_told_and_it_is_said(sst2):

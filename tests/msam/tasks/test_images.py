@@ -70,7 +70,9 @@ def test_validation_images_are_never_trained_on_and_the_same_for_every_subset_an
 
 def test_noise_is_on_the_training_labels_alone(folder):
     clean, noisy = (cifar(folder, validation_examples=10, label_noise=noise) for noise in (0.0, 0.5))
-    assert bytes_of(clean.train) == bytes_of(noisy.train)
+    other = cifar(folder, validation_examples=10, label_noise=0.5, data_seed=1)
+    assert bytes_of(clean.train) == bytes_of(noisy.train) == bytes_of(other.train)
+    assert not torch.equal(other.train.targets, noisy.train.targets)
     assert 0 < (clean.train.targets != noisy.train.targets).sum() <= 25
     for split in ("validation", "test"):
         assert torch.equal(clean.examples(split).targets, noisy.examples(split).targets)
