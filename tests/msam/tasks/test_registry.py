@@ -251,7 +251,7 @@ def test_built_in_tasks_are_listed_with_their_settings():
     said = json.loads(run("tasks", "--json").stdout)["tasks"]
     needs = {name: re.findall(r"from (--data \S+), with msam-landscape\[(.*)\]\.$", said[name]) for name in said}
     files = {f"glue:{name}": ("--data FOLDER", "data,hf") for name in GLUE}
-    files |= {name: ("--data FOLDER", "data") for name in ("cifar10", "cifar100", "images")}
+    files |= dict.fromkeys(("cifar10", "cifar100", "images"), ("--data FOLDER", "data"))
     files["text"] = ("--data PATH", "hf")
     assert needs == {name: [files[name]] if "data" in settings_of(name) else [] for name in said}
     shown = run("tasks", "show", "digits")
