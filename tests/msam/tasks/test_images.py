@@ -184,6 +184,24 @@ def test_training_images_are_augmented_and_stay_bytes(folder):
     assert not torch.equal(changed, images)
 
 
+@pytest.mark.parametrize("name", ["digits", "cifar10", "images"])
+def test_settings_of_the_model_and_the_augmentation_reach_them(name, folder):
+    write_folder(folder / "own", {of: pixels(4, size=8, seed=i) for i, of in enumerate("ab")})
+    data = {"digits": {}, "cifar10": {"data": str(folder)}, "images": {"data": str(folder / "own")}}[name]
+
+    def made(**settings):
+        task = load_task(name, data | settings)
+        return task, task.model(seed=0)
+
+    task, vit = made(model="vit", patch=4, depth=1, width=8, pool="mean", dropout=0.25, augment="flip")
+    assert (vit.patches.kernel_size, len(vit.blocks), vit.places.shape[2]) == ((4, 4), 1, 8)
+    assert (vit.class_token, vit.dropout.p, repr(task.augment)) == (None, 0.25, "Composed(Flip())")
+    _, small = made(model="mlp", hidden=3)
+    _, normed = made(model="cnn", norm="group", width=4)
+    assert small[1].out_features == 3  # of its hidden layer
+    assert {type(layer) for layer in normed.modules()} >= {torch.nn.GroupNorm}
+
+
 def test_data_are_read_once_and_reading_is_reported(folder):
     seen = []
     report = lambda stage: lambda done, total: seen.append((stage, done, total))  # noqa: E731
