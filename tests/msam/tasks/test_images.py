@@ -193,8 +193,8 @@ def test_settings_of_the_model_and_the_augmentation_reach_them(name, folder):
         task = load_task(name, data | settings)
         return task, task.model(seed=0)
 
-    task, vit = made(model="vit", patch=4, depth=1, width=8, pool="mean", dropout=0.25, augment="flip")
-    assert (vit.patches.kernel_size, len(vit.blocks), vit.places.shape[2]) == ((4, 4), 1, 8)
+    task, vit = made(model="vit", patch=8, depth=1, width=8, pool="mean", dropout=0.25, augment="flip")
+    assert (vit.patches.kernel_size, len(vit.blocks), vit.places.shape[2]) == ((8, 8), 1, 8)
     assert (vit.class_token, vit.dropout.p, repr(task.augment)) == (None, 0.25, "Composed(Flip())")
     _, small = made(model="mlp", hidden=3)
     _, normed = made(model="cnn", norm="group", width=4)
