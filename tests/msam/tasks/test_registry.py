@@ -253,6 +253,7 @@ def test_built_in_tasks_are_listed_with_their_settings():
     files = {f"glue:{name}": ("--data FOLDER", "data,hf") for name in GLUE}
     files |= dict.fromkeys(("cifar10", "cifar100", "images"), ("--data FOLDER", "data"))
     files["text"] = ("--data PATH", "hf")
+    assert all(row["about"] for name in said for row in described(name))
     assert needs == {name: [files[name]] if "data" in settings_of(name) else [] for name in said}
     shown = run("tasks", "show", "digits")
     assert set(IMAGE_MODELS) <= set(shown.stdout.split())
