@@ -159,6 +159,9 @@ def test_a_folder_of_classes_alone_is_split_in_one_way(tmp_path):
     task, other = load_task("images", settings), load_task("images", {**settings, "train_examples": 6, "data_seed": 1})
     assert (len(task.train), len(task.test), len(other.train)) == (14, 6, 6)
     assert bytes_of(task.test) == bytes_of(other.test)
+    another = load_task("images", {**settings, "train_examples": 6, "data_seed": 2})
+    assert torch.equal(another.train.targets, other.train.targets)
+    assert another.about != other.about  # of which images it is, and not of their labels alone
     assert not set(bytes_of(task.train)) & set(bytes_of(task.test))
     assert task.train.inputs.shape[1:] == (1, 8, 8)
     x = task.train.inputs.double() / 255
