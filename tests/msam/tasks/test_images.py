@@ -73,6 +73,7 @@ def test_noise_is_on_the_training_labels_alone(folder):
     other = cifar(folder, validation_examples=10, label_noise=0.5, data_seed=1)
     assert bytes_of(clean.train) == bytes_of(noisy.train) == bytes_of(other.train)
     assert not torch.equal(other.train.targets, noisy.train.targets)
+    assert len(cifar(folder, label_noise=1.0).train.targets.unique()) > 7  # of ten, among sixty
     assert 0 < (clean.train.targets != noisy.train.targets).sum() <= 25
     for split in ("validation", "test"):
         assert torch.equal(clean.examples(split).targets, noisy.examples(split).targets)

@@ -63,6 +63,7 @@ def test_parts_follow_one_another_and_words_are_those_of_the_first(book):
     assert "{} training, {} validation, {} test tokens".format(*counts) in task.about
     training = whole[: round(0.7 * len(whole)) + 4].rsplit(" ", 1)[0]
     words = trained(training.splitlines(keepends=True), kind="pieces", size=280, lower=False)
+    assert task.vocabulary == words.hash
     ids = words.inner.encode_batch([training])[0].ids
     assert (
         task.train.inputs["input_ids"].flatten()[: len(ids) - 8].tolist()
