@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from landscape.checks import require_numbers
 from msam.checkpoints import load_weights
 from msam.fitting import Fit, NamesDifferError, fitted, nearest
 from msam.foreign import read_foreign
+from msam.models.saved_names import as_transformers_reads
 
 # What is counted in training, and decides no output: steps of batch norm, and of torch.optim.swa_utils.AveragedModel.
 _COUNTS = ("num_batches_tracked", "n_averaged")
@@ -43,7 +45,8 @@ def load_foreign(model: nn.Module, path: str | Path, *, key: str = "") -> Loaded
     The weights are looked for among nested mappings (``state_dict``, ``model``, ``ema`` ...). What their names begin
     with (``module.``, ``model.``) and what wrappers put in (``_orig_mod.``) is stripped where the names are then those
     of the model. Half precision becomes the dtype of the model. Two things may differ: counts such as
-    ``num_batches_tracked``, which decide no output, and tied weights, of which one name is enough.
+    ``num_batches_tracked``, which decide no output, and tied weights, of which one name is enough. Names that the
+    transformers library saves a model of its own under, where they are other ones, are renamed as it does.
 
     Args:
         model: what the weights are for.
@@ -66,10 +69,23 @@ def load_foreign(model: nn.Module, path: str | Path, *, key: str = "") -> Loaded
     >>> torch.equal(model.weight, fresh.weight)
     True
     """
+    source, content = str(path), read_foreign(path)
+    try:
+        return _load(model, content, source=source, key=key)
+    except NamesDifferError:
+        renamed = None if key else as_transformers_reads(model, content)
+        if renamed is None:
+            raise
+    loaded = _load(model, renamed, source=source, key="")
+    number = len(content.keys() - renamed.keys())
+    said = f"{number} names are those that transformers saves a {type(model).__name__} under; it renames them"
+    return replace(loaded, remarks=(said, *loaded.remarks))
+
+
+def _load(model: nn.Module, content: Mapping[str, Any], *, source: str, key: str) -> Loaded:
     own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
-    source = str(path)
     require_numbers((f"{name} of the model", tensor) for name, tensor in own.items())
-    fit = fitted(read_foreign(path), own, source=source, key=key)
+    fit = fitted(content, own, source=source, key=key)
     require_numbers((f"{name} of {source}", tensor) for name, tensor in fit.tensors.items())
     tensors, remarks = dict(fit.tensors), _said(fit, key)
     remarks += _completed(tensors, own, model)

@@ -56,7 +56,7 @@ class HuggingFace:
 
     def built(self) -> tuple[nn.Module, list[str]]:
         """The model, and the names of what begins at random though the folder has weights."""
-        with _quietly(), _understood(self.folder, self.kind):
+        with quietly(), _understood(self.folder, self.kind):
             config, auto = copy.deepcopy(self.config), _auto(self.kind)
             if not has_weights(self.folder):
                 return auto.from_config(config, dtype=torch.float32), []
@@ -154,7 +154,7 @@ def from_folder(
     folder = local_folder(str(path))
     with extra("hf", "models of transformers"):
         import transformers
-    with _quietly(), _understood(folder, kind):
+    with quietly(), _understood(folder, kind):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     _require_kind(config, kind, folder=folder)
     known = has_weights(folder)
@@ -276,7 +276,7 @@ def _auto(kind: Kind) -> Any:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """The library's own reports and bars say what ``about`` says in a sentence."""
     with extra("hf", "models of transformers"):
         import transformers

@@ -153,7 +153,7 @@ def glue(name: str) -> Callable[..., Task]:
             vocabulary=words.hash,
         )
 
-    build.__doc__ = f"""GLUE {name}: {kind.about}; from parquet files in a folder.
+    build.__doc__ = f"""GLUE {name}: {kind.about}; from --data FOLDER, with msam-landscape[data,hf].
 
     Args:
         data: folder with train*.parquet and {kind.tested_on}*.parquet, or {name}-train*.parquet and so on, or one

@@ -67,7 +67,7 @@ def cifar(kind: Cifar, *, about: str) -> Callable[..., Task]:
             built, subset, augment=augment
         )
 
-    build.__doc__ = f"""{kind.title}: {about}; from --data FOLDER.
+    build.__doc__ = f"""{kind.title}: {about}; from --data FOLDER, with msam-landscape[data].
 
     Args:
         data: folder with the hub's parquet files, or the official binary archive, unpacked or not.
@@ -111,7 +111,7 @@ def images(
     augment: str = "none",
     report: Report = unreported,
 ) -> Task:
-    """Image files of one's own in folders named after their classes; from --data FOLDER.
+    """Image files in folders named after their classes; from --data FOLDER, with msam-landscape[data].
 
     Args:
         data: folder with train/<class>/ and test/<class>/ (or val/, validation/), or with <class>/ alone.

@@ -42,7 +42,7 @@ def text(
     data_seed: int = 0,
     download: bool = False,
 ) -> Task:
-    """A causal language model on a text file, or a folder of .txt files: its end is tested on; losses are per token.
+    """A causal language model on a text, whose end is tested on, per token; from --data PATH, with msam-landscape[hf].
 
     Args:
         data: a text file in UTF-8, or a folder of .txt files, which are put together in the order of their names.

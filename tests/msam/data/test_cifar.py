@@ -74,11 +74,15 @@ def test_the_fine_labels_are_those_of_cifar100(tmp_path):
     for file in tmp_path.glob("*.parquet"):
         file.unlink()
     fine = labels(100, classes=100)
+    raw = records(images, fine % 20, fine)
+    (tmp_path / "packed").mkdir()
+    pack(tmp_path / "packed" / "cifar-100-binary.tar.gz", {"train.bin": raw, "test.bin": raw})
     for split in ("train", "test"):
-        (tmp_path / f"{split}.bin").write_bytes(records(images, fine % 20, fine))
-    tensors = read(SMALL100, tmp_path)
-    assert tensors["test.labels"].tolist() == list(range(100))
-    assert np.array_equal(tensors["train.images"].numpy(), images)
+        (tmp_path / f"{split}.bin").write_bytes(raw)
+    for folder in (tmp_path, tmp_path / "packed"):
+        tensors = read(SMALL100, folder)
+        assert tensors["test.labels"].tolist() == list(range(100))
+        assert np.array_equal(tensors["train.images"].numpy(), images)
 
 
 def test_the_binary_archive_is_read_packed_or_not(members, tmp_path):
@@ -93,18 +97,24 @@ def test_the_binary_archive_is_read_packed_or_not(members, tmp_path):
     check(read(SMALL10, tmp_path / "lying" / "cifar-10-batches-bin"), train, test)
 
 
-def test_the_pickled_archive_is_refused_with_the_reason_and_a_way_out(tmp_path):
-    sentence = (
-        "is of the pickled archive, which is not read: unpickling runs .*cifar-10-binary.tar.gz from https://www.cs"
-    )
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=f"cifar-10-python.tar.gz {sentence}"):
-        source_of(CIFAR10, tmp_path)
-    (tmp_path / "cifar-10-python.tar.gz").unlink()
-    (tmp_path / "cifar-10-batches-py").mkdir()
-    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=f"data_batch_1 {sentence}"):
-        source_of(CIFAR10, tmp_path)
+@pytest.mark.parametrize(
+    ("kind", "archive", "part"),
+    [
+        (CIFAR10, "cifar-10-python.tar.gz", "cifar-10-batches-py/data_batch_1"),
+        (CIFAR100, "cifar-100-python.tar.gz", "cifar-100-python/train"),
+    ],
+)
+def test_the_pickled_archive_is_refused_with_the_reason_and_a_way_out(kind, archive, part, tmp_path):
+    binary = archive.replace("python", "binary")
+    sentence = f"is of the pickled archive, which is not read: unpickling runs .*{binary} from https://www.cs"
+    (tmp_path / archive).write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=f"{archive} {sentence}"):
+        source_of(kind, tmp_path)
+    (tmp_path / archive).unlink()
+    (tmp_path / part).parent.mkdir()
+    (tmp_path / part).write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=f"{part} {sentence}"):
+        source_of(kind, tmp_path)
 
 
 def test_where_there_is_nothing_it_says_what_to_put_there(tmp_path):

@@ -11,7 +11,9 @@ from texts import save_config, save_model
 from torch.nn import functional
 
 from landscape import Objective
-from msam import load_task
+from msam import load_foreign, load_task
+from msam.fitting import NamesDifferError
+from msam.foreign import read_foreign
 from msam.models.huggingface import from_folder, has_weights, local_folder
 
 transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
@@ -212,6 +214,30 @@ def test_pickled_weights_are_refused_and_never_read(folders, tmp_path):
     assert from_folder(tmp_path, kind="sequence", outputs=5).about == f"weights of {tmp_path}"
 
 
+def test_weights_are_taken_from_elsewhere_under_the_names_that_the_library_saves_them(tmp_path):
+    model = save_model(tmp_path, "ViTForImageClassification", image_size=8, patch_size=4)
+    content = dict(read_foreign(tmp_path))
+    renamed = content.keys() - model.state_dict().keys()
+    assert renamed  # or there is nothing to test
+    torch.save({name: tensor.half() for name, tensor in content.items()}, tmp_path / "half.pt")
+    said = f"{len(renamed)} names are those that transformers saves a ViTForImageClassification under; it renames them"
+    for file, number in ((tmp_path, 0), (tmp_path / "half.pt", 1)):
+        fresh = transformers.ViTForImageClassification(model.config)
+        remarks = load_foreign(fresh, file).remarks
+        assert (remarks[0], len(remarks)) == (said, 1 + number)  # half precision is said, too
+        for name, p in fresh.state_dict().items():
+            torch.testing.assert_close(p, model.state_dict()[name], rtol=1e-3, atol=1e-4)
+    state = torch.get_rng_state()
+    lost = next(name for name in content if name.endswith("dense.weight"))
+    for spoil in (lambda c: c.pop(lost), lambda c: c.update(other=torch.ones(2)), lambda c: c.update(epoch=3)):
+        other = dict(content)
+        spoil(other)
+        torch.save(other, tmp_path / "other.pt")
+        with pytest.raises(NamesDifferError, match="is of another architecture than the model"):
+            load_foreign(fresh, tmp_path / "other.pt")
+    assert torch.equal(state, torch.get_rng_state())
+
+
 def test_nothing_is_downloaded_unless_asked_for(monkeypatch, folders):
     asked = []
 
@@ -236,3 +262,21 @@ def test_nothing_is_downloaded_unless_asked_for(monkeypatch, folders):
     monkeypatch.setattr("transformers.utils.hub.snapshot_download", fail)
     with pytest.raises(ValueError, match=r"'lab/model' cannot be downloaded \(no route to host\); name a folder"):
         local_folder("lab/model", download=True)
+
+
+@pytest.mark.parametrize("task", ["glue:sst2", "text"])
+def test_a_task_of_text_downloads_a_model_where_its_setting_asks_for_it(task, monkeypatch, tmp_path):
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append(name)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("transformers.utils.hub.snapshot_download", download)
+    settings = {"data": str(tmp_path), "model": "hf:lab/model"}
+    with pytest.raises(FileNotFoundError, match="there is no folder 'lab/model', and nothing is downloaded unless ask"):
+        load_task(task, settings)
+    assert not asked
+    with pytest.raises(ValueError, match=r"'lab/model' cannot be downloaded \(no route to host\)"):
+        load_task(task, settings | {"download": "true"})
+    assert asked == ["lab/model"]

@@ -55,6 +55,9 @@ def test_files_may_bear_the_name_of_the_task(tmp_path):
     task = load_task("glue:sst2", {"data": str(tmp_path), **SMALL})
     assert (len(task.train), len(task.test)) == (10, 4)
     assert len(load_task("glue:mrpc", {"data": str(tmp_path), **SMALL}).train) == 6
+    write_glue(tmp_path / "mnli", "mnli")
+    write_table(tmp_path / "mnli" / "validation_mismatched-00000-of-00001.parquet", glue_table("mnli", 5))
+    assert len(load_task("glue:mnli", {"data": str(tmp_path), **SMALL}).test) == 9  # of the matched half
 
 
 def test_the_words_are_those_of_the_sentences_that_are_trained_on(tmp_path):
@@ -84,8 +87,17 @@ def test_parts_are_disjoint_stratified_and_as_large_as_asked_for(sst2):
         assert "10 training texts" in task.about
     first, again, other = parts
     assert torch.equal(first.train.inputs["input_ids"], again.train.inputs["input_ids"])
-    assert not torch.equal(first.train.targets, other.train.targets) or first.about != other.about
+    assert not torch.equal(first.train.inputs["input_ids"], other.train.inputs["input_ids"])
     assert torch.equal(first.validation.targets, other.validation.targets)
+
+
+def test_parts_of_a_regression_are_disjoint_and_as_large_as_asked_for(tmp_path):
+    settings = {"data": str(write_glue(tmp_path, "stsb")), **SMALL, "validation_examples": 8}
+    task, few = (load_task("glue:stsb", {**settings, "train_examples": number}) for number in (None, 10))
+    assert (len(task.train), len(task.validation), len(few.train)) == (15, 8, 10)
+    assert torch.equal(few.validation.targets, task.validation.targets)
+    whole = load_task("glue:stsb", settings | {"validation_examples": 0}).train.targets
+    assert torch.equal(torch.cat([task.train.targets, task.validation.targets]).sort()[0], whole.sort()[0])
 
 
 def test_label_noise_is_of_the_training_labels_alone(sst2):
@@ -94,6 +106,9 @@ def test_label_noise_is_of_the_training_labels_alone(sst2):
     assert torch.equal(clean.test.targets, noisy.test.targets)
     assert not torch.equal(clean.train.targets, noisy.train.targets)
     assert "100% of the training labels drawn at random" in noisy.about
+    other = load_task("glue:sst2", {"data": str(sst2), **SMALL, "label_noise": 1.0, "data_seed": 1})
+    assert torch.equal(other.train.inputs["input_ids"], noisy.train.inputs["input_ids"])
+    assert not torch.equal(other.train.targets, noisy.train.targets)
 
 
 def test_long_sentences_are_cut_when_told_and_it_is_said(sst2):
@@ -147,6 +162,9 @@ def test_weights_of_a_folder_come_with_their_own_tokenizer(sst2, tmp_path):
     with pytest.raises(ValueError, match=r"23 of 23 training texts .* \(8\), up to \d+; cut them with max_length=8"):
         load_task("glue:sst2", settings)
     assert load_task("glue:sst2", settings | {"max_length": 8}).train.inputs["input_ids"].shape == (23, 8)
+    words.inner.save(str(short / "tokenizer.json"))  # beside a config alone it is taken where none is named
+    task = load_task("glue:sst2", {"data": str(sst2), "model": f"hf:{short}"})
+    assert f"the tokenizer of {short} ({words.hash}); untrained" in task.about
 
 
 @pytest.mark.parametrize(

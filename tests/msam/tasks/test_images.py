@@ -12,7 +12,7 @@ import torch
 from made_up_images import cifar_parquet, labels, pixels, write_folder, write_parquet
 
 from msam import load_task
-from msam.data.cifar import CIFAR10
+from msam.data.cifar import CIFAR10, CIFAR100
 
 SMALL = {"model": "cnn", "width": 4}
 
@@ -47,6 +47,16 @@ def test_the_images_are_the_bytes_of_the_files_and_the_model_takes_them_normalis
     assert torch.allclose(objective.loss(objective.weights), expected, atol=1e-12)
 
 
+def test_cifar100_is_a_task_of_a_hundred_classes_with_its_own_normalisation(tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}.parquet", pixels(100), labels(100, classes=100), label="fine_label")
+    task = load_task("cifar100", {"data": str(tmp_path), **SMALL})
+    assert task.about.startswith("CIFAR-100 from parquet: 100 training (")
+    assert task.train.targets.tolist() == list(range(100))
+    assert task.model(seed=0)(torch.rand(2, 3, 32, 32)).shape == (2, 100)
+    assert (task.forward.mean, task.forward.std) == (CIFAR100.mean, CIFAR100.std)
+
+
 def test_validation_images_are_never_trained_on_and_the_same_for_every_subset_and_seed(folder):
     validation = bytes_of(cifar(folder, validation_examples=10).validation)
     for settings in ({}, {"train_examples": 20}, {"train_examples": 20, "data_seed": 1}, {"label_noise": 1.0}):
@@ -60,7 +70,10 @@ def test_validation_images_are_never_trained_on_and_the_same_for_every_subset_an
 
 def test_noise_is_on_the_training_labels_alone(folder):
     clean, noisy = (cifar(folder, validation_examples=10, label_noise=noise) for noise in (0.0, 0.5))
-    assert bytes_of(clean.train) == bytes_of(noisy.train)
+    other = cifar(folder, validation_examples=10, label_noise=0.5, data_seed=1)
+    assert bytes_of(clean.train) == bytes_of(noisy.train) == bytes_of(other.train)
+    assert not torch.equal(other.train.targets, noisy.train.targets)
+    assert len(cifar(folder, label_noise=1.0).train.targets.unique()) > 7  # of ten, among sixty
     assert 0 < (clean.train.targets != noisy.train.targets).sum() <= 25
     for split in ("validation", "test"):
         assert torch.equal(clean.examples(split).targets, noisy.examples(split).targets)
@@ -147,6 +160,9 @@ def test_a_folder_of_classes_alone_is_split_in_one_way(tmp_path):
     task, other = load_task("images", settings), load_task("images", {**settings, "train_examples": 6, "data_seed": 1})
     assert (len(task.train), len(task.test), len(other.train)) == (14, 6, 6)
     assert bytes_of(task.test) == bytes_of(other.test)
+    another = load_task("images", {**settings, "train_examples": 6, "data_seed": 2})
+    assert torch.equal(another.train.targets, other.train.targets)
+    assert another.about != other.about  # of which images it is, and not of their labels alone
     assert not set(bytes_of(task.train)) & set(bytes_of(task.test))
     assert task.train.inputs.shape[1:] == (1, 8, 8)
     x = task.train.inputs.double() / 255
@@ -170,6 +186,24 @@ def test_training_images_are_augmented_and_stay_bytes(folder):
     changed, _ = augment(images, torch.arange(4), draws=np.random.default_rng(0))
     assert changed.dtype == torch.uint8
     assert not torch.equal(changed, images)
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "images"])
+def test_settings_of_the_model_and_the_augmentation_reach_them(name, folder):
+    write_folder(folder / "own", {of: pixels(4, size=8, seed=i) for i, of in enumerate("ab")})
+    data = {"digits": {}, "cifar10": {"data": str(folder)}, "images": {"data": str(folder / "own")}}[name]
+
+    def made(**settings):
+        task = load_task(name, data | settings)
+        return task, task.model(seed=0)
+
+    task, vit = made(model="vit", patch=8, depth=1, width=8, pool="mean", dropout=0.25, augment="flip")
+    assert (vit.patches.kernel_size, len(vit.blocks), vit.places.shape[2]) == ((8, 8), 1, 8)
+    assert (vit.class_token, vit.dropout.p, repr(task.augment)) == (None, 0.25, "Composed(Flip())")
+    _, small = made(model="mlp", hidden=3)
+    _, normed = made(model="cnn", norm="group", width=4)
+    assert small[1].out_features == 3  # of its hidden layer
+    assert {type(layer) for layer in normed.modules()} >= {torch.nn.GroupNorm}
 
 
 def test_data_are_read_once_and_reading_is_reported(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,8 @@ from torch.nn import functional
 import cli
 from msam import load_task
 from msam.models import IMAGE_MODELS
-from msam.tasks.registry import complete_settings, described, kind_in_words
+from msam.tasks.glue import GLUE
+from msam.tasks.registry import complete_settings, described, kind_in_words, settings_of
 
 MODULE = """
 from pathlib import Path
@@ -246,6 +248,13 @@ def test_a_task_of_ones_own_is_trained_and_measured_from_the_command_line(own):
 
 def test_built_in_tasks_are_listed_with_their_settings():
     assert "digits: Handwritten digits" in run("tasks").stdout
+    said = json.loads(run("tasks", "--json").stdout)["tasks"]
+    needs = {name: re.findall(r"from (--data \S+), with msam-landscape\[(.*)\]\.$", said[name]) for name in said}
+    files = {f"glue:{name}": ("--data FOLDER", "data,hf") for name in GLUE}
+    files |= dict.fromkeys(("cifar10", "cifar100", "images"), ("--data FOLDER", "data"))
+    files["text"] = ("--data PATH", "hf")
+    assert all(row["about"] for name in said for row in described(name))
+    assert needs == {name: [files[name]] if "data" in settings_of(name) else [] for name in said}
     shown = run("tasks", "show", "digits")
     assert set(IMAGE_MODELS) <= set(shown.stdout.split())
     rows = {row["setting"]: row for row in json.loads(run("tasks", "show", "digits", "--json").stdout)["settings"]}

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from texts import save_config, save_model
+from texts import save_config, save_model, write_glue
+from torch import nn
 from torch.nn import functional
 
 from msam import load_task
@@ -62,12 +63,14 @@ def test_parts_follow_one_another_and_words_are_those_of_the_first(book):
     assert "{} training, {} validation, {} test tokens".format(*counts) in task.about
     training = whole[: round(0.7 * len(whole)) + 4].rsplit(" ", 1)[0]
     words = trained(training.splitlines(keepends=True), kind="pieces", size=280, lower=False)
+    assert task.vocabulary == words.hash
     ids = words.inner.encode_batch([training])[0].ids
     assert (
         task.train.inputs["input_ids"].flatten()[: len(ids) - 8].tolist()
         == words.numbers(training).tolist()[: len(ids) - 8]
     )
-    assert "zebra" in words.inner.decode(task.test.targets[task.test.targets != NO_TARGET].tolist())
+    tested = words.inner.decode(task.test.targets[task.test.targets != NO_TARGET].tolist()).split()
+    assert tested == ["zebra"] * 13
     assert "zebra" not in words.inner.decode(task.train.targets[task.train.targets != NO_TARGET].tolist())
 
 
@@ -77,6 +80,20 @@ def test_a_subset_is_some_of_the_blocks(book):
     assert len(few.train) == 5
     assert {tuple(row) for row in few.train.inputs["input_ids"].tolist()} <= rows
     assert few.model(seed=0).words.num_embeddings == task.model(seed=0).words.num_embeddings
+    other = load_task("text", {"data": str(book), **SMALL, "train_examples": 5, "data_seed": 1})
+    assert not torch.equal(other.train.inputs["input_ids"], few.train.inputs["input_ids"])
+
+
+@pytest.mark.parametrize("name", ["text", "glue:mrpc"])
+def test_settings_of_the_transformer_reach_it(name, book):
+    given = {"data": str(book) if name == "text" else str(write_glue(book.parent, "mrpc")), "vocabulary": 280}
+    given |= {"width": 12, "depth": 3, "heads": 2, "dropout": 0.25}
+    model = load_task(name, given).model(seed=0)
+    assert (model.words.embedding_dim, len(model.blocks), model.blocks[0].heads) == (12, 3, 2)
+    assert {layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)} == {0.25}
+    if name == "text":
+        untied = load_task(name, given | {"tied": "false"}).model(seed=0)
+        assert sum(p.numel() for p in untied.parameters()) > sum(p.numel() for p in model.parameters())
 
 
 def test_a_model_of_a_folder_takes_the_text(book, tmp_path):
