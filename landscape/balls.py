@@ -101,8 +101,8 @@ def norm(blocks: Sequence[Tensor]) -> Tensor:
 
 def over(rho: float, length: Tensor) -> Tensor:
     """ρ / length, elementwise: zero where the length is, and no number where the length overflows."""
-    inverse = length.reciprocal().nan_to_num_(nan=math.nan, posinf=0.0)
-    return (length * inverse).mul_(inverse).mul_(rho)  # one, zero, or ∞ · 0, times the inverse; few kinds of operations
+    factor = length.reciprocal().nan_to_num_(nan=math.nan, posinf=0.0).mul_(rho)
+    return factor.add_(length - length)  # zero, or no number: few and quick operations
 
 
 def _divided(blocks: list[Tensor], scales: Scales) -> list[Tensor]:
