@@ -37,8 +37,9 @@ class Vectorised(Guarded):
 
     Args:
         memory: bytes that copies of the weights may take; when left out, half of what a step of SAM on the same
-            examples takes, measured on a micro-batch. As many micro-batches go at once as fit, and one at least; at
-            most half of them, since vectorised code keeps more of what it computes.
+            examples takes, measured on a micro-batch, and where that is too little for two of them, as in small models,
+            all are left to the other execution, which is then quicker. As many micro-batches go at once as fit, and one
+            at least; at most half of them, since vectorised code keeps more of what it computes.
         otherwise: the execution to fall back on and to be held against, ``OneByOne()`` when left out.
         check_every: steps between two comparisons.
 
@@ -65,8 +66,12 @@ class Vectorised(Guarded):
         chunks: list[_Chunk] = []
         gradient: Gradient = []
         shares: list[float] = []
-        budget = self._half_of_sam(step, setting) if self.memory is None else self.memory
-        most = min(budget // (COPIES * setting.num_bytes), (len(step.own) + 1) // 2)
+        room, half = self.memory, (len(step.own) + 1) // 2
+        if room is None:
+            room = self._half_of_sam(step, setting)
+            if room < min(2, half) * COPIES * setting.num_bytes:
+                return self.otherwise.outcome(step)
+        most = min(room // (COPIES * setting.num_bytes), half)
         for number, size, batch in _parts(step, most):
             chunk = _Chunk(setting, batch, number, size)
             if not chunk.averages:

@@ -64,11 +64,11 @@ def test_as_many_micro_batches_go_at_once_as_the_memory_holds_and_half_of_them_a
     assert len(calls) == 2 * chunks
 
 
-@pytest.mark.parametrize(("width", "chunks"), [(0, 8), (2, 3), (40, 2)])
+@pytest.mark.parametrize(("width", "chunks"), [(2, 3), (40, 2)])
 def test_copies_take_half_of_what_sam_takes_unless_told_otherwise(width, chunks):
     """Of each of the 16 examples the graph keeps 16 bytes for the loss and 24 for each of some layers; weights are 64.
 
-    A micro-batch takes 192, and half of SAM is 16·(16 + 24·width)/2 and twice the weights: 256, 640, and enough.
+    A micro-batch takes 192, and half of SAM is 16·(16 + 24·width)/2 and twice the weights: 640, and enough.
     """
     model = nn.Linear(3, 2).double()
     x, y = torch.randn(16, 3, dtype=torch.float64), torch.arange(16) % 2
@@ -85,6 +85,23 @@ def test_copies_take_half_of_what_sam_takes_unless_told_otherwise(width, chunks)
         execution.outcome(step_of(model, (x, y), 8, ASCENTS[0], closure=closure))
     assert execution.reason is None
     assert len(calls) == 2 * chunks
+
+
+def test_without_room_for_two_micro_batches_they_are_left_to_the_other_execution():
+    model, (x, y) = nn.Linear(3, 2).double(), (torch.randn(16, 3, dtype=torch.float64), torch.arange(16) % 2)
+    for memory, number, passes in ((None, 8, 0), (None, 1, 2), (1, 8, 16)):
+        vectorised = []
+
+        def closure(part, vectorised=vectorised):
+            if torch._C._functorch.maybe_get_level(part[0]) > 0:
+                vectorised.append(part)
+            return closure_of(model)(part)
+
+        execution = Vectorised(memory=memory)
+        for _ in range(2):
+            vectorised.clear()
+            execution.outcome(step_of(model, (x, y), number, ASCENTS[0], closure=closure))
+        assert (execution.reason, len(vectorised)) == (None, passes)
 
 
 def test_reported_denominators():
