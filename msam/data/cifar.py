@@ -108,10 +108,10 @@ def source_of(kind: Cifar, folder: Path) -> Source:
     if any(tables.values()):
         for split, found in tables.items():
             if not found:
-                other = tables[_SPLITS[split == "train"]][0]
+                other = _SPLITS[split == "train"]
                 raise FileNotFoundError(
-                    f"{folder} has {other.name} and no parquet file of the {split} images; its name must have {split} "
-                    "in it"
+                    f"there is no whole {kind.title} in {folder}: {tables[other][0].name} would be its {other} images, "
+                    f"and there is no parquet file of the {split} images, whose name must have {split} in it"
                 )
             _require_all_shards(found)
         files = [file for found in tables.values() for file in found]

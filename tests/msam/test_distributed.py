@@ -8,6 +8,7 @@ from pathlib import Path
 import papers
 import pytest
 import torch
+from commands import json_of, refused
 from launching import launch
 
 from msam import Run, TrainConfig, train
@@ -111,7 +112,7 @@ def test_the_recipe_for_several_processes_comes_to_the_weights_of_one(cook, tmp_
         torch.testing.assert_close(several["model"][name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_torchrun_trains_from_the_command_line_and_one_process_speaks_for_all(tmp_path):
+def test_torchrun_trains_from_the_command_line_and_one_process_speaks_for_all(tmp_path, monkeypatch):
     words = ["train", "--set", "train_examples=60", "--set", "hidden=8", "--epochs", 2, "--micro-batches", 3, "--json"]
     run = tmp_path / "run"
     ended = launched(2, *words, "--out", run, program=ROOT / "cli.py")
@@ -123,8 +124,8 @@ def test_torchrun_trains_from_the_command_line_and_one_process_speaks_for_all(tm
     assert "holds a run already; continue it with --resume" in again.stderr
     assert "defect" not in again.stderr
     assert Run.open(run).is_complete
-    sweep = launched(2, "sweep", "--out", tmp_path / "sweep", program=ROOT / "cli.py")
-    assert "a sweep runs on one process" in sweep.stderr
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "a sweep runs on one process" in refused(f"sweep --out {tmp_path}/sweep", status=2)
 
 
 def test_torchrun_measures_from_the_command_line_as_one_process_does(tmp_path):
@@ -136,7 +137,7 @@ def test_torchrun_measures_from_the_command_line_as_one_process_does(tmp_path):
     ended = launched(3, *words, tmp_path / "shared", program=ROOT / "cli.py")
     assert ended.returncode == 0, ended.stderr
     shared = json.loads(ended.stdout)
-    alone = json.loads(launched(1, *words, tmp_path / "alone", program=ROOT / "cli.py").stdout)
+    alone = json_of(*map(str, words[:-1]), str(tmp_path / "alone"))
     for question, key in (("eigenvalues", "eigenvalues"), ("trace", "trace"), ("density", "mean_eigenvalue")):
         assert shared[question][key] == pytest.approx(alone[question][key], rel=1e-4)
         assert Path(shared[question]["result"]).is_file()

@@ -124,7 +124,7 @@ def test_where_there_is_nothing_it_says_what_to_put_there(tmp_path):
         source_of(CIFAR10, tmp_path)
     cifar_parquet(tmp_path)
     (tmp_path / "test-00000-of-00001.parquet").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train-00000-of-00001.parquet and no parquet file of the test images"):
+    with pytest.raises(FileNotFoundError, match=r"no whole CIFAR-10 in .*: train-00000-of-00001.parquet would be its"):
         source_of(CIFAR10, tmp_path)
 
 
