@@ -218,7 +218,7 @@ for execution in (
     msam.OneByOne(),
     msam.OneByOne(device_batch_size=1),
     msam.Layerwise(),
-    msam.Vectorised(),
+    msam.Vectorised(memory=2**30),
     msam.Fastest(),
 ):
 

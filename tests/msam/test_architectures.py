@@ -158,7 +158,7 @@ def test_adapters_are_trained_and_what_is_frozen_stays(adapted):
     require_the_formula(given, dense, OneByOne())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each of them says why it falls back
-        for execution in (Layerwise(), Vectorised()):
+        for execution in (Layerwise(), Vectorised(memory=2**30)):
             require_the_formula(given, dense, execution)
     assert all(torch.equal(value, before[name]) for name, value in given.model.state_dict().items())
 

@@ -99,7 +99,7 @@ def test_an_overflow_is_noticed_in_either_pass():
     assert execution.reason is None
 
 
-@pytest.mark.parametrize("execution", [OneByOne(), Layerwise(), Vectorised()], ids=repr)
+@pytest.mark.parametrize("execution", [OneByOne(), Layerwise(), Vectorised(memory=2**20)], ids=repr)
 def test_where_the_length_of_a_gradient_overflows_there_is_no_step_without_a_perturbation(execution):
     model, batch = net("mlp")
     parameters = list(model.parameters())

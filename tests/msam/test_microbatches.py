@@ -57,7 +57,9 @@ def test_a_batch_without_examples_is_refused(batch):
         microbatches(batch, 1)
 
 
-@pytest.mark.parametrize("execution", [OneByOne(), OneByOne(device_batch_size=2), Layerwise(), Vectorised(memory=2**30)])
+@pytest.mark.parametrize(
+    "execution", [OneByOne(), OneByOne(device_batch_size=2), Layerwise(), Vectorised(memory=2**30)]
+)
 def test_texts_go_with_their_examples_in_every_execution(execution):
     model, (x, y) = net("mlp")
     names = ["a" * (1 + i % 3) for i in range(len(x))]

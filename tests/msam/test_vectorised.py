@@ -226,7 +226,7 @@ class Twofold(nn.Module):
 
 def test_a_weight_under_two_names_of_a_layer_is_perturbed_under_both():
     model = Twofold().double()
-    require_same(step_of(model, (images(5), torch.arange(B) % 3), 3, ASCENTS[0]), Vectorised())
+    require_same(step_of(model, (images(5), torch.arange(B) % 3), 3, ASCENTS[0]), Vectorised(memory=AMPLE))
 
 
 def test_what_is_one_for_all_examples_is_given_to_every_micro_batch():
@@ -234,12 +234,12 @@ def test_what_is_one_for_all_examples_is_given_to_every_micro_batch():
     batch = {"inputs": inputs, "targets": targets, "temperature": torch.tensor(0.5).double()}
     closure = lambda part: functional.cross_entropy(model(part["inputs"]) * part["temperature"], part["targets"])  # noqa: E731
     step = dataclasses.replace(step_of(model, (inputs, targets), 3, ASCENTS[0], closure=closure), batch=batch)
-    require_same(step, Vectorised())
+    require_same(step, Vectorised(memory=AMPLE))
 
 
 def test_a_model_that_is_compiled_later_falls_back():
     model, batch = net("mlp")
-    execution = Vectorised()
+    execution = Vectorised(memory=AMPLE)
     execution.outcome(step_of(model, batch, 3, ASCENTS[0]))
     model[0].compile(backend="eager")
     with pytest.warns(UserWarning, match="0 is compiled; its layers cannot be taken apart"):
