@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -166,7 +167,8 @@ def _logarithmic_both_ways(ax: Axes, low: float, high: float, linear: float) -> 
 
 def _words(label: str, result: SpectralDensity, width: float, alone: bool) -> str:
     """What stands in a panel: whose it is, and how much of it lies at zero."""
-    mass, error = result.mass_at_zero(width)
-    uncertain = f" ± {100 * error:.1f}" if np.isfinite(error) else ""
-    share = f"{100 * mass:.1f}{uncertain} % of the eigenvalues within {width:.2g} of zero"
+    mass, error = (100 * part for part in result.mass_at_zero(width))
+    digits = min(4, -math.floor(math.log10(error))) if 0 < error < 0.05 else 1  # one of the error at least
+    uncertain = f" ± {error:.{digits}f}" if np.isfinite(error) else ""
+    share = f"{mass:.{digits}f}{uncertain} % of the eigenvalues within {width:.2g} of zero"
     return share if alone else f"{label}\n{share}"

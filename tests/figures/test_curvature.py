@@ -94,6 +94,13 @@ def test_eigenvalues_found_separately_stand_at_the_height_of_one_eigenvalue(make
     assert share in [text for text, _ in texts(figure)]
 
 
+def test_a_small_error_of_the_mass_at_zero_is_no_zero(make, texts):
+    (result,) = make("density", ["a"]).values()
+    nodes, weights = np.array([[0.0, 1.0]] * 2), np.array([[0.9668, 0.0332], [0.9672, 0.0328]])
+    figure = draw_density({"a": dataclasses.replace(result, nodes=nodes, weights=weights, outliers=np.empty(0))})
+    assert "96.70 ± 0.02 % of the eigenvalues within 0.005 of zero" in [text for text, _ in texts(figure)]
+
+
 def test_a_density_of_one_probe_and_one_node_is_drawn(make):
     (result,) = make("density", ["a"]).values()
     one = dataclasses.replace(result, nodes=np.array([[2.0]]), weights=np.array([[1.0]]))

@@ -120,7 +120,7 @@ def test_a_figure_without_a_legend_names_every_label(kind, make, texts):
     named = [text.removesuffix(" L(w) = 0.100") if kind == "plane" else text for text in shown]
     if kind == "density":  # each panel says how much of it lies at zero
         found = [
-            re.fullmatch(r"(.*) \d+\.\d ± \d+\.\d % of the eigenvalues within \S+ of zero", text) for text in shown
+            re.fullmatch(r"(.*) \d+\.\d+ ± \d+\.\d+ % of the eigenvalues within \S+ of zero", text) for text in shown
         ]
         named = [match[1] for match in found if match]
     assert all(label in named for label in LABELS["six"])
