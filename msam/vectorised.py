@@ -21,7 +21,7 @@ from landscape.stacks import Ascent, Stacks
 from msam.averages import all_finite, averaged, not_shared, weighted_mean
 from msam.execution import Execution
 from msam.guarded import SPLITS, Guarded, ascent_of, module_of, require_plain, split_of
-from msam.replay import RandomState
+from msam.replay import RandomState, buffers_kept
 from msam.step import FINITE, Gradient, Outcome, Step
 
 COPIES = 3  # of the weights per micro-batch: the gradient that becomes the perturbed copy, that of the copy, a scratch
@@ -68,7 +68,7 @@ class Vectorised(Guarded):
         shares: list[float] = []
         room, half = self.memory, (len(step.own) + 1) // 2
         if room is None:
-            room = self._half_of_sam(step, setting)
+            room = self._half_of_sam(step, setting, before)
             if room < min(2, half) * COPIES * setting.num_bytes:
                 return self.otherwise.outcome(step)
         most = min(room // (COPIES * setting.num_bytes), half)
@@ -89,13 +89,17 @@ class Vectorised(Guarded):
         finite = FINITE if step.scale is None else all_finite(gradient)  # which no overflow of the first pass leaves
         return Outcome(loss, gradient, sum(shares), chunks[0].reports, finite)
 
-    def _half_of_sam(self, step: Step, setting: _Setting) -> int:
-        key = (id(setting.module), split_of(step))
+    def _half_of_sam(self, step: Step, setting: _Setting, before: RandomState) -> int:
+        """What copies may take; found by a pass that leaves neither buffers nor the random state changed."""
+        key = (setting.num_bytes, split_of(step))
         if key not in self._measured:
             start, size = sum(step.sizes[: step.own.start]), step.sizes[step.own.start]
-            with graph_measured(without=[*step.parameters, *tensors(step.batch)]) as graph:
+            there = [*step.parameters, *tensors(step.batch)]
+            with buffers_kept(setting.module), graph_measured(without=there) as graph:
                 loss = step.loss(take(step.batch, start, start + size))
             del loss  # with its graph, which is complete until here
+            before.restore()
+            setting.note_buffers()  # which have been put back
             weights = sum(p.nbytes for p in step.parameters)
             if len(self._measured) > SPLITS:
                 self._measured.clear()
@@ -113,6 +117,8 @@ class _Setting:
         self.step = step
         self.module = module_of(step)
         require_plain(self.module)
+        if has_lists(step.batch):
+            raise UnsupportedError("the batch has lists, of texts or the like, which are no tensors")
         self.ascent: Ascent = ascent_of(step)
         held = {id(p) for p in self.module.parameters()}
         if any(id(p) not in held for p in step.parameters):
@@ -121,6 +127,10 @@ class _Setting:
         self.keys = [id(p) for p in self.moved]
         self.num_bytes = sum(p.numel() * p.element_size() for p in self.moved)
 
+        self.note_buffers()
+
+    def note_buffers(self) -> None:
+        """From now on they are not to change."""
         self.buffers = [(buffer, buffer._version) for buffer in self.module.buffers()]
 
     @property
@@ -233,8 +243,6 @@ def _parts(step: Step, most: int) -> Iterator[tuple[int, int, Batch]]:
         while left:
             number = min(left, max(1, most))
             part = take(step.batch, start, start + number * size)
-            if has_lists(part):
-                raise UnsupportedError("the batch has lists, of texts or the like, which are no tensors")
             yield number, size, map_tensors(partial(_stacked, number), part)
             start += number * size
             left -= number

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from landscape import GradientAscent
-from msam import mSAM
+from msam import OneByOne, mSAM
 from msam.layerwise import Layerwise
 from msam.vectorised import Vectorised
 
@@ -102,6 +102,22 @@ def test_without_room_for_two_micro_batches_they_are_left_to_the_other_execution
             vectorised.clear()
             execution.outcome(step_of(model, (x, y), number, ASCENTS[0], closure=closure))
         assert (execution.reason, len(vectorised)) == (None, passes)
+
+
+def test_what_is_measured_for_the_room_leaves_no_trace():
+    left = []
+    for execution in (Vectorised(), OneByOne()):
+        torch.manual_seed(3)
+        model = nn.Sequential(Counting(), nn.Dropout(0.5)).double()
+        for number in range(3, B + 1):  # more ways of splitting than are checked
+            execution.outcome(step_of(model, (images(5), torch.arange(B) % 3), number, ASCENTS[0]))
+        left.append((model[0].seen.item(), torch.rand(()).item()))
+    assert left[0] == left[1]
+    model = (
+        nn.Sequential(nn.Flatten(), nn.Linear(5, 3), nn.BatchNorm1d(3)).double().eval()
+    )  # which has buffers, and room
+    inputs = torch.randn(4 * B, 5, dtype=torch.float64)
+    require_same(step_of(model, (inputs, torch.arange(4 * B) % 3), 4, ASCENTS[0]), Vectorised())
 
 
 def test_reported_denominators():
