@@ -60,8 +60,7 @@ class L2(Ball):
     def project(self, blocks: list[Tensor], rho: float, scales: Scales = None) -> list[Tensor]:
         """The blocks, shortened where ‖ε/T‖₂ is above ρ."""
         length = self.length(blocks, scales)
-        shorter = rho / length + 0 * length  # no number where the length overflows: those blocks are not near zero
-        return list(torch._foreach_mul(blocks, torch.where(length > rho, shorter, 1)))
+        return list(torch._foreach_mul(blocks, torch.where(length > rho, over(rho, length), 1)))
 
     def length(self, blocks: list[Tensor], scales: Scales = None) -> Tensor:
         """‖ε/T‖₂."""

@@ -144,9 +144,8 @@ def rows(batch: Batch, places: Tensor) -> Batch:
     def of(column: Any) -> Any:
         if not isinstance(column, Tensor):
             return type(column)([column[place] for place in places.tolist()])
-        return (
-            column.index_select(0, places.to(column.device)) if column.ndim > 0 else column
-        )  # much faster than [places]
+        # much faster than [places]
+        return column.index_select(0, places.to(column.device)) if column.ndim > 0 else column
 
     return map_columns(of, batch)
 

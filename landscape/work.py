@@ -148,7 +148,7 @@ class Work:
 
     @property
     def pieces(self) -> list[Batch]:
-        """The chunks of all processes for losses."""
+        """All the data, in chunks for losses."""
         return cut(self.batches, ALWAYS_QUICK if self._is_quick else self.loss_size)
 
     @property

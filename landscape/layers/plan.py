@@ -110,11 +110,9 @@ class Plan:
             site.passes, site.repeats = passes, 0
             site.clear()
 
-    def perturb(self, passes: Passes) -> Tensor:
-        """Find ε_i; returns the squares of the gradients' norms, ``(shards,)``."""
-        squares = self.squares(passes)
-        self.move(passes, squares)
-        return squares[0] if len(squares) == 1 else torch.cat(squares)
+    def perturb(self, passes: Passes) -> None:
+        """Find ε_i, and go to w + ε_i."""
+        self.move(passes, self.squares(passes))
 
     def squares(self, passes: Passes) -> list[Tensor]:
         """The squares of the gradients' norms, ``(number,)`` for each run; to be asked for once."""
