@@ -16,7 +16,7 @@ import torch
 from landscape.progress import Report
 from msam.data.cache import Decoded
 from msam.data.parquet import Table
-from msam.data.pictures import Collected, Pixels, decoded, in_words
+from msam.data.pictures import Collected, Pixels, decoded, sides_of
 
 SITE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _SPLITS = ("train", "test")
@@ -199,7 +199,7 @@ def _pixels(image: object, name: str) -> Pixels:
         raise ValueError(f"{name} has no image; the column must hold the bytes of image files")
     pixels = decoded(raw, name)
     if pixels.shape != (3, 32, 32):
-        raise ValueError(f"{name} is an image of {in_words(pixels)} pixels; those of CIFAR have 32x32")
+        raise ValueError(f"{name} is an image of {sides_of(pixels)} pixels; those of CIFAR have 32x32")
     return pixels
 
 

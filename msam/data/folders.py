@@ -12,7 +12,7 @@ import torch
 from landscape.memory import available_bytes, in_words
 from landscape.progress import Report
 from msam.data.cache import Decoded
-from msam.data.pictures import SUFFIXES, Collected, decoded, in_words as sides_of
+from msam.data.pictures import SUFFIXES, Collected, decoded, sides_of
 
 Classes = Mapping[str, Sequence[Path]]  # the images of each class
 _NAMES = {"train": ("train",), "test": ("test",), "validation": ("validation", "val", "valid")}

@@ -78,8 +78,8 @@ class Collected:
             self._pixels = np.empty((self._number, *pixels.shape), dtype=np.uint8)
         if pixels.shape != self._pixels.shape[1:]:
             raise ValueError(
-                f"images differ in size: {name} has {in_words(pixels)} pixels and {self._first} "
-                f"{in_words(self._pixels[0])}; {self._advice}"
+                f"images differ in size: {name} has {sides_of(pixels)} pixels and {self._first} "
+                f"{sides_of(self._pixels[0])}; {self._advice}"
             )
         self._pixels[self._filled] = pixels
         self._filled += 1
@@ -90,10 +90,10 @@ class Collected:
         return self._pixels[: self._filled]
 
 
-def in_words(pixels: Pixels) -> str:
+def sides_of(pixels: Pixels) -> str:
     """Width and height of ``(..., h, w)``.
 
-    >>> in_words(np.zeros((3, 2, 5), dtype=np.uint8))
+    >>> sides_of(np.zeros((3, 2, 5), dtype=np.uint8))
     '5x2'
     """
     return f"{pixels.shape[-1]}x{pixels.shape[-2]}"
