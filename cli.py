@@ -168,7 +168,8 @@ _PROTOCOL: tuple[tuple[str, type, str], ...] = (  # the last of the names is tha
     ("--parameters parameters", str, "Weights that are measured: a pattern of names, such as 'head.*'."),
     ("-k eigenvalues", int, "Number of largest eigenvalues."),
     ("--tol tol", float, "Relative tolerance on their residuals."),
-    ("--probes trace_probes", int, "Random vectors for the trace."),
+    ("--probes trace_probes", int, "Products for the trace."),
+    ("--estimator estimator", str, "Of the trace: krylov-aware, exact-gauss-newton, xtrace, hutch++, hutchinson."),
     ("--steps density_steps", int, "Lanczos steps for the spectral density."),
     ("--rho rho", float, "Radius of m-sharpness and of worst-case sharpness."),
     ("--microbatch-size microbatch_size", int, "Examples per shard of both."),
@@ -542,13 +543,13 @@ def _along(run: Run, protocol: Protocol, seconds: float | None, device: str, as_
 @click.option("--dry-run", is_flag=True, help="Say what it would cost in products, seconds and memory.")
 @click.option("--budget", metavar="TIME", help="Do what can be done in this time, such as 60s, 2m or 1h.")
 @click.option("--all-checkpoints", is_flag=True, help="The largest eigenvalue at every kept checkpoint, beside 2/lr.")
-@protocol_options("eigenvalues", "tol", "trace_probes", "density_steps", "split", "parameters", "seed")
+@protocol_options("eigenvalues", "tol", "trace_probes", "estimator", "density_steps", "split", "parameters", "seed")
 def spectrum(runs: Opener, protocol: Protocol, as_json: bool, device: str, **ways: Any) -> None:
     """Largest Hessian eigenvalues with residuals, trace with its standard error, and spectral density."""
     from analyses.plan import Plan
 
     with _usage():
-        plan = Plan(**ways, given=_given())
+        plan = Plan(**ways, estimator=protocol.estimator, given=_given())
     (run,) = runs()
     if plan.dry_run:
         _forecast(run, protocol, device, as_json)
@@ -799,7 +800,7 @@ def show(name: str, as_json: bool) -> None:
 @main.command(name="flatness-vs-m", epilog="Example: msam flatness-vs-m runs/sweep --out flatness.pdf")
 @click.argument("path", metavar="SWEEP", type=PATH)
 @click.option("--out", type=PATH, help="Figure to write: .png, .pdf or .svg.  [default: in the sweep]")
-@protocol_options("rho", "microbatch_size", "tol", "trace_probes", "split", "parameters", "seed")
+@protocol_options("rho", "microbatch_size", "tol", "trace_probes", "estimator", "split", "parameters", "seed")
 def flatness_vs_m(path: Path, out: Path | None, protocol: Protocol, as_json: bool, device: str) -> None:
     """Plot flatness and test accuracy against the number of micro-batches."""
     from analyses.comparison import require_microbatches_alone

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import landscape
 from analyses.answer import Answer
-from analyses.protocol import Protocol
+from analyses.protocol import ESTIMATORS, Protocol
 from analyses.subject import Subject
 from landscape.answers import Certificate, Eigenpairs, Forecast, SpectralDensity, TraceEstimate
 from landscape.certifying import certify
@@ -29,7 +30,8 @@ def eigenvalues(subject: Subject) -> Answer[Eigenpairs]:
 def trace(subject: Subject) -> Answer[TraceEstimate]:
     """The Hessian trace."""
     question = _questions(subject.protocol)["trace"]
-    ask = partial(trace_of, subject.hessian, **_without(question, "estimator"))  # the default one
+    estimator = getattr(landscape, question["estimator"])()
+    ask = partial(trace_of, subject.hessian, **question | {"estimator": estimator})
     return subject.within_budget(TraceEstimate, "trace", question, ask)
 
 
@@ -79,7 +81,7 @@ def _questions(p: Protocol) -> dict[str, Question]:
     probes = {"num_steps": p.density_steps, "num_probes": p.density_probes, "seed": p.seed}
     return {
         "eigenvalues": pairs,
-        "trace": {"num_probes": p.trace_probes, "seed": p.seed, "estimator": "KrylovAware"},
+        "trace": {"num_probes": p.trace_probes, "seed": p.seed, "estimator": ESTIMATORS[p.estimator][0]},
         "density": probes | {"eigenvalues": pairs},
     }
 

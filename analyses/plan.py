@@ -9,7 +9,12 @@ from analyses.budget import Budget, seconds_of
 from landscape.answers import Certificate
 
 SHARES = {"eigenvalues": 2.0, "trace": 1.0, "density": 1.0}  # of a budget; what is not used goes to the next
-ONE_ALONE = {"eigenvalues": "-k", "trace_probes": "--probes", "density_steps": "--steps"}
+ONE_ALONE = {
+    "eigenvalues": "-k",
+    "trace_probes": "--probes",
+    "estimator": "--estimator",
+    "density_steps": "--steps",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +26,7 @@ class Plan:
         dry_run: whether to say what it would cost, and measure nothing.
         all_checkpoints: whether the largest eigenvalue at every checkpoint is asked for instead.
         budget: a duration such as ``60s``; no limit when None.
+        estimator: that of the protocol.
         given: the settings of the protocol that were asked for by name.
 
     Raises:
@@ -31,6 +37,7 @@ class Plan:
     dry_run: bool = False
     all_checkpoints: bool = False
     budget: str | None = None
+    estimator: str = ""
     given: Collection[str] = ()
 
     def __post_init__(self) -> None:
@@ -40,6 +47,10 @@ class Plan:
             raise ValueError(f"choose one of {' and '.join(chosen)}")
         if self.dry_run and self.budget is not None:
             raise ValueError("--dry-run measures nothing that a --budget could limit; leave one of them out")
+        if self.budget is not None and self.estimator == "exact-gauss-newton":
+            raise ValueError(
+                "a --budget cannot cut short the passes of --estimator exact-gauss-newton; leave one of them out"
+            )
         if self.all_checkpoints and "parameters" in self.given:
             raise ValueError(
                 "--all-checkpoints puts the largest eigenvalue beside 2/lr, which is of all that was trained;"

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+ESTIMATORS = {  # of the trace: what they are called in landscape, and what they do
+    "krylov-aware": ("KrylovAware", "Krylov deflation and random sign vectors"),
+    "xtrace": ("XTrace", "every random vector against the range of the others (XTrace)"),
+    "hutch++": ("HutchPlusPlus", "a sketch of the range and random sign vectors (Hutch++)"),
+    "hutchinson": ("Hutchinson", "random sign vectors (Hutchinson)"),
+    "exact-gauss-newton": (
+        "ExactGaussNewton",
+        "Gauss-Newton matrix without chance, Krylov deflation and random sign vectors for the rest",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +29,7 @@ class Protocol:
         eigenvalues: how many of the largest.
         tol: relative tolerance on their residuals.
         trace_probes: products for the trace.
+        estimator: how they are spent, one of ``ESTIMATORS``.
         density_steps: Lanczos steps of each probe of the spectral density.
         density_probes: its probes.
         rho: radius of m-sharpness and of worst-case sharpness (L2 norm over all weights).
@@ -35,6 +48,7 @@ class Protocol:
     eigenvalues: int = 5
     tol: float = 1e-3
     trace_probes: int = 100
+    estimator: str = "krylov-aware"
     density_steps: int = 60
     density_probes: int = 10
     rho: float = 0.05
@@ -52,6 +66,8 @@ class Protocol:
             raise ValueError(f"split must be 'train', 'validation' or 'test'; got {self.split!r}")
         if not self.parameters:
             raise ValueError("parameters must be a pattern of names, such as 'head.*'; got ''")
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(f"estimator must be {_either(ESTIMATORS)}; got {self.estimator!r}")
         for name in ("eigenvalues", "density_steps", "density_probes", "microbatch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -65,3 +81,8 @@ class Protocol:
                 raise ValueError(f"{name} must be a positive, finite number; got {getattr(self, name)}")
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance must be a share of the range, from 0 to below 1; got {self.tolerance}")
+
+
+def _either(names: Iterable[str]) -> str:
+    *most, last = map(repr, names)
+    return f"{', '.join(most)} or {last}"

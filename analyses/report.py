@@ -9,7 +9,7 @@ import jinja2
 
 from analyses import words
 from analyses.comparison import unperturbed
-from analyses.protocol import Protocol
+from analyses.protocol import ESTIMATORS, Protocol
 from analyses.results import ALL_MEASURES, UNKNOWN, Picture, RunTable
 from analyses.subject import Subject
 from landscape.files import atomic_write
@@ -131,7 +131,7 @@ def _protocol_rows(protocol: Protocol, table: RunTable) -> dict[str, str]:
         f"({objective['dtype']}{'' if objective['parameters'] == '*' else ', ' + objective['parameters'] + ' alone'})",
         "data": f"fingerprint {objective['data']}",
         "eigenvalues": f"Lanczos with full reorthogonalisation; converged when ‖Hv − λv‖ ≤ {protocol.tol:g} |λ|",
-        "trace": f"Krylov deflation and random sign vectors, {protocol.trace_probes} products",
+        "trace": f"{ESTIMATORS[protocol.estimator][1]}, {protocol.trace_probes} products",
         "spectral density": f"stochastic Lanczos quadrature beside the largest eigenvalues, "
         f"{protocol.density_probes} probes of "
         f"{protocol.density_steps} steps",

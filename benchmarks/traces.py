@@ -12,12 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from landscape import Estimator, HessianOperator, Hutchinson, HutchPlusPlus, KrylovAware, Objective, XTrace, trace
+from landscape import (
+    Estimator,
+    ExactGaussNewton,
+    HessianOperator,
+    Hutchinson,
+    HutchPlusPlus,
+    KrylovAware,
+    Objective,
+    XTrace,
+    trace,
+)
 from msam import TrainConfig, mSAM
 
 BUDGETS = (12, 30, 99)
 SEEDS = 200
-ESTIMATORS: tuple[Estimator, ...] = (KrylovAware(), XTrace(), HutchPlusPlus(), Hutchinson())
+ESTIMATORS: tuple[Estimator, ...] = (ExactGaussNewton(), KrylovAware(), XTrace(), HutchPlusPlus(), Hutchinson())
 
 
 class _Attention(nn.Module):

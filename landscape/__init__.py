@@ -2,8 +2,8 @@
 
 An :class:`Objective` is L; everything else is a question asked of it, and every answer is a frozen ``Result``::
 
-    objective ──> HessianOperator, GGNOperator, EmpiricalFisherOperator ──> top_eigenvalues, spectral_density, trace,
-                                                                            diagonal, frobenius_norm
+    objective ──> HessianOperator, GGNOperator, ResidualOperator, EmpiricalFisherOperator
+    operator ──> top_eigenvalues, spectral_density, trace, diagonal, frobenius_norm
     (operator, its result) ──> certify
     objective ──> m_sharpness(perturbation), worst_case_sharpness, average_case_sharpness, keskar_sharpness,
                   pac_bayes_sigma, low_pass_flatness        operator ──> fisher_rao_norm, relative_flatness
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from landscape.forecasting import Question as Question, forecast as forecast
     from landscape.forward_mode import ForwardOverReverse as ForwardOverReverse
     from landscape.friendly import FriendlyAscent as FriendlyAscent
+    from landscape.gauss_newton import ExactGaussNewton as ExactGaussNewton
     from landscape.keskar import RandomSubspaces as RandomSubspaces, keskar_sharpness as keskar_sharpness
     from landscape.logits import LogitNormalized as LogitNormalized
     from landscape.low_pass import low_pass_flatness as low_pass_flatness
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
         Rescalings as Rescalings,
         find_rescalings as find_rescalings,
     )
+    from landscape.residual import ResidualOperator as ResidualOperator
     from landscape.results import Result as Result
     from landscape.sampling import Adaptive as Adaptive
     from landscape.scores import Accuracy as Accuracy, accuracy as accuracy
@@ -134,6 +136,7 @@ _HOME = {
     "HessianOperator": "operators",
     "GGNOperator": "operators",
     "EmpiricalFisherOperator": "operators",
+    "ResidualOperator": "residual",
     "KeptGraphs": "ways",
     "RebuiltGraphs": "ways",
     "ForwardOverReverse": "forward_mode",
@@ -155,6 +158,7 @@ _HOME = {
     "HutchPlusPlus": "estimators",
     "Hutchinson": "estimators",
     "XTrace": "xtrace",
+    "ExactGaussNewton": "gauss_newton",
     "pyhessian_eigenvalues": "reference",
     "pyhessian_trace": "reference",
     "Perturbation": "perturbations",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +14,17 @@ from scipy import stats
 
 from landscape.answers import TraceEstimate
 from landscape.answers.certificate import OPEN
-from landscape.estimators import Hutchinson, HutchPlusPlus, KrylovAware
+from landscape.estimators import Estimator, Hutchinson, HutchPlusPlus, KrylovAware
+from landscape.gauss_newton import ExactGaussNewton
 from landscape.operators import CurvatureOperator
 from landscape.reference import pyhessian_trace, why_not_pyhessian
 from landscape.soundness import Finding, judged
 from landscape.traces import trace
 from landscape.xtrace import XTrace
 
-ESTIMATORS = {type(each).__name__: each for each in (KrylovAware(), XTrace(), HutchPlusPlus(), Hutchinson())}
+ESTIMATORS: dict[str, Estimator] = {
+    type(each).__name__: each for each in (KrylovAware(), XTrace(), HutchPlusPlus(), Hutchinson())
+}
 RARE = 1e-4  # probability at which a right answer is called wrong by a comparison of random estimates
 
 
@@ -43,7 +47,7 @@ class ChecksOfTrace:
         """The trace by the same estimator, with as many other probes."""
         asked = self.result.manifest["measurement"]
         num_probes = max(2, int(asked.get("num_probes", len(self.result.samples))))
-        estimator = ESTIMATORS.get(str(asked.get("estimator")), Hutchinson())
+        estimator = _estimator_of(asked)
         num_probes = max(estimator.minimum, num_probes)
         return trace(self.operator, num_probes, estimator=estimator, seed=int(asked.get("seed", 0)) + 1 + self.seed)
 
@@ -94,3 +98,10 @@ class ChecksOfTrace:
     def _rounding(self, other: TraceEstimate) -> float:
         size = max(float(np.abs(samples).max()) for samples in (self.result.samples, other.samples))
         return 100 * float(torch.finfo(self.operator.weights.dtype).eps) * size
+
+
+def _estimator_of(asked: Mapping[str, Any]) -> Estimator:
+    """The estimator that a manifest names."""
+    if asked.get("estimator") == ExactGaussNewton.__name__:
+        return ExactGaussNewton(ESTIMATORS.get(str(asked.get("rest"))))
+    return ESTIMATORS.get(str(asked.get("estimator")), Hutchinson())

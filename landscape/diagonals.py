@@ -64,5 +64,5 @@ def diagonal(
         stderrs=found.stderrs,
         num_products=found.num_products,
         stopped=found.stopped,
-        manifest=operator.manifest() | {"measurement": {"name": "diagonal"} | found.settings},
+        manifest=found.manifest(operator, "diagonal"),
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from landscape.measures import Measure, Pair
 from landscape.orthonormal import gaussian, orthonormal
+
+if TYPE_CHECKING:
+    from landscape.operators import CurvatureOperator
 
 BLOCK = 10  # probes that are multiplied at once
 
@@ -31,6 +34,12 @@ class Samples(NamedTuple):
         """From independent samples: the estimate without one of them is the mean of the others."""
         return cls(values, (values.sum(dim=1, keepdim=True) - values) / (values.shape[1] - 1))
 
+    @classmethod
+    def exact(cls, values: Tensor) -> Samples:
+        """From values that are known, ``(forms,)``, as if they had been found twice."""
+        twice = values[:, None].expand(-1, 2)
+        return cls(twice, twice)
+
 
 class Source(NamedTuple):
     """What an estimate is made from.
@@ -40,18 +49,25 @@ class Source(NamedTuple):
         like: ``(dim,)``, with the device and dtype to work in.
         generator: of the probes, on the CPU.
         led: columns ↦ what is multiplied in place of them: themselves, or what another process has computed.
+        spent: told of products when they are there.
+        operator: whose products these are, where they are those of one.
+        budget: the most products.
     """
 
     apply: Callable[[Tensor], Tensor]
     like: Tensor
     generator: torch.Generator
     led: Callable[[Tensor], Tensor] = lambda columns: columns
+    spent: Callable[[int], None] = lambda products: None  # noqa: ARG005
+    operator: CurvatureOperator | None = None
+    budget: int = 0
 
     def images(self, vectors: Tensor) -> Tensor:
         """The products of the columns."""
         images = self.apply(vectors)
         if not torch.isfinite(images).all():
             raise ValueError("a product with the operator is not finite: the loss overflows at these weights")
+        self.spent(vectors.shape[1])
         return images
 
     def signs(self, count: int) -> Tensor:
@@ -64,6 +80,8 @@ class Source(NamedTuple):
 class Estimation(ABC):
     """One estimate in progress; it can be continued, and nothing that was spent is lost."""
 
+    is_exact = False  # whether there is no chance in it, so that its samples are twice the same
+
     def __init__(self, source: Source, measure: Measure) -> None:
         self.source = source
         self.measure = measure
@@ -71,11 +89,16 @@ class Estimation(ABC):
 
     @abstractmethod
     def spend(self, budget: int) -> None:
-        """Go on until ``budget`` products are spent in all, or as many as make sense below it."""
+        """Go on until ``budget`` products are spent in all, or as many as make sense near it."""
 
     @abstractmethod
     def samples(self) -> Samples:
         """What has been found so far."""
+
+    @property
+    def words(self) -> str:
+        """How products were computed."""
+        return "" if self.source.operator is None else self.source.operator.words
 
     def multiplied(self, vectors: Tensor) -> Pair:
         """Columns with their products, which are counted."""
@@ -96,6 +119,10 @@ class Estimator(ABC):
     @abstractmethod
     def begin(self, source: Source, measure: Measure) -> Estimation:
         """A new estimate."""
+
+    def settings(self) -> dict[str, Any]:
+        """What tells the way from others, for a manifest."""
+        return {"estimator": type(self).__name__}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -219,6 +246,8 @@ class _Krylov(_Deflated):
 class Coordinates(Estimation):
     """All coordinate vectors: exact, for as many products as H has rows."""
 
+    is_exact = True
+
     def spend(self, budget: int) -> None:
         """All, whatever the budget."""
         del budget
@@ -231,6 +260,5 @@ class Coordinates(Estimation):
             self._sums.append(self.measure(pair, pair).sum(dim=1))
 
     def samples(self) -> Samples:
-        """The one exact value, as if it had been found twice."""
-        twice = torch.stack(self._sums).sum(dim=0)[:, None].expand(-1, 2)
-        return Samples(twice, twice)
+        """The one exact value."""
+        return Samples.exact(torch.stack(self._sums).sum(dim=0))

@@ -68,5 +68,5 @@ def frobenius_norm(
         samples=found.samples,
         num_products=found.num_products,
         stopped=found.stopped,
-        manifest=operator.manifest() | {"measurement": {"name": "frobenius_norm"} | found.settings},
+        manifest=found.manifest(operator, "frobenius_norm"),
     )

@@ -79,14 +79,14 @@ class CurvatureOperator(LinearOperator, ABC):
         Raises:
             ValueError: if nothing matches.
         """
-        return self._with(self._here.select(pattern))
+        return self._with(self.here.select(pattern))
 
     def layers(self) -> Mapping[str, CurvatureOperator]:
         """The diagonal block of each layer, weight and bias together, by its name: of what it holds by itself."""
         held: dict[str, list[str]] = {}
         for name in self.objective.space.names:
             held.setdefault(name.rpartition(".")[0], []).append(name)
-        return {layer: self._with(self._here.select(names)) for layer, names in held.items()}
+        return {layer: self._with(self.here.select(names)) for layer, names in held.items()}
 
     def manifest(self) -> dict[str, Any]:
         """The objective's manifest, with the weights, the name of this operator, and how its products are computed."""
@@ -96,7 +96,7 @@ class CurvatureOperator(LinearOperator, ABC):
         return manifest | {"operator": self.settings() | ({} if self.is_exact else {"products": "differences"})}
 
     @property
-    def _here(self) -> Objective:
+    def here(self) -> Objective:
         """The objective with the weights of this matrix as its own."""
         here = torch.equal(self.weights, self.objective.weights)
         return self.objective if here else self.objective.at(self.weights)
@@ -147,7 +147,7 @@ class CurvatureOperator(LinearOperator, ABC):
         return self
 
 
-class _OfOneKind(CurvatureOperator):
+class OfOneKind(CurvatureOperator):
     """An operator whose products are those of one kind of curvature matrix."""
 
     kind: ClassVar[Curvature]
@@ -181,7 +181,7 @@ class _OfOneKind(CurvatureOperator):
         return {"name": type(self).__name__}
 
 
-class HessianOperator(_OfOneKind):
+class HessianOperator(OfOneKind):
     """∇²L(w).
 
     >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -194,7 +194,7 @@ class HessianOperator(_OfOneKind):
     kind = HESSIAN
 
 
-class GGNOperator(_OfOneKind):
+class GGNOperator(OfOneKind):
     """The generalised Gauss-Newton matrix G(w) of L (Schraudolph 2002): positive semi-definite for convex losses.
 
     H = G + R, where R = ``HessianOperator(objective) - GGNOperator(objective)`` carries the curvature of the network
@@ -212,7 +212,7 @@ class GGNOperator(_OfOneKind):
     kind = GAUSS_NEWTON
 
 
-class EmpiricalFisherOperator(_OfOneKind):
+class EmpiricalFisherOperator(OfOneKind):
     """F(w) = Σᵢ dᵢ gᵢ gᵢ' / Σᵢ dᵢ with gᵢ the gradient of the loss of example i, which is a mean over dᵢ.
 
     For a plain mean over examples it is the uncentred covariance of their gradients. It is not the Fisher information

@@ -76,7 +76,7 @@ def gauss_newton_at(outputs: Scalar, loss: Scalar, w: Tensor) -> Linear:
     """
     with torch.enable_grad(), second_derivatives():
         leaf = w.detach().requires_grad_()
-        heads = _one_tensor(outputs(leaf))
+        heads = one_tensor(outputs(leaf))
         _require_dependence(heads)
         cotangent = torch.zeros_like(heads, requires_grad=True)
         # J'u is linear in u, so its own backward pass is the forward product J v.
@@ -108,7 +108,7 @@ def gauss_newton_forward(outputs: Scalar, loss: Scalar, w: Tensor) -> Linear:
     """The same as :func:`gauss_newton_at` with J v by forward mode."""
 
     def column(v: Tensor) -> Tensor:
-        pushed = jvp(lambda u: _one_tensor(outputs(u)), (w,), (v,))  # (outputs, J v)
+        pushed = jvp(lambda u: one_tensor(outputs(u)), (w,), (v,))  # (outputs, J v)
         curved = jvp(grad(loss), (pushed[0],), (pushed[1],))[1]
         image: Tensor = vjp(outputs, w)[1](curved)[0]
         return image
@@ -132,7 +132,7 @@ def gauss_newton_quotient(outputs: Scalar, loss: Scalar, w: Tensor, step: Tensor
 
     def slope(place: Tensor) -> Tensor:
         with torch.enable_grad(), second_derivatives():
-            heads = _one_tensor(outputs(place.detach())).detach().requires_grad_()
+            heads = one_tensor(outputs(place.detach())).detach().requires_grad_()
             return slope_of(loss(heads), heads)
 
     change = (slope(w + step) - slope(w - step)) / 2
@@ -180,7 +180,8 @@ def _require_dependence(value: Tensor) -> None:
         raise ValueError(_NO_DEPENDENCE)
 
 
-def _one_tensor(outputs: object) -> Tensor:
+def one_tensor(outputs: object) -> Tensor:
+    """Outputs that must be one tensor."""
     if not isinstance(outputs, Tensor):
         raise ValueError(f"a Gauss-Newton product needs outputs that are one tensor; got {type(outputs).__name__}")
     return outputs

@@ -37,8 +37,10 @@ class Estimates:
         stderr: of the sum.
         samples: of the sum, ``(k,)``.
         num_products: that were spent.
+        estimator: the name of the way they were found.
         stopped: ``"budget"``, ``"precision"``, ``"time"`` or ``"exact"``.
         settings: what was asked for, for a manifest.
+        words: how products were computed.
     """
 
     values: Array
@@ -46,8 +48,16 @@ class Estimates:
     stderr: float
     samples: Array
     num_products: int
+    estimator: str
     stopped: str
     settings: dict[str, Any]
+    words: str
+
+    def manifest(self, operator: CurvatureOperator, name: str) -> dict[str, Any]:
+        """Of the measurement of this name."""
+        manifest = operator.manifest()
+        manifest["machine"]["products"] = self.words
+        return manifest | {"measurement": {"name": name} | self.settings}
 
 
 def require_budget(estimator: Estimator, num_probes: int) -> int:
@@ -104,7 +114,7 @@ def estimated(
     require_operator(operator)
     num_probes, seed = require_budget(estimator, num_probes), seed_of(seed)
     rtol, max_seconds = _limit(rtol, "rtol"), _limit(max_seconds, "max_seconds")
-    settings = {"estimator": type(estimator).__name__, "num_probes": num_probes, "seed": seed}
+    settings = estimator.settings() | {"num_probes": num_probes, "seed": seed}
     settings |= {name: limit for name, limit in (("rtol", rtol), ("max_seconds", max_seconds)) if limit is not None}
     total, sharing, like = min(num_probes, operator.dim), operator.objective.work.sharing, operator.weights
     clock = Clock(sharing, like=like, limit=math.inf if max_seconds is None else max_seconds)
@@ -112,21 +122,22 @@ def estimated(
     def precise(samples: Samples, rtol: float) -> bool:
         return bool(sharing.decided(float(_precise(samples, rtol)), like=like))
 
-    def apply(vectors: Tensor) -> Tensor:
-        images = operator.apply(vectors)
-        done.append(vectors.shape[1])
+    def counted(products: int) -> None:
+        done.append(products)
         progress(sum(done), total)
-        return images
 
     def found() -> Estimates:
         done.clear()
-        source = Source(apply, like, torch.Generator().manual_seed(seed), sharing.led)
+        generator = torch.Generator().manual_seed(seed)
+        source = Source(operator.apply, like, generator, sharing.led, counted, operator, total)
         least = max(FIRST_IN_TIME, estimator.minimum)
         if num_probes >= operator.dim and (max_seconds is None or operator.dim <= least):
             exact = Coordinates(source, measure)
             exact.spend(num_probes)
             return _estimates(exact, "exact", settings)
         estimation = estimator.begin(source, measure)
+        if estimation.is_exact:
+            return _estimates(estimation, "exact", settings)
         target = total  # beyond dim products there is no direction left that a basis could take
         if max_seconds is not None:
             target = least
@@ -178,6 +189,8 @@ def _estimates(estimation: Estimation, stopped: str, settings: dict[str, Any]) -
         stderr=float(torch.hypot(_stderr(found.without.sum(dim=0)), rounding.sum())),
         samples=samples[:1] if stopped == "exact" else np.array(samples),
         num_products=estimation.products,
+        estimator="Coordinates" if isinstance(estimation, Coordinates) else settings["estimator"],
         stopped=stopped,
         settings=settings,
+        words=estimation.words,
     )

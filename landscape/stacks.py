@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -88,6 +89,11 @@ class Stacks:
             square = torch.linalg.vector_norm(rows, dim=1).square()
             total = square if total is None else total + square
         return total
+
+    def squared(self, signs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each weight with Σ_i s_i g_i², entry by entry; ``signs`` is s, ``(number,)``."""
+        for key, stack in self._stacks.items():
+            yield self._weights[key], torch.tensordot(signs.to(stack), stack.square(), dims=1)
 
     def perturb(self, factors: Tensor) -> None:
         """Turn T g_i into w + c_i T² g_i, in place."""

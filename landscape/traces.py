@@ -32,7 +32,8 @@ def trace(
     Args:
         operator: the symmetric matrix, definite or not.
         num_probes: products at the most, whatever the estimator.
-        estimator: ``KrylovAware()``, ``XTrace()``, ``HutchPlusPlus()``, or ``Hutchinson()``, which needs no memory.
+        estimator: ``KrylovAware()``, ``XTrace()``, ``HutchPlusPlus()``, or ``Hutchinson()``, which needs no memory;
+            ``ExactGaussNewton()`` for classifiers of few classes, ReLU networks above all.
         rtol: stop when the standard error is at most rtol · |estimate|, with a confidence of 95 %; looked at after 12,
             24, 48, ... products.
         max_seconds: stop rather than go on for longer, with what there is.
@@ -70,11 +71,11 @@ def trace(
         estimate=float(found.samples.mean()),
         stderr=found.stderr,
         samples=found.samples,
-        estimator="Coordinates" if found.stopped == "exact" else type(estimator).__name__,
+        estimator=found.estimator,
         num_products=found.num_products,
         stopped=found.stopped,
         blocks=np.array(names),
         block_estimates=found.values,
         block_stderrs=found.stderrs,
-        manifest=operator.manifest() | {"measurement": {"name": "trace"} | found.settings},
+        manifest=found.manifest(operator, "trace"),
     )

@@ -146,6 +146,7 @@ def test_a_damaged_checkpoint_is_named_with_status_1_and_the_others_are_there(fo
         ("--dry-run --all-checkpoints", "choose one of --dry-run and --all-checkpoints"),
         ("--dry-run --budget 60s", "--dry-run measures nothing that a --budget could limit"),
         ("--all-checkpoints -k 3 --probes 9", "leave out -k, --probes"),
+        ("--estimator exact-gauss-newton --budget 60s", "cannot cut short the passes"),
         ("--budget 0", "a budget is a duration above zero, such as 60s, 2m, 1h or 90; got '0'"),
         ("--budget 0s", "got '0s'"),
         ("--budget soon", "got 'soon'"),
@@ -156,6 +157,11 @@ def test_ways_that_make_no_sense_are_wrong_usage_and_write_nothing(options, word
     before = contents(folder)
     assert words in refused(f"spectrum {folder}/kept {options}", status=2)
     assert contents(folder) == before
+
+
+def test_fewer_products_than_an_estimator_takes_are_wrong_usage(folder):
+    sentence = refused(f"spectrum {folder}/last -k 1 --estimator exact-gauss-newton --probes 11", status=2)
+    assert "give num_probes=12 or more, or use KrylovAware(); got 11" in sentence
 
 
 def test_all_checkpoints_of_a_run_that_kept_one_are_refused(folder):

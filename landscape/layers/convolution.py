@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -81,6 +82,14 @@ class PatchSite(LinearSite):
     def learn(self, inputs: Tensor, slope: Tensor) -> None:
         """See :class:`Site`."""
         super().learn(_patches(inputs, self.kernel), slope.flatten(2).mT)
+
+    def bytes_of_squared(self, inputs: Tensor) -> int:
+        """See :class:`Site`."""
+        return super().bytes_of_squared(_patches(inputs[:1], self.kernel))
+
+    def squared(self, inputs: Tensor, slope: Tensor, signs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`Site`."""
+        return super().squared(_patches(inputs, self.kernel), slope.flatten(2).mT, signs)
 
     def second(self, inputs: Tensor) -> Tensor:
         """See :class:`Site`."""

@@ -7,7 +7,7 @@ one more input that is always one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -88,6 +88,24 @@ class LinearSite(Site):
         gram = _gram(x, x, one=self._one(x))
         self.grams.append(gram)
         return _gram(d, d).mul_(gram).flatten(1)
+
+    def bytes_of_squared(self, inputs: Tensor) -> int:
+        """See :class:`Site`."""
+        return super().bytes_of_squared(inputs) if inputs.shape[1:-1].numel() > 1 else 0
+
+    def squared(self, inputs: Tensor, slope: Tensor, signs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`Site`. With one token to an example (d x')² = d² (x²)', which is summed in one product."""
+        x, d = (wide(part).reshape(len(part), -1, part.shape[-1]) for part in (_as(inputs, slope.dtype), slope))
+        alone = x.shape[1] == 1
+        if alone:
+            x, d = x.square().transpose(0, 1), (d.square() * signs.to(d)[:, None, None]).transpose(0, 1)
+
+        def summed(gradients: Tensor) -> Tensor:
+            return gradients[0] if alone else torch.tensordot(signs.to(d), gradients.square(), dims=1)
+
+        for key, weight in self.weights.items():
+            if weight is not None and key in self.perturbed:
+                yield weight, summed(self.gradients(x, d, weight) if key == "weight" else d.sum(1))
 
     def squares_of_rows(self) -> Tensor | int:
         """See :class:`Site`."""

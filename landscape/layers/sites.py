@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +122,27 @@ class Site(ABC):
         """‖g_i‖² of what is kept outside the stacks, as sums over rows, ``(number, any)``, for each micro-batch."""
         del run
         return None
+
+    @property
+    def num_bytes(self) -> int:
+        """What the perturbed weights take."""
+        return sum(w.nbytes for key, w in self.weights.items() if w is not None and key in self.perturbed)
+
+    def bytes_of_squared(self, inputs: Tensor) -> int:
+        """What :meth:`squared` takes for each example for a moment."""
+        del inputs
+        return self.num_bytes
+
+    def squared(self, inputs: Tensor, slope: Tensor, signs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each weight with Σ_i s_i g_i², entry by entry, of micro-batches of one example, where the site is alone.
+
+        Args:
+            inputs: of a first pass.
+            slope: the gradient at the output.
+            signs: s, ``(examples,)``.
+        """
+        self.learn(inputs, slope)
+        return self.passes.stacks[0].squared(signs)
 
     def squares_of_rows(self) -> Tensor | int:
         """Σ_t ‖g_t‖² over the rows of each micro-batch where ‖Σ_t g_t‖² is taken from products of rows; else zero."""

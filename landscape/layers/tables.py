@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -54,6 +55,20 @@ class EmbeddingSite(Site):
             if self.layer.padding_idx is not None:
                 d = d * (rows != self.layer.padding_idx)[..., None]
             stacks.add(weight, table.scatter_add_(1, rows[..., None].expand_as(d), d))
+
+    def bytes_of_squared(self, inputs: Tensor) -> int:
+        """See :class:`Site`."""
+        del inputs
+        return 0
+
+    def squared(self, inputs: Tensor, slope: Tensor, signs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`Site`. A row that is looked up at several positions is taken in at each, by equal parts."""
+        rows, d = inputs.flatten(1), wide(slope).flatten(1, -2)
+        same = self._same(rows).to(d)
+        parts = torch.bmm(same, d).square_() / same.sum(2, keepdim=True).clamp_(min=1)
+        parts.mul_(signs.to(d)[:, None, None])
+        weight = self.layer.weight
+        yield weight, parts.new_zeros(weight.shape).index_add_(0, rows.flatten(), parts.flatten(0, 1))
 
     def _same(self, rows: Tensor) -> Tensor:
         """Which two positions of a micro-batch look up the same row, ``(number, tokens, tokens)``."""

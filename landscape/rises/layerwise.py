@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from landscape.batches import Batch, map_tensors, num_examples, take
-from landscape.forward import Seam, call_with
 from landscape.layers import Passes, Plan, Site, UnsupportedError
 from landscape.layers.linear import LinearSite
+from landscape.layers.watched import Watched
 from landscape.objective import Objective
 from landscape.rises.losses import ShardLosses
 from landscape.rises.rows import Run
@@ -46,10 +44,8 @@ class LayerByLayer(Way):
     def __init__(self, objective: Objective, ascents: Sequence[Ascent]) -> None:
         definition = objective.work.definition
         self.ascents = ascents
-        self.seam: Seam = copy.deepcopy(definition.seam)  # its layers are given other forwards for a while
-        named = dict(self.seam.model.named_parameters())
-        weights = [named[name].requires_grad_() for name in objective.space.names]
-        self.plan = Plan(self.seam.model, weights)
+        self.model = Watched(objective)
+        self.plan = self.model.plan
         self.losses = ShardLosses(definition)
         self.like = objective.weights
         first = take(objective.work.batches[0], 0, 1)
@@ -73,13 +69,6 @@ class LayerByLayer(Way):
         """See :class:`Way`."""
         return _Ascended(self, batch, start)
 
-    def forward(self, batch: Batch, *, second: bool) -> tuple[Any, Any]:
-        """Outputs and targets in either pass; buffers are those of the model each time."""
-        buffers = {name: buffer.clone() for name, buffer in self.seam.named_buffers()}
-        with self.plan.in_place(second=second), _layers_called():
-            pair: tuple[Any, Any] = call_with(self.seam, buffers, batch)
-        return pair
-
     def __repr__(self) -> str:
         return "LayerByLayer()"
 
@@ -94,7 +83,7 @@ class _Ascended(Pass):
         passes = Passes(Shards(((1, number),)), way.ascents[0], way.plan.anchor, hooks=True, record=self.record)
         way.plan.begin(passes)
         with torch.enable_grad():
-            self.outputs, self.targets = way.forward(batch, second=False)
+            self.outputs, self.targets = way.model.forward(batch, second=False)
             loss, count = way.losses.one((self.outputs, self.targets), way.like)
             self.is_empty = bool(count == 0)
             if not self.is_empty:
@@ -121,7 +110,7 @@ class _Ascended(Pass):
                 passes.ascent, passes.stacks = ascent, [gradients if ascent is ascents[-1] else gradients.twin()]
                 passes.stacks[0].ascent = ascent
                 plan.move(passes, squares)
-                pair = self.way.forward(batch, second=True)
+                pair = self.way.model.forward(batch, second=True)
                 plan.require_repeats()
                 for site in plan.sites:
                     site.repeats = 0
@@ -130,17 +119,6 @@ class _Ascended(Pass):
 
     def _losses(self, run: Run, pair: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
         return self.way.losses.of(*pair, run.number, self.way.like)
-
-
-@contextlib.contextmanager
-def _layers_called() -> Iterator[None]:
-    """Within it, torch's layers of transformers call their parts, as they do where gradients are taken."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def take_rows(pair: Any, rows: slice, number: int) -> Any:

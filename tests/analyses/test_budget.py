@@ -54,6 +54,8 @@ def test_a_share_that_is_forgone_is_for_the_others():
         ({"certify": True, "all_checkpoints": True}, "choose one of --all-checkpoints and --certify"),
         ({"dry_run": True, "all_checkpoints": True}, "choose one of --dry-run and --all-checkpoints"),
         ({"dry_run": True, "budget": "60s"}, "--dry-run measures nothing that a --budget could limit"),
+        ({"budget": "60s", "estimator": "exact-gauss-newton"}, "cannot cut short the passes of --estimator"),
+        ({"all_checkpoints": True, "given": {"estimator"}}, "leave out --estimator"),
         ({"all_checkpoints": True, "given": {"eigenvalues", "density_steps"}}, "leave out -k, --steps"),
         ({"budget": "soon"}, "a budget is a duration above zero"),
     ],

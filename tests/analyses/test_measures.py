@@ -178,6 +178,7 @@ OTHER = [
     ("eigenvalues", {"seed": 1}),
     ("trace", {"trace_probes": 7}),
     ("trace", {"seed": 1}),
+    ("trace", {"estimator": "exact-gauss-newton", "trace_probes": 20}),
     ("density", {"density_steps": 9}),
     ("density", {"density_probes": 3}),
     ("density", {"seed": 1}),

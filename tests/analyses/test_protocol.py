@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from analyses.protocol import Protocol
+import landscape
+from analyses.protocol import ESTIMATORS, Protocol
 
 COUNTS = {
     "eigenvalues": 1,
@@ -57,8 +58,14 @@ def test_a_tolerance_that_is_no_share_is_refused(value):
         Protocol(tolerance=value)
 
 
+def test_an_estimator_that_there_is_none_of_is_refused_and_all_others_are_landscapes():
+    with pytest.raises(ValueError, match=r"estimator must be 'krylov-aware', .* or 'exact-gauss-newton'; got 'all'"):
+        Protocol(estimator="all")
+    assert all(isinstance(getattr(landscape, name)(), landscape.Estimator) for name, _ in ESTIMATORS.values())
+
+
 def test_every_setting_is_checked():
-    checked = {*COUNTS, *POSITIVE, "split", "parameters", "seed", "tolerance"}
+    checked = {*COUNTS, *POSITIVE, "split", "parameters", "seed", "tolerance", "estimator"}
     assert {entry.name for entry in dataclasses.fields(Protocol)} == checked
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from landscape import (
     EmpiricalFisherOperator,
+    ExactGaussNewton,
     FastestProducts,
     GGNOperator,
     GradientAscent,
@@ -18,7 +19,9 @@ from landscape import (
     KeptGraphs,
     Objective,
     RebuiltGraphs,
+    ResidualOperator,
     XTrace,
+    diagonal,
     m_sharpness,
     m_sharpness_grid,
     spectral_density,
@@ -43,9 +46,12 @@ def measured(sharing, way):
     w = objective.weights + 0.1
     V = torch.randn(objective.space.dim, 3, generator=generator).double()
     found = {"loss": objective.loss(w), "gradient": objective.gradient(w), "weight": torch.tensor(objective.weight)}
-    for kind in (HessianOperator, GGNOperator, EmpiricalFisherOperator):
+    for kind in (HessianOperator, GGNOperator, ResidualOperator, EmpiricalFisherOperator):
         operator = kind(objective, weights=w)
         found[kind.__name__] = torch.stack([operator.apply(V), operator.apply(V)])
+    known = diagonal(GGNOperator(objective, weights=w), 40, estimator=ExactGaussNewton())
+    found["diagonal"] = torch.tensor(known.estimates.tolist(), dtype=torch.float64)
+    found["trace"] = torch.tensor(trace(HessianOperator(objective, weights=w), 9, estimator=ExactGaussNewton()).samples)
     return found
 
 

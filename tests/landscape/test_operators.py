@@ -12,12 +12,23 @@ from problems import (
     normal,
     problem,
     quadratic,
+    ragged,
     softmax_regression,
     symmetric,
 )
 from scipy.sparse.linalg import aslinearoperator, eigsh
 
-from landscape import CurvatureOperator, EmpiricalFisherOperator, GGNOperator, HessianOperator, Objective
+from landscape import (
+    CentralDifferences,
+    CurvatureOperator,
+    EmpiricalFisherOperator,
+    ForwardOverReverse,
+    GGNOperator,
+    HessianOperator,
+    Objective,
+    RebuiltGraphs,
+    ResidualOperator,
+)
 
 
 def close(a, b, atol=1e-12):
@@ -187,6 +198,21 @@ class TestDifference(OperatorContract):
 
     def dense(self, given, pattern="*"):
         return dense_hessian(given, pattern) - dense_ggn(given, pattern)
+
+
+class TestResidualOperator(OperatorContract):
+    def operator(self, objective, **options):
+        return ResidualOperator(objective, **options)
+
+    def dense(self, given, pattern="*"):
+        return dense_hessian(given, pattern) - dense_ggn(given, pattern)
+
+    @pytest.mark.parametrize("way", [RebuiltGraphs(), ForwardOverReverse(), CentralDifferences()], ids=repr)
+    def test_every_way_gives_the_dense_matrix(self, way):
+        given = problem("tanh_mlp")
+        objective = Objective(given.model, given.loss, ragged(given.x, given.y), products=way)
+        atol = 1e-7 if isinstance(way, CentralDifferences) else 1e-12
+        assert close(self.operator(objective).apply(torch.eye(31).double()), self.dense(given), atol=atol)
 
 
 class TestMultiple(OperatorContract):

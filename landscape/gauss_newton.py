@@ -1,0 +1,134 @@
+"""Traces and diagonals of the Hessian that begin with those of the Gauss-Newton matrix, known without chance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from landscape.estimators import Estimation, Estimator, KrylovAware, Samples, Source
+from landscape.layers import UnsupportedError
+from landscape.measures import Measure, Pair, square
+from landscape.operators import CurvatureOperator, GGNOperator, HessianOperator
+from landscape.residual import ResidualOperator
+from landscape.squares import ExampleSquares
+
+PASSES = "squares of examples' gradients, layer by layer"
+
+
+class ExactGaussNewton(Estimator):
+    """tr H = tr G + tr (H − G): the Gauss-Newton matrix G without chance, and an estimate of the rest alone.
+
+    The diagonal of G takes a pass up and down the network for each output of an example, in which layers give the
+    squares of what is each example's own. Each pass counts as a product; those of the budget that are left estimate the
+    rest. Where activations are piecewise linear, as ReLU, and no weight acts twice, the diagonal of the rest is zero.
+
+    For classifiers of few classes, ReLU networks above all; where the rest is large, as in transformers, or outputs are
+    many, such as the words of a vocabulary, ``KrylovAware()`` needs fewer products. The trace of a ``GGNOperator`` is
+    exact by it. The passes are made whatever the time that is given.
+
+    Args:
+        rest: the estimator of the rest.
+
+    Source: the diagonal, Dangel, Kunstner and Hennig 2020 (BackPACK), arXiv 1912.10985.
+
+    >>> from landscape.objective import Objective
+    >>> from landscape.traces import trace
+    >>> model = torch.nn.Linear(4, 1, bias=False).double()
+    >>> data = [(torch.tensor([1.0, 2.0, 3.0, 4.0]).double().diag(), torch.zeros(4, 1).double())]
+    >>> gauss_newton = GGNOperator(Objective(model, torch.nn.functional.mse_loss, data))  # diag(1, 4, 9, 16) / 2
+    >>> round(trace(gauss_newton, num_probes=2, estimator=ExactGaussNewton()).estimate, 9)
+    15.0
+    """
+
+    def __init__(self, rest: Estimator | None = None) -> None:
+        if rest is not None and not isinstance(rest, Estimator):
+            raise TypeError(f"rest must be an estimator such as Hutchinson() or KrylovAware(); got {rest!r}")
+        self.rest = KrylovAware() if rest is None else rest
+        self.minimum = self.rest.minimum
+
+    def begin(self, source: Source, measure: Measure) -> Estimation:
+        """The diagonal of G, and then an estimate of the rest.
+
+        Raises:
+            TypeError: if the operator is neither a Hessian nor a Gauss-Newton matrix, or ‖H‖_F is asked for.
+            ValueError: if a layer cannot be taken this way, or the budget does not suffice for the outputs.
+        """
+        operator = source.operator
+        if type(operator) not in (HessianOperator, GGNOperator):
+            name = "none" if operator is None else operator.settings()["name"]
+            raise TypeError(f"{self!r} takes a HessianOperator or a GGNOperator; got {name}. Use KrylovAware().")
+        if measure is square:
+            raise TypeError(f"{self!r} finds traces and diagonals, and ‖H‖_F is more. Use KrylovAware().")
+        assert operator is not None
+        diagonal, passes = self._diagonal(operator, source.budget)
+        source.spent(passes)
+        pair = Pair(torch.ones_like(diagonal)[:, None], diagonal[:, None])
+        known = measure(pair, pair)[:, 0]  # the forms are parts of the diagonal
+        if type(operator) is GGNOperator:
+            return _Known(source, measure, known, passes)
+        residual = ResidualOperator(operator.here)
+        rest = self.rest.begin(source._replace(apply=residual.apply, operator=residual), measure)
+        return _WithRest(rest, known, passes, least=self.minimum)
+
+    def _diagonal(self, operator: CurvatureOperator, budget: int) -> tuple[Tensor, int]:
+        """That of G, and how many passes it took."""
+        try:
+            squares = ExampleSquares(operator.here)
+            passes = squares.num_outputs
+            least = passes + (0 if type(operator) is GGNOperator else self.minimum)
+            if least > budget:
+                raise ValueError(
+                    f"an example has {passes} outputs, and {self!r} takes a pass for each, which counts as a product: "
+                    f"give num_probes={least} or more, or use KrylovAware(); got {budget}"
+                )
+            return squares.diagonal(), passes
+        except UnsupportedError as error:
+            raise ValueError(f"{self!r} cannot take this model layer by layer: {error}. Use KrylovAware().") from None
+
+    def settings(self) -> dict[str, Any]:
+        """See :class:`Estimator`."""
+        return super().settings() | {"rest": type(self.rest).__name__}
+
+    def __repr__(self) -> str:
+        return f"ExactGaussNewton({self.rest!r})"
+
+
+class _Known(Estimation):
+    """Traces of forms, ``(forms,)``, that are known."""
+
+    is_exact = True
+
+    def __init__(self, source: Source, measure: Measure, known: Tensor, products: int) -> None:
+        super().__init__(source, measure)
+        self._known, self.products = known, products
+
+    def spend(self, budget: int) -> None:
+        del budget
+
+    def samples(self) -> Samples:
+        return Samples.exact(self._known)
+
+    @property
+    def words(self) -> str:
+        return PASSES
+
+
+class _WithRest(Estimation):
+    """The same, with an estimate of what there is besides."""
+
+    def __init__(self, rest: Estimation, known: Tensor, products: int, *, least: int) -> None:
+        super().__init__(rest.source, rest.measure)
+        self._rest, self._known, self._before, self._least = rest, known[:, None], products, least
+
+    def spend(self, budget: int) -> None:
+        self._rest.spend(max(budget - self._before, self._least))
+        self.products = self._before + self._rest.products
+
+    def samples(self) -> Samples:
+        return Samples(*(self._known + part for part in self._rest.samples()))
+
+    @property
+    def words(self) -> str:
+        return f"{PASSES}, {self._rest.words} for the rest"

@@ -1,0 +1,169 @@
+"""The diagonal of the Gauss-Newton matrix, from the squares of the gradients of single examples, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from landscape.batches import num_examples, take
+from landscape.curvatures import GAUSS_NEWTON
+from landscape.layers import Passes, Site, UnsupportedError
+from landscape.layers.watched import Watched
+from landscape.objective import Objective
+from landscape.perturbations import GradientAscent
+from landscape.precision import widest
+from landscape.products import slope_of
+from landscape.shards import Shards
+from landscape.stacks import Ascent
+from landscape.terms import Term
+
+ANY = Ascent(GradientAscent(rho=1.0))  # nothing is perturbed
+BUDGET = 64 * 2**20  # bytes that gradients of single examples may take
+HELD, COLUMNS = 4, 16  # examples and entries of the diagonal that are held against products
+AGREES = 1e-3  # relative difference of the two
+ROUNDINGS = 1e3  # of the curvature of the loss, by which it may not be made of blocks
+
+Record = list[tuple[Site, Tensor, Tensor]]
+
+
+class ExampleSquares:
+    """diag G = Σᵢ diag Jᵢ'SᵢJᵢ, with Jᵢ = ∂fᵢ/∂w and Sᵢ = ∂²loss/∂fᵢ² of the outputs fᵢ for example i.
+
+    Sᵢ = Σ_c s_ic r_ic r_ic' with signs s, so that an entry is Σ_ic s_ic (Jᵢ'r_ic)²: for each c one pass up and down the
+    network, differentiating Σᵢ r_ic·fᵢ, in which the layers give the squares of what is each example's own.
+
+    Args:
+        objective: whose G, at its own weights.
+
+    Attributes:
+        num_outputs: of an example, the number of passes.
+
+    Raises:
+        UnsupportedError: if a layer cannot be taken this way, or outputs are not those of examples.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._work, self._w, self._space = objective.work, objective.weights, objective.space
+        self._watched = Watched(objective)
+        self._names = {id(weight): name for name, weight in self._watched.weights.items()}
+        first = self._work.batches[0]
+        self._few = Term(self._work.definition, take(first, 0, min(HELD, num_examples(first))))
+        self.num_outputs = self._rows(self._few, self._outputs(self._few)).shape[1]
+
+    def diagonal(self) -> Tensor:
+        """diag G, ``(dim,)``.
+
+        Raises:
+            UnsupportedError: if it cannot be found this way, or is not that of the products with G.
+        """
+        self._require_right()
+        (diagonal,), _ = self._work.means(
+            self._work.gradient_terms, lambda term: (self._of_term(term),), like=(self._w,)
+        )
+        return diagonal
+
+    def _require_right(self) -> None:
+        """The largest entries, for a few examples, must be those that products with G give."""
+        found = self._of_term(self._few)
+        largest = found.abs().topk(min(COLUMNS, len(found))).indices
+        units = torch.zeros(len(found), len(largest), dtype=found.dtype, device=found.device)
+        units[largest, torch.arange(len(largest), device=found.device)] = 1
+        images = GAUSS_NEWTON.at(self._few, self._w)(units)
+        off, size = float(((images * units).sum(0) - found[largest]).abs().max()), float(found.abs().max())
+        if not off <= AGREES * size:
+            raise UnsupportedError(f"its diagonal, up to {size:.3g}, is off by {off:.3g} from that of its products")
+
+    def _outputs(self, term: Term) -> Tensor:
+        with torch.no_grad():
+            outputs = term.outputs(self._w)
+        if not isinstance(outputs, Tensor):
+            raise UnsupportedError(f"the outputs are {type(outputs).__name__}, and not one tensor")
+        return outputs
+
+    def _rows(self, term: Term, outputs: Tensor) -> Tensor:
+        """``(examples, outputs of each)``."""
+        number = num_examples(term.batch)
+        if outputs.ndim == 0 or len(outputs) % number:
+            raise UnsupportedError(f"the outputs, {tuple(outputs.shape)}, have no row for each of {number} examples")
+        return outputs.reshape(number, -1)
+
+    def _of_term(self, term: Term) -> Tensor:
+        diagonal = torch.zeros_like(self._w)
+        into = dict(zip(self._space.names, self._space.split(diagonal), strict=True))  # views
+        for signs, root in self._roots(term):
+            for weight, squares in self._squared(self._record(term, root), signs):
+                into[self._names[id(weight)]].add_(squares)
+        return diagonal
+
+    def _roots(self, term: Term) -> Iterator[tuple[Tensor, Tensor]]:
+        """s_c, ``(examples,)``, and r_c in the shape of the outputs, for each c that counts."""
+        outputs = self._outputs(term)
+        rows = self._rows(term, outputs)
+        number, width = rows.shape
+        if width != self.num_outputs:
+            raise UnsupportedError(f"some examples have {width} outputs, others {self.num_outputs}")
+        with torch.enable_grad():
+            free = rows.detach().requires_grad_()
+            slope = slope_of(term.loss_of_outputs(free.view(outputs.shape)), free, create_graph=True)
+        if not slope.requires_grad:  # the loss is linear in the outputs
+            return
+
+        def curved(u: Tensor) -> Tensor:
+            """∂²loss/∂outputs² u, for all examples together."""
+            (image,) = torch.autograd.grad(slope, free, u, retain_graph=True, materialize_grads=True)
+            return image
+
+        units = torch.eye(width, dtype=rows.dtype, device=rows.device)
+        S = torch.stack([curved(unit.expand(number, -1)) for unit in units], dim=2)  # (examples, width, width)
+        probe = torch.linspace(-1, 1, rows.numel(), dtype=rows.dtype, device=rows.device).view(rows.shape).cos()
+        off = curved(probe) - torch.bmm(S, probe[:, :, None])[:, :, 0]
+        if not bool(off.norm() <= ROUNDINGS * torch.finfo(rows.dtype).eps * S.norm()):
+            raise UnsupportedError("the loss couples the outputs of different examples")
+        values, vectors = torch.linalg.eigh((S + S.mT).to(widest(S.device)) / 2)
+        smallest = torch.finfo(rows.dtype).eps * values.abs().max()
+        for c in range(width):
+            if bool((values[:, c].abs() > smallest).any()):
+                root = values[:, c, None].abs().sqrt() * vectors[:, :, c]
+                yield values[:, c].sign(), root.to(rows).view(outputs.shape)
+
+    def _record(self, term: Term, root: Tensor) -> Record:
+        """Inputs and output gradients of all layers for Σᵢ r_i·fᵢ."""
+        plan, number = self._watched.plan, num_examples(term.batch)
+        record: Record = []
+        passes = Passes(Shards(((1, number),)), ANY, plan.anchor, hooks=True, record=record)
+        plan.begin(passes)
+        with torch.enable_grad():
+            outputs, _ = self._watched.forward(term.batch, second=False)
+            plan.learnt((root * outputs).sum(), passes)
+        return record
+
+    def _squared(self, record: Record, signs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each weight with Σ_i s_i g_i², entry by entry; gradients from several acts of one are summed before."""
+        with torch.no_grad():
+            for site, inputs, slope in record:
+                if site.alone:
+                    for here in self._parts(len(signs), site.bytes_of_squared(inputs)):
+                        self._begin(here, [site])
+                        yield from site.squared(inputs[here], slope[here], signs[here])
+            several = [entry for entry in record if not entry[0].alone]
+            sites = list({id(site): site for site, _, _ in several}.values())
+            for here in self._parts(len(signs), sum(site.num_bytes for site in sites)):
+                passes = self._begin(here, sites)
+                for site, inputs, slope in several:
+                    site.learn(inputs[here], slope[here])
+                yield from passes.stacks[0].squared(signs[here])
+
+    def _begin(self, here: slice, sites: list[Site]) -> Passes:
+        """Let sites learn of some of the examples next, each a micro-batch."""
+        passes = Passes(Shards(((here.stop - here.start, 1),)), ANY, self._watched.plan.anchor)
+        for site in sites:
+            site.passes = passes
+            site.clear()
+        return passes
+
+    @staticmethod
+    def _parts(number: int, each: int) -> list[slice]:
+        size = max(1, BUDGET // max(each, 1))
+        return [slice(first, min(first + size, number)) for first in range(0, number, size)]
