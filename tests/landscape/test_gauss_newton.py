@@ -27,6 +27,7 @@ from landscape import (
 )
 from landscape.layers import UnsupportedError
 from landscape.layers.linear import LinearSite
+from landscape.stacks import Stacks
 
 EXACT = ExactGaussNewton()
 
@@ -56,6 +57,21 @@ def test_it_is_that_of_the_dense_matrix(name, budget, monkeypatch):
     monkeypatch.setattr(squares, "BUDGET", budget)
     given = problem(name)
     assert near(of_passes(GGNOperator(given.objective())), dense_ggn(given).diagonal())
+
+
+@pytest.mark.parametrize("name", ["tied", "attention", "conv_batch_norm"])
+def test_gradients_of_single_examples_are_held_for_as_many_as_the_budget_allows(name, monkeypatch):
+    operator, held = GGNOperator(problem(name).objective()), []
+    monkeypatch.setattr(squares, "BUDGET", 2 * operator.weights.nbytes)
+    honest = Stacks.add
+
+    def add(stacks, weight, gradients):
+        honest(stacks, weight, gradients)
+        held.append(stacks.num_bytes)
+
+    monkeypatch.setattr(Stacks, "add", add)
+    of_passes(operator)
+    assert not held or max(held) <= squares.BUDGET
 
 
 @pytest.mark.parametrize("name", FUSED)
