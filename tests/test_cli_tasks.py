@@ -73,6 +73,13 @@ def mended() -> Task:
     return Task("mended", task.build, loss, task.train, task.test)
 
 
+def changing() -> Task:
+    """A task whose test data are others once there is a file."""
+    task = counted()
+    test = task.test.taken(torch.arange(5)) if Path("changed").exists() else task.test
+    return dataclasses.replace(task, test=test)
+
+
 def leaves() -> Task:
     """A task that ends the program."""
     raise SystemExit(3)
@@ -241,6 +248,18 @@ def test_a_training_that_failed_in_its_first_epoch_is_begun_again_by_the_same_co
     (tmp_path / "there").touch()
     assert json_of(line)["epoch"] == 1
     assert "holds a run already" in refused(line, status=2)
+
+
+def test_a_run_is_measured_and_a_sweep_gone_on_with_on_other_data_only_when_that_is_said(loaded, tmp_path):
+    swept = "sweep --task own_counted:changing --epochs 1 --batch-size 6 --micro-batches 1 --seeds 1 --out s"
+    json_of(swept)
+    (tmp_path / "changed").touch()
+    unlike = "its test data were 6 examples, and are 5"
+    said = f"s/run-01 was trained on other data than the task own_counted:changing gives now: {unlike}. Put the data "
+    assert refused(swept, status=2) == f"{said}back as they were, or train in another folder"
+    measured = "sharpness s/run-01 --microbatch-size 6 --draws 2"
+    assert refused(measured, status=2) == f"{said}back as they were, or measure on those of now with --other-data"
+    assert json_of(measured, "--other-data")["about"] == f"counted (run-01 was trained on other data: {unlike})"
 
 
 def test_a_task_that_ends_the_program_is_named(loaded):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from landscape.batches import Batch, moved, rows, take, tensors
+from landscape.fingerprint import Fingerprint
 from landscape.memory import fits
+
+_AT_A_TIME = 1000  # examples that are read for their fingerprint
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,16 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @cached_property
+    def fingerprint(self) -> Mapping[str, int | str]:
+        """What the examples are: their number, and hashes of ``content`` and ``order``; found once.
+
+        The content is the ``data`` in the manifest of what is measured on them; see
+        :class:`landscape.fingerprint.Fingerprint`.
+        """
+        found = Fingerprint.of(self.batches(_AT_A_TIME))
+        return {"examples": len(self), "content": found.content, "order": found.order}
 
     def to(self, device: torch.device) -> Examples:
         """The same examples for a device: there, if they fit; else they stay, and each batch goes when it is taken."""

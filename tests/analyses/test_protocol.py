@@ -57,8 +57,13 @@ def test_a_tolerance_that_is_no_share_is_refused(value):
         Protocol(tolerance=value)
 
 
+def test_what_is_no_truth_value_is_refused():
+    with pytest.raises(ValueError, match=r"other_data must be True or False; got 'no'"):
+        Protocol(other_data="no")
+
+
 def test_every_setting_is_checked():
-    checked = {*COUNTS, *POSITIVE, "split", "parameters", "seed", "tolerance"}
+    checked = {*COUNTS, *POSITIVE, "split", "parameters", "seed", "tolerance", "other_data"}
     assert {entry.name for entry in dataclasses.fields(Protocol)} == checked
 
 
