@@ -343,7 +343,7 @@ def _trainable(configs: Sequence[TrainConfig]) -> Task:
         task = configs[0].load_task(stage)
     for config in {config.num_microbatches: config for config in configs}.values():
         config.require_trainable(task)
-    task.require_mean(config.model(task))
+    task.require_startable(config.model(task))
     return task
 
 

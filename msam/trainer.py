@@ -80,7 +80,9 @@ class Trainer:
                 f"{run.state_path} is gone, so training cannot go on after {run.checkpoints()[-1]}; "
                 "put it back, or train anew with --overwrite"
             )
-        elif processes.is_first:
+        else:
+            task.require_finite(self.model)
+        if self.epoch == 0 and processes.is_first:
             record_data(run, task)
             if config.checkpoint_every:
                 save_weights(self.model, run.weights_path(0), vocabulary=task.vocabulary)

@@ -136,7 +136,8 @@ def train(
             good checkpoint is kept.
         ProcessLostError: if another process has died; likewise.
         ValueError: if the training state is damaged, missing, of other settings or of other data, another process
-            trains in it, it is to be deterministic and the model is not, or the task's model, forward or loss fails.
+            trains in it, it is to be deterministic and the model is not, the model begins with weights that are not
+            finite, or the task's model, forward or loss fails.
         OSError: if the run cannot be written.
     """
     place = choose_device(device)

@@ -41,6 +41,7 @@ def spoiled(*, part: str) -> Task:
         "build": lambda: 1 / 0,
         "frozen": lambda: nn.Linear(3, 2).requires_grad_(False),
         "nothing": lambda: nn.Identity(),
+        "unset": lambda: nn.utils.skip_init(nn.Linear, 3, 2).apply(lambda layer: layer.weight.data.fill_(torch.nan)),
         "empty": lambda: nn.Linear(3, 2, device="meta"),
         "lazy": lambda: nn.LazyLinear(2),
         "sparse": Examples(inputs.to_sparse(), number % 2),
@@ -53,7 +54,7 @@ def spoiled(*, part: str) -> Task:
         "sum": lambda outputs, targets: functional.cross_entropy(outputs, targets, reduction="sum"),
     }
     places = {
-        "build": ("instance", "model", "frozen", "nothing", "empty", "lazy"),
+        "build": ("instance", "model", "frozen", "nothing", "unset", "empty", "lazy"),
         "train": ("doubles", "shapes", "sparse"),
         "loss": ("number", "sum"),
     }
@@ -200,6 +201,7 @@ def test_models_that_share_their_parameters_are_refused(loaded):
         ("instance", "the task counted failed to build its model with TypeError: Linear.forward() missing 1"),
         ("frozen", "the model of the task counted has no parameters that are trained; set requires_grad on some"),
         ("nothing", "the model of the task counted has no parameters that are trained; set requires_grad on some"),
+        ("unset", "the model of the task counted begins with weights that are not finite, first in weight; mend its"),
         (
             "empty",
             "weight of the model of the task counted is on the device 'meta', which has shapes",
