@@ -13,7 +13,7 @@ from torch import Tensor
 
 # What wrappers put into names: torch.compile, FullyShardedDataParallel, checkpointing; then DistributedDataParallel.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_ALL_WRAPPERS = (*WRAPPERS, "module")
+ALL_WRAPPERS = (*WRAPPERS, "module")
 _DEEPEST = 8  # levels of nested mappings that are looked into
 _LIKE = 50  # names for which the nearest match is looked up
 
@@ -193,11 +193,16 @@ def _beginning(
     if rivals:
         shown = [start.rstrip(".") or _first(hits[start].values()) for start in (best, *rivals)]
         shown = [name for name in dict.fromkeys(shown) if name]
-        raise ValueError(
-            f"{source} holds several entries that could be the weights: {', '.join(shown)}. Choose one, as "
-            f"{source}:{shown[0]}"
-        )
+        raise ValueError(several(source, shown))
     return best
+
+
+def several(source: str, entries: Sequence[str]) -> str:
+    """What is said where several entries of a file could be meant."""
+    return (
+        f"{source} holds several entries that could be the weights: {', '.join(entries)}. Choose one, as "
+        f"{source}:{entries[0]}"
+    )
 
 
 def _entry(start: str, levels: set[str]) -> str:
@@ -223,7 +228,7 @@ def _unwrapped(name: str, own: Mapping[str, Tensor]) -> str:
     """The name without the parts of wrappers, where that is one of the model's and the name is not."""
     if name in own:
         return name
-    for wrappers in (WRAPPERS, _ALL_WRAPPERS):
+    for wrappers in (WRAPPERS, ALL_WRAPPERS):
         found = ".".join(part for part in name.split(".") if part not in wrappers)
         if found in own:
             return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -228,6 +229,7 @@ def test_a_part_of_a_task_that_does_not_fit_is_named(part, sentence, loaded):
     assert found.stdout == ""
     assert f"Error: {sentence}" in found.stderr
     assert found.stderr.split("Error: ", 1)[1].count("\n") == 1
+    assert (part in ("train", "test", "doubles", "model", "loss", "number", "forward")) == Path("a").exists()
 
 
 def test_what_does_not_fit_is_named_in_a_measurement_too(loaded):
