@@ -14,7 +14,7 @@ from torch import Tensor
 # What wrappers put into names: torch.compile, FullyShardedDataParallel, checkpointing; then DistributedDataParallel.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 ALL_WRAPPERS = (*WRAPPERS, "module")
-_DEEPEST = 8  # levels of nested mappings that are looked into
+DEEPEST = 8  # levels of nested mappings that are looked into
 _LIKE = 50  # names for which the nearest match is looked up
 
 
@@ -85,7 +85,7 @@ class _Flat:
         self.levels.add(folder)
         for key, value in content.items():
             name = f"{folder}.{key}" if folder else str(key)
-            if not isinstance(key, str) or not isinstance(value, Tensor | Mapping) or depth > _DEEPEST:
+            if not isinstance(key, str) or not isinstance(value, Tensor | Mapping) or depth > DEEPEST:
                 self.folders[name] = folder
             elif isinstance(value, Mapping):
                 self.take(value, name, depth + 1)

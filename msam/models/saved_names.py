@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msam.fitting import ALL_WRAPPERS
+from msam.fitting import ALL_WRAPPERS, DEEPEST
 from msam.models.huggingface import quietly
 
 
@@ -73,7 +73,7 @@ def _mappings(content: Mapping[Any, Any], path: tuple[str, ...] = ()) -> Iterato
     """All mappings in a file, with the names that lead there."""
     yield path, content
     for name, value in content.items():
-        if isinstance(name, str) and isinstance(value, Mapping):
+        if isinstance(name, str) and isinstance(value, Mapping) and len(path) < DEEPEST:  # it may hold itself
             yield from _mappings(value, (*path, name))
 
 

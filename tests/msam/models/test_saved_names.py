@@ -65,3 +65,8 @@ def test_names_that_the_library_renames_are_renamed_in_a_nested_file_too(tmp_pat
         load_foreign(
             save_model(tmp_path, "ViTForImageClassification", image_size=8, patch_size=2), file, key="net.last"
         )
+    nested = {"state_dict": content}
+    nested["self"] = nested
+    torch.save(nested, file)
+    with pytest.raises(ValueError, match=r"be the weights: state_dict, self\.state_dict, self\.self\.state_dict"):
+        load_foreign(fresh, file)
