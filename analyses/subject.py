@@ -80,10 +80,9 @@ class Subject:
         except (OSError, ValueError) as error:
             failure = error
         self._sharing.require_all(failure, device=place)  # a checkpoint must be there for each of them
-        self.about = task.about or task.name
         unlike = other_data(run, task) if protocol.other_data else []
-        if unlike:
-            self.about += f" ({run.name} was trained on other data: {'; '.join(unlike)})"
+        self.trained_on = f"{run.name} was trained on other data: {'; '.join(unlike)}" if unlike else ""
+        self.about = (task.about or task.name) + (f" ({self.trained_on})" if unlike else "")
         self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
         if task.validation is not None:
             self.data["validation set"] = _fingerprint(task.validation)

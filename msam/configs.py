@@ -12,6 +12,7 @@ from landscape.files import atomic_write
 from landscape.manifest import versions
 from msam.adopted import Adopted
 from msam.config import LATER, TrainConfig
+from msam.data.fingerprints import is_fingerprint
 
 FORMAT = 1
 SWEEP_FILE = "sweep.json"
@@ -59,13 +60,9 @@ def read_fingerprints(file: Path) -> dict[str, dict[str, Any]] | None:
     """
     what = "the config of a run"
     found: dict[str, dict[str, Any]] | None = _read(file, what).get("data")
-    entries = {"examples": int, "content": str, "order": str}
     if found is None:
         return None
-    if not isinstance(found, dict) or not all(
-        isinstance(split, dict) and all(isinstance(split.get(name), kind) for name, kind in entries.items())
-        for split in found.values()
-    ):
+    if not isinstance(found, dict) or not all(map(is_fingerprint, found.values())):
         raise _damaged(file, what, "the entry 'data' is no fingerprint")
     return found
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from msam.adopted import Adopted
 from msam.configs import read_fingerprints, write_config
+from msam.data.fingerprints import same_but_for_rounding
 from msam.run import Run
 from msam.tasks import Task
 
@@ -30,6 +31,8 @@ def record_data(run: Run, task: Task) -> None:
 def other_data(run: Run, task: Task, *, ordered: bool = False) -> list[str]:
     """How the data of a task differ from those that the run was trained on, a phrase for each split that does.
 
+    Data that are computed anew, as when they are scaled to a mean of zero, may differ by rounding: in another number of
+    threads, which torchrun decides, on another machine, or under other versions. They are the same, then.
     Nothing is known of a run that an earlier version trained, or of weights from elsewhere: there are none then.
 
     Args:
@@ -48,6 +51,8 @@ def other_data(run: Run, task: Task, *, ordered: bool = False) -> list[str]:
             found.append(f"it had no {split} data")
         elif after is None:
             found.append(f"there are no {split} data any more")
+        elif same_but_for_rounding(before, after):
+            continue
         elif before["content"] != after["content"]:
             found.append(f"its {split} data were {_numbers(before, after)}")
         elif ordered and split == "train" and before["order"] != after["order"]:

@@ -7,16 +7,15 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from landscape.batches import Batch, moved, rows, take, tensors
-from landscape.fingerprint import Fingerprint
 from landscape.memory import fits
-
-_AT_A_TIME = 1000  # examples that are read for their fingerprint
+from msam.data.fingerprints import AT_A_TIME, fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,12 @@ class Examples:
         return len(self.targets)
 
     @cached_property
-    def fingerprint(self) -> Mapping[str, int | str]:
-        """What the examples are: their number, and hashes of ``content`` and ``order``; found once.
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What the examples are, see :func:`msam.data.fingerprints.fingerprint_of`; found once.
 
-        The content is the ``data`` in the manifest of what is measured on them; see
-        :class:`landscape.fingerprint.Fingerprint`.
+        Its ``content`` is the ``data`` in the manifest of what is measured on them.
         """
-        found = Fingerprint.of(self.batches(_AT_A_TIME))
-        return {"examples": len(self), "content": found.content, "order": found.order}
+        return fingerprint_of(self.batches(AT_A_TIME))
 
     def to(self, device: torch.device) -> Examples:
         """The same examples for a device: there, if they fit; else they stay, and each batch goes when it is taken."""

@@ -12,8 +12,9 @@ from analyses.protocol import Protocol
 from analyses.subject import Subject
 from msam import Run, train
 from msam.data import Examples
+from msam.data.fingerprints import same_but_for_rounding
 from msam.processes import OneProcess
-from msam.trained_on import other_data, require_same_data
+from msam.trained_on import fingerprints_of, other_data, require_same_data
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def begun(toy_task, toy_config, tmp_path):
     return run
 
 
-def changed(task, split):
+def changed(task, split, by=1e-2):
     """The task with one input of a split, or the order of its examples, or the number of its test examples, changed."""
     if split == "order":
         return dataclasses.replace(task, train=task.train.taken(torch.arange(29, -1, -1)))
@@ -41,7 +42,7 @@ def changed(task, split):
         return dataclasses.replace(task, validation=task.test)
     examples = getattr(task, split)
     inputs = examples.inputs.clone()
-    inputs[-1, -1] += 1e-6
+    inputs[-1, -1] += by
     return dataclasses.replace(task, **{split: Examples(inputs, examples.targets)})
 
 
@@ -64,11 +65,15 @@ def test_the_config_holds_the_data_by_what_measurements_know_them_by(toy_task, b
 
 def test_fingerprints_are_the_same_in_every_version():
     data = Examples(torch.arange(6.0).reshape(3, 2), torch.tensor([0, 1, 0]))
-    assert data.fingerprint == {
+    found = dict(data.fingerprint)
+    (sums,) = found.pop("sums")
+    assert found == {
         "examples": 3,
         "content": "38b1223f42624318df986d52c46051fc",
         "order": "a88c4d425aba091d330e867549f02968",
+        "rest": "dacec5ce7679c8cad5ddd85dd6a08abe",
     }
+    assert sums == [pytest.approx(55**0.5), 13.0, 15.0, 3.0, -1.0]
 
 
 @pytest.mark.parametrize("split", ["train", "test", "number", "validation", "order"])
@@ -117,7 +122,43 @@ def test_a_run_of_an_earlier_version_is_measured_and_gone_on_with_as_before(toy_
     assert json.loads(file.read_text()) == written  # what its first epochs were trained on is not known
 
 
-@pytest.mark.parametrize("data", [3, {"train": 3}, {"train": {"examples": 3, "content": "x"}}])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_data_that_differ_by_rounding_are_the_same(split, toy_task, begun):
+    task = changed(toy_task, split, by=1e-6)
+    assert fingerprints_of(task)[split]["content"] != fingerprints_of(toy_task)[split]["content"]
+    Subject(begun, Protocol(), task=task)
+    train(task, begun.config, begun)
+    assert begun.is_complete
+
+
+def test_whole_numbers_are_never_rounded_and_examples_have_their_places(toy_task):
+    many = toy_task.train.inputs.repeat(200, 1)
+    whole = torch.zeros(6000, dtype=torch.long)
+    other, swapped = whole.clone(), many.clone()
+    other[-1], swapped[[0, 1]] = 1, many[[1, 0]]
+    known = Examples(many, whole).fingerprint
+    assert same_but_for_rounding(known, Examples(many * (1 + 1e-7), whole).fingerprint)
+    assert not same_but_for_rounding(known, Examples(many, other).fingerprint)
+    assert not same_but_for_rounding(known, Examples(swapped, whole).fingerprint)
+    assert not same_but_for_rounding(known, Examples(many.double(), whole).fingerprint)
+    assert not same_but_for_rounding(known, Examples(many[:-1], whole[:-1]).fingerprint)
+    assert not same_but_for_rounding(known, Examples((many, many), whole).fingerprint)
+
+
+FINGERPRINT = {"examples": 3, "content": "x", "order": "x", "rest": "x"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        3,
+        {"train": 3},
+        {"train": FINGERPRINT},
+        {"train": {**FINGERPRINT, "sums": [3]}},
+        {"train": {**FINGERPRINT, "sums": [[1.0]]}},
+        {"train": {**FINGERPRINT, "sums": [["a"] * 5]}},
+    ],
+)
 def test_a_damaged_fingerprint_is_named(data, toy_task, begun):
     file = begun.path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"data": data}))
