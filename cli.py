@@ -180,6 +180,7 @@ _PROTOCOL: tuple[tuple[str, type, str], ...] = (  # the last of the names is tha
     ("--plane-points plane_points", int, "Points along each axis of a plane slice."),
     ("--tolerance tolerance", float, "Interpolate slices to this share of the range of losses; 0: not at all."),
     ("--seed seed", int, "Of probes and directions."),
+    ("--other-data other_data", bool, "Measure even where the task's data are not those that were trained on."),
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 
@@ -208,7 +209,8 @@ def options(rows: Iterable[Row]) -> Decorator:
     def decorate(command: Command) -> Command:
         command = device_option(json_option(command))
         for names, kind, default, text in reversed([*rows]):
-            command = click.option(*names.split(), type=kind, default=default, show_default=True, help=text)(command)
+            shape = {"is_flag": True} if kind is bool else {"type": kind, "show_default": True}
+            command = click.option(*names.split(), **shape, default=default, help=text)(command)
         return command
 
     return decorate
@@ -217,7 +219,7 @@ def options(rows: Iterable[Row]) -> Decorator:
 def protocol_options(*names: str) -> Decorator:
     """The named settings of the protocol, all of them when none is named; the command gets a ``protocol``."""
     known = [(flags, kind, flags.split()[-1], text) for flags, kind, text in _PROTOCOL]
-    chosen = [row for row in known if not names or row[2] in names]
+    chosen = [row for row in known if not names or row[2] in (*names, "other_data")]
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
@@ -342,7 +344,7 @@ def _trainable(configs: Sequence[TrainConfig]) -> Task:
         task = configs[0].load_task(stage)
     for config in {config.num_microbatches: config for config in configs}.values():
         config.require_trainable(task)
-    task.require_mean(config.model(task))
+    task.require_startable(config.model(task))
     return task
 
 
@@ -392,9 +394,12 @@ def _run_to_train(out: Path, *, resume: bool, overwrite: bool, settings: dict[st
 
 def _train(run: Run, task: Task, device: str, stage: Report, processes: Processes | None = None) -> None:
     """Train a run to its end; nothing, when it has been."""
+    from msam.trained_on import require_same_data
     from msam.training import train as train_run
 
-    if not run.is_complete:
+    if run.is_complete:  # while it is not, training itself finds out
+        require_same_data(run, task, ordered=True, way_out="or train in another folder")
+    else:
         progress = stage(f"{run.path}: {run.about}")
         train_run(task, run.training, run, device=device, processes=processes, progress=progress)
 
@@ -468,7 +473,7 @@ def _measure(
         proofs = {question: certificate(subject, answers[question]) for question in plan.certified}
     if not sharing.is_first:
         return
-    content: dict[str, Any] = {"run": run.path, "checkpoint": run.checkpoint}
+    content: dict[str, Any] = {"run": run.path, "checkpoint": run.checkpoint, "about": subject.about}
     table = terminal.result_table([answer.result for answer in answers.values()])
     shown: list[Any] = [f"{run.checkpoint}: {subject.about}", table, ""]
     for question, answer in answers.items():

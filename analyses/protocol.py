@@ -41,6 +41,7 @@ class Protocol:
         plane_points: points along each axis of a plane slice.
         tolerance: points of slices are interpolated up to this share of the range of losses; 0: none are.
         seed: of probes, starting vectors and directions.
+        other_data: whether the data of a task may be others than the run was trained on; see :mod:`msam.trained_on`.
     """
 
     split: Literal["train", "validation", "test"] = "train"
@@ -60,6 +61,7 @@ class Protocol:
     plane_points: int = 25
     tolerance: float = 0.0
     seed: int = 0
+    other_data: bool = False
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "validation", "test"):
@@ -68,6 +70,8 @@ class Protocol:
             raise ValueError("parameters must be a pattern of names, such as 'head.*'; got ''")
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be {_either(ESTIMATORS)}; got {self.estimator!r}")
+        if not isinstance(self.other_data, bool):
+            raise ValueError(f"other_data must be True or False; got {self.other_data!r}")
         for name in ("eigenvalues", "density_steps", "density_probes", "microbatch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")

@@ -24,6 +24,7 @@ from msam.data import Examples
 from msam.evaluation import Evaluation, evaluate
 from msam.run import Run
 from msam.tasks import Split, Task
+from msam.trained_on import other_data, require_same_data
 from msam.training import choose_device
 
 FEW = 100  # examples that show whether targets are classes
@@ -48,7 +49,8 @@ class Subject:
         sharing: processes that each ask the same questions, and share the work; the first of them keeps the answers.
 
     Raises:
-        FileNotFoundError, ValueError: if there is no checkpoint, or it is damaged or of another architecture.
+        FileNotFoundError, ValueError: if there is no checkpoint, it is damaged or of another architecture, or it was
+            trained on other data, where the protocol does not allow for them.
         ProcessLostError: if that is so for another process alone.
     """
 
@@ -73,10 +75,14 @@ class Subject:
         place = choose_device(device)
         try:
             self._model = run.load_model(task).to(place)
+            if not protocol.other_data:
+                require_same_data(run, task, way_out="or measure on those of now with --other-data")
         except (OSError, ValueError) as error:
             failure = error
         self._sharing.require_all(failure, device=place)  # a checkpoint must be there for each of them
-        self.about = task.about or task.name
+        unlike = other_data(run, task) if protocol.other_data else []
+        self.trained_on = f"{run.name} was trained on other data: {'; '.join(unlike)}" if unlike else ""
+        self.about = (task.about or task.name) + (f" ({self.trained_on})" if unlike else "")
         self.data = {"training set": _fingerprint(task.train), "test set": _fingerprint(task.test)}
         if task.validation is not None:
             self.data["validation set"] = _fingerprint(task.validation)

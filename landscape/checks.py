@@ -255,11 +255,16 @@ def _require_mean(whole: Seen, parts: Objective) -> None:
         what, pair = ("loss", (whole.loss, together.loss))
         if same:
             what, pair = "gradient, projected on random signs,", (whole.projection, together.projection)
+        near = _tolerance(torch.zeros((), dtype=torch.float32)) * max(1.0, abs(whole.loss), whole.length) > abs(
+            pair[0] - pair[1]
+        )
+        advice = " It may be rounding in float32, somewhere within, of doubles: then measure model.float()."
         raise ValueError(
             f"the {what} of a batch ({pair[0]:.8g}) is not the weighted mean over its parts "
             f"({pair[1]:.8g}), so batches cannot be put together. The loss must be a mean over what "
             "`denominator` counts (examples, unless the loss says otherwise), and the model must treat examples "
             "one by one; pass denominator=lambda outputs, targets: ... for what your loss divides by."
+            + (advice if near and parts.weights.dtype == torch.float64 else "")
         )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from landscape.batches import Batch, moved
+from landscape.widened import Widened
 
 Forward = Callable[[nn.Module, Batch], tuple[Any, Any]]
 Place = tuple[dict[str, Any], str]  # tensors of a layer by their names there, and one of these names
@@ -57,17 +59,26 @@ class Seam(nn.Module):
     """A model together with the way it reads a batch, so that ``functional_call`` can put other weights into it.
 
     A batch that lies elsewhere is brought to the device of the model, for this one time.
+
+    Attributes:
+        is_wide: whether what the model, or its loss, casts to single precision stays in double.
     """
 
     def __init__(self, model: nn.Module, read: Forward) -> None:
         super().__init__()
         self.model = model
         self.read = read
+        self.is_wide = False
         self.device = next((parameter.device for parameter in model.parameters()), None)
 
     def forward(self, batch: Batch) -> tuple[Any, Any]:
         """(outputs, targets) of one batch."""
-        return read(self.read, self.model, self.placed(batch))
+        with self.casts():
+            return read(self.read, self.model, self.placed(batch))
+
+    def casts(self) -> AbstractContextManager[None]:
+        """Within it model and loss are computed."""
+        return Widened() if self.is_wide else nullcontext()
 
     def placed(self, batch: Batch) -> Batch:
         """A batch where the model is."""

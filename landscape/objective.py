@@ -35,11 +35,12 @@ class Objective:
 
     The objective works on copies made here: of the model, in the mode it is in, of the loss, and of the data as they
     are now, on the device of the weights. Data that would take more than a quarter of its free memory are not copied:
-    they stay where they are, must be left as they are, and go there chunk by chunk. It never changes the caller's
-    model, its mode, gradients or the random state, and gives the same answer to the same question. It is therefore
-    refused, with the reason, when the data change from one pass to the next, when the model draws random numbers or
-    couples the examples of a batch (training mode with dropout or batch norm), when the loss or ``forward`` reads the
-    caller's model instead of the one it is given, and when the means of two batches do not add up.
+    they stay where they are, must be left as they are, and go there chunk by chunk. Where the weights are doubles, what
+    the model or the loss casts to float32 stays a double. It never changes the caller's model, its mode, gradients or
+    the random state, and gives the same answer to the same question. It is therefore refused, with the reason, when the
+    data change from one pass to the next, when the model draws random numbers or couples the examples of a batch
+    (training mode with dropout or batch norm), when the loss or ``forward`` reads the caller's model instead of the one
+    it is given, and when the means of two batches do not add up.
 
     Args:
         model: any module; its trainable parameters are w.
@@ -97,13 +98,11 @@ class Objective:
         checks.require_evaluable_mode(model)
         checks.require_one_device(model, loss)
         self.space = ParameterSpace.of(model).select(parameters)
-        named = dict(model.named_parameters())
         self.weights: Tensor = self.space.weights_of(model)
         checks.require_precision(self.weights)
         checks.require_finite(self.weights)
         self._definition = Definition.of(model, loss, forward, denominator, self.space)
-        self._pattern = parameters
-        self._split = split
+        self._pattern, self._split = parameters, split
         self._products = products or FirstThatWorks(KeptGraphs(), CentralDifferences())
         self._certified: set[str] = set()  # kinds of curvature whose products have been checked; shared with the parts
         self._last = Remembered()  # the matrix that was asked for last
@@ -111,9 +110,10 @@ class Objective:
         self._weight: Tensor | float | None = None  # Σ_b d_b at the weights, once they have been evaluated
         with checks.random_state_kept(self.weights.device):  # a DataLoader draws from it at each pass
             self._data = DataSet.read(data, self.weights.device)
+            self._definition = self._definition.without_casts(self.weights, self._data.batches)
             self.work = Work(self._definition, self.weights, self._data.pieces, chunk_size=chunk_size, sharing=sharing)
             seen = checks.require_deterministic(self)
-            held = {id(named[name]): name for name in self.space.names}
+            held = {id(p): name for name, p in model.named_parameters() if name in self.space.names}
             require_readable(self._definition, self.weights, self.batches, held, said=denominator is not None)
             checks.require_additive(self, seen)
 

@@ -86,8 +86,11 @@ def hidden_units(model: nn.Module) -> list[Units]:
     """
     try:
         graph = fx.symbolic_trace(model).graph
-    except Exception as error:  # whatever the model raises when it is run on symbols
-        raise _refusal(f"it cannot be traced ({' '.join(str(error).split())[:100]})") from None
+    except Exception:  # whatever the model raises when it is run on symbols, which says more of these than of itself
+        raise _refusal(
+            f"the forward of {type(model).__name__} cannot be followed from layer to layer, as it branches on its "
+            "input, loops over it, or takes it in named parts"
+        ) from None
     steps = [node for node in graph.nodes if node.op != "output"]
     if not steps or [node.op for node in steps].count("placeholder") != 1:
         raise _refusal("it takes several inputs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.batches import Batch, map_tensors
-from landscape.checks import require_functions, require_scalar
+from landscape.batches import Batch, map_tensors, take
+from landscape.checks import HEAD, require_functions, require_scalar
 from landscape.denominators import Denominator, denominator_of
 from landscape.forward import Forward, Names, Seam, call_with
 from landscape.identity import name_of
@@ -22,6 +23,7 @@ from landscape.losses import Loss, loss_of
 from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.parameters import ParameterSpace
 from landscape.precision import doubled_copy, doubled_module, widest
+from landscape.widened import Narrowing
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Definition:
             "forward": name_of(self.seam.read),
             "mode": "training" if model.training else "evaluation",
             "architecture": hash_of_settings({"modules": repr(model)}),
+            **({"casts": "to float32 left out"} if self.seam.is_wide else {}),
         }
 
     def hash_of_fixed(self) -> str:
@@ -111,6 +114,27 @@ class Definition:
             named[name].data.copy_(numbers)
         return replace(self, seam=seam)
 
+    def without_casts(self, w: Tensor, batches: Sequence[Batch]) -> Definition:
+        """The same without casts to single precision, where the weights are doubles and there are some.
+
+        It stays as it is where that cannot be computed, as of a model with parts that are float32 themselves.
+
+        Args:
+            w: weights, ``(dim,)``.
+            batches: the first examples of the first show whether there are some.
+        """
+        if w.dtype != torch.float64 or not batches:
+            return self
+        with contextlib.suppress(Exception), torch.no_grad():  # what fails here fails again where it is said why
+            with Narrowing() as narrowing:
+                Term(self, take(batches[0], 0, HEAD)).loss(w)
+            if narrowing.seen:
+                wide = replace(self, seam=copy.deepcopy(self.seam))
+                wide.seam.is_wide = True
+                Term(wide, take(batches[0], 0, HEAD)).loss(w)
+                return wide
+        return self
+
     def doubled(self) -> Definition:
         """The same in double precision, as far as the numbers lie in modules and in ``functools.partial``."""
         return replace(self, seam=doubled_module(copy.deepcopy(self.seam)), loss=_doubled_loss(self.loss))
@@ -146,7 +170,8 @@ class Term:
         function = self.definition.loss
         if isinstance(function, nn.Module):
             function = functools.partial(call_with, function, _fresh_buffers(function))
-        loss = loss_of(function, outputs, self.targets)
+        with self.definition.seam.casts():
+            loss = loss_of(function, outputs, self.targets)
         require_scalar(loss)
         return loss
 

@@ -225,9 +225,7 @@ class TrainConfig:
 
     def ascent(self) -> Perturbation | Descent | None:
         """The perturbation that the run trains with."""
-        return perturbation_of(
-            self.perturbation, self.rho, ball=self.ball, steps=self.ascent_steps, seed=self.seed % 2**31
-        )
+        return perturbation_of(self.perturbation, self.rho, ball=self.ball, steps=self.ascent_steps, seed=self.seed)
 
     def base_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer that takes the averaged gradient."""

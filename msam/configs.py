@@ -12,15 +12,24 @@ from landscape.files import atomic_write
 from landscape.manifest import versions
 from msam.adopted import Adopted
 from msam.config import LATER, TrainConfig
+from msam.data.fingerprints import is_fingerprint
 
 FORMAT = 1
 SWEEP_FILE = "sweep.json"
 
 
-def write_config(file: Path, config: TrainConfig | Adopted) -> None:
-    """Write ``config.json``, whole or not at all."""
+def write_config(
+    file: Path, config: TrainConfig | Adopted, *, data: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Write ``config.json``, whole or not at all.
+
+    Args:
+        file: its place.
+        config: what it is to hold.
+        data: the fingerprints of what is trained on and held out, by split; none before training begins.
+    """
     entry = "adopted" if isinstance(config, Adopted) else "config"
-    content = {"format": FORMAT, entry: config.to_dict(), "versions": versions()}
+    content = {"format": FORMAT, entry: config.to_dict(), "versions": versions()} | ({"data": data} if data else {})
     with atomic_write(file) as stream:
         stream.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
@@ -40,6 +49,22 @@ def read_config(file: Path) -> TrainConfig | Adopted:
         return Adopted.from_dict(written["adopted"])
     except (ValueError, TypeError) as error:
         raise _damaged(file, what, error) from None
+
+
+def read_fingerprints(file: Path) -> dict[str, dict[str, Any]] | None:
+    """The fingerprints of the data in a ``config.json``, by split; None where it has none, as those of older versions.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged.
+    """
+    what = "the config of a run"
+    found: dict[str, dict[str, Any]] | None = _read(file, what).get("data")
+    if found is None:
+        return None
+    if not isinstance(found, dict) or not all(map(is_fingerprint, found.values())):
+        raise _damaged(file, what, "the entry 'data' is no fingerprint")
+    return found
 
 
 def read_configs(file: Path, *, what: str) -> list[TrainConfig]:

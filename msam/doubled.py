@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
-import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from landscape.batches import map_tensors, take, tensors
+from landscape.batches import map_tensors, take
 from msam.step import Step
 
 FEW = (4, 3)  # examples of the micro-batches of such a step, at the most
@@ -43,33 +39,6 @@ def doubled(step: Step) -> Iterator[Step]:
     finally:
         for tensor, contents in before:
             tensor.data = contents
-
-
-class Narrowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches for operations that make less of a double.
-
-    Attributes:
-        seen: whether there was one.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen = False
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Carry out an operation."""
-        del types
-        given = kwargs or {}
-        result = func(*args, **given)
-        if not self.seen and any(_is_narrow(part) for part in tensors(result)):
-            self.seen = any(part.dtype == torch.float64 for part in itertools.chain(tensors(args), tensors(given)))
-        return result
-
-
-def _is_narrow(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dtype != torch.float64
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 # What wrappers put into names: torch.compile, FullyShardedDataParallel, checkpointing; then DistributedDataParallel.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_ALL_WRAPPERS = (*WRAPPERS, "module")
-_DEEPEST = 8  # levels of nested mappings that are looked into
+ALL_WRAPPERS = (*WRAPPERS, "module")
+DEEPEST = 8  # levels of nested mappings that are looked into
 _LIKE = 50  # names for which the nearest match is looked up
 
 
@@ -85,7 +85,7 @@ class _Flat:
         self.levels.add(folder)
         for key, value in content.items():
             name = f"{folder}.{key}" if folder else str(key)
-            if not isinstance(key, str) or not isinstance(value, Tensor | Mapping) or depth > _DEEPEST:
+            if not isinstance(key, str) or not isinstance(value, Tensor | Mapping) or depth > DEEPEST:
                 self.folders[name] = folder
             elif isinstance(value, Mapping):
                 self.take(value, name, depth + 1)
@@ -193,11 +193,16 @@ def _beginning(
     if rivals:
         shown = [start.rstrip(".") or _first(hits[start].values()) for start in (best, *rivals)]
         shown = [name for name in dict.fromkeys(shown) if name]
-        raise ValueError(
-            f"{source} holds several entries that could be the weights: {', '.join(shown)}. Choose one, as "
-            f"{source}:{shown[0]}"
-        )
+        raise ValueError(several(source, shown))
     return best
+
+
+def several(source: str, entries: Sequence[str]) -> str:
+    """What is said where several entries of a file could be meant."""
+    return (
+        f"{source} holds several entries that could be the weights: {', '.join(entries)}. Choose one, as "
+        f"{source}:{entries[0]}"
+    )
 
 
 def _entry(start: str, levels: set[str]) -> str:
@@ -223,7 +228,7 @@ def _unwrapped(name: str, own: Mapping[str, Tensor]) -> str:
     """The name without the parts of wrappers, where that is one of the model's and the name is not."""
     if name in own:
         return name
-    for wrappers in (WRAPPERS, _ALL_WRAPPERS):
+    for wrappers in (WRAPPERS, ALL_WRAPPERS):
         found = ".".join(part for part in name.split(".") if part not in wrappers)
         if found in own:
             return found

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from msam.checkpoints import is_safetensors, read_state, read_weights
 
-INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-WHOLE = ("model.safetensors", "pytorch_model.bin")
+# In the order in which the transformers library looks for them: an index may be left of what is in one file by now.
+_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _SCALAR = np.float64(0).__reduce__()[0]  # what makes a number of numpy's
 # Besides tensors and containers; these hold values, and building one runs nothing else. Settings and scores of training
 # are often kept so, beside the weights.
@@ -58,12 +58,11 @@ def whole(path: str | Path) -> Path:
         if not path.is_file():
             raise FileNotFoundError(f"there is no checkpoint at {path}")
         return path
-    found = [path / name for name in (*INDICES, *WHOLE) if (path / name).is_file()]
+    found = [path / name for name in _FILES if (path / name).is_file()]
     if found:
         return found[0]
     what = "a run; name it as RUN" if (path / "checkpoints").is_dir() else "a folder without a checkpoint in it"
-    names = " or ".join(WHOLE + INDICES)
-    raise FileNotFoundError(f"{path} is {what}; weights are a file, or a folder that has {names}")
+    raise FileNotFoundError(f"{path} is {what}; weights are a file, or a folder that has {' or '.join(_FILES)}")
 
 
 def split_key(text: str | Path) -> tuple[Path, str]:

@@ -13,9 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from landscape.arguments import integer
 from landscape.layers import UnsupportedError
 from landscape.stacks import Ascent
+from landscape.widened import Narrowing
 from msam.averages import all_finite
 from msam.descents import AtPerturbation
-from msam.doubled import Narrowing, doubled
+from msam.doubled import doubled
 from msam.dropout import SameMasks
 from msam.execution import Execution, OneByOne
 from msam.replay import RandomState, buffers_kept, buffers_kept_on_error

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from landscape.checks import require_numbers
 from msam.checkpoints import load_weights
-from msam.fitting import Fit, NamesDifferError, fitted, nearest
+from msam.fitting import Fit, NamesDifferError, fitted, nearest, several
 from msam.foreign import read_foreign
 from msam.models.saved_names import as_transformers_reads
 
@@ -73,13 +73,15 @@ def load_foreign(model: nn.Module, path: str | Path, *, key: str = "") -> Loaded
     try:
         return _load(model, content, source=source, key=key)
     except NamesDifferError:
-        renamed = None if key else as_transformers_reads(model, content)
-        if renamed is None:
+        found = as_transformers_reads(model, content, key=key)
+        if not found:
             raise
-    loaded = _load(model, renamed, source=source, key="")
-    number = len(content.keys() - renamed.keys())
-    said = f"{number} names are those that transformers saves a {type(model).__name__} under; it renames them"
-    return replace(loaded, remarks=(said, *loaded.remarks))
+    if len(found) > 1:
+        raise ValueError(several(source, [renamed.entry for renamed in found if renamed.entry]))
+    (renamed,) = found
+    loaded = _load(model, renamed.content, source=source, key=key)
+    said = f"{renamed.number} names are those that transformers saves a {type(model).__name__} under; it renames them"
+    return replace(loaded, remarks=(said, *_stripped(renamed.stripped), *loaded.remarks))
 
 
 def _load(model: nn.Module, content: Mapping[str, Any], *, source: str, key: str) -> Loaded:
@@ -102,11 +104,15 @@ def _load(model: nn.Module, content: Mapping[str, Any], *, source: str, key: str
 
 def _said(fit: Fit, key: str) -> list[str]:
     found = [f"the weights are its entry {fit.entry!r}"] if fit.entry and fit.entry != key else []
-    found += [f"{part!r} is stripped from {number} names" for part, number in fit.stripped.items()]
+    found += _stripped(fit.stripped)
     if fit.left_out:
         shown = ", ".join(fit.left_out[:8])
         found.append(f"left out: {shown}" + (f" and {len(fit.left_out) - 8} more" if len(fit.left_out) > 8 else ""))
     return found
+
+
+def _stripped(parts: Mapping[str, int]) -> list[str]:
+    return [f"{part!r} is stripped from {number} names" for part, number in parts.items()]
 
 
 def _completed(tensors: dict[str, Tensor], own: Mapping[str, Tensor], model: nn.Module) -> list[str]:

@@ -28,6 +28,7 @@ from msam.replay import RandomState
 from msam.run import Run
 from msam.schedules import RhoScheduler
 from msam.tasks import Task
+from msam.trained_on import record_data, require_same_data
 
 MOST_SKIPPED = 32  # steps in a row; by then the loss is divided by 2¹⁶, from a scale of 2¹⁶
 
@@ -50,7 +51,8 @@ class Trainer:
         failure: what the task's model, forward or loss raised in the step under way, or in the evaluation.
 
     Raises:
-        ValueError: if the training state is damaged, missing or of other settings.
+        ValueError: if the training state is damaged, missing or of other settings, or was trained on other data.
+        ProcessLostError: if that is so for another process alone.
     """
 
     def __init__(self, task: Task, config: TrainConfig, run: Run, device: torch.device, processes: Processes) -> None:
@@ -78,8 +80,12 @@ class Trainer:
                 f"{run.state_path} is gone, so training cannot go on after {run.checkpoints()[-1]}; "
                 "put it back, or train anew with --overwrite"
             )
-        elif config.checkpoint_every and processes.is_first:
-            save_weights(self.model, run.weights_path(0), vocabulary=task.vocabulary)
+        else:
+            task.require_finite(self.model)
+        if self.epoch == 0 and processes.is_first:
+            record_data(run, task)
+            if config.checkpoint_every:
+                save_weights(self.model, run.weights_path(0), vocabulary=task.vocabulary)
 
     def train_epoch(self) -> None:
         """One pass over the training data, then write everything.
@@ -218,6 +224,15 @@ class Trainer:
             if epoch < self.epoch and not (every and epoch % every == 0):
                 path.unlink()
 
+    def _require_same_data(self) -> None:
+        """Training must not go on with other data than it began with, in whatever process."""
+        failure = None
+        try:
+            require_same_data(self.run, self.task, ordered=True, way_out="or train anew with --overwrite")
+        except (OSError, ValueError) as error:
+            failure = error
+        self.processes.require_all(failure, device=self.device)
+
     def _resume(self) -> None:
         state: dict[str, Any] = read_state(self.run.state_path)
         try:
@@ -226,6 +241,7 @@ class Trainer:
             if type(state["epoch"]) is not int or not 0 < state["epoch"] <= self.config.epochs:
                 raise KeyError(f"epoch {state['epoch']!r}")
             self.task.require_vocabulary(state.get("vocabulary", ""), source=str(self.run.state_path))
+            self._require_same_data()
             load_weights(self.model, state["model"], source=str(self.run.state_path))
             fresh = self.config.base_optimizer(nn.Linear(2, 1, bias=False))
             load_optimizer_state(self.optimizer, state["optimizer"], fresh=fresh, source=str(self.run.state_path))

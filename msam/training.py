@@ -135,8 +135,9 @@ def train(
         TrainingDivergedError: if a loss or a weight is not finite, or gradients overflow in step after step; the last
             good checkpoint is kept.
         ProcessLostError: if another process has died; likewise.
-        ValueError: if the training state is damaged, missing or of other settings, another process trains in it, it is
-            to be deterministic and the model is not, or the task's model, forward or loss fails.
+        ValueError: if the training state is damaged, missing, of other settings or of other data, another process
+            trains in it, it is to be deterministic and the model is not, the model begins with weights that are not
+            finite, or the task's model, forward or loss fails.
         OSError: if the run cannot be written.
     """
     place = choose_device(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ def spoiled(*, part: str) -> Task:
         "build": lambda: 1 / 0,
         "frozen": lambda: nn.Linear(3, 2).requires_grad_(False),
         "nothing": lambda: nn.Identity(),
+        "unset": lambda: nn.utils.skip_init(nn.Linear, 3, 2).apply(lambda layer: layer.weight.data.fill_(torch.nan)),
         "empty": lambda: nn.Linear(3, 2, device="meta"),
         "lazy": lambda: nn.LazyLinear(2),
         "sparse": Examples(inputs.to_sparse(), number % 2),
@@ -53,7 +55,7 @@ def spoiled(*, part: str) -> Task:
         "sum": lambda outputs, targets: functional.cross_entropy(outputs, targets, reduction="sum"),
     }
     places = {
-        "build": ("instance", "model", "frozen", "nothing", "empty", "lazy"),
+        "build": ("instance", "model", "frozen", "nothing", "unset", "empty", "lazy"),
         "train": ("doubles", "shapes", "sparse"),
         "loss": ("number", "sum"),
     }
@@ -71,6 +73,13 @@ def mended() -> Task:
         return task.loss(outputs, targets)
 
     return Task("mended", task.build, loss, task.train, task.test)
+
+
+def changing() -> Task:
+    """A task whose test data are others once there is a file."""
+    task = counted()
+    test = task.test.taken(torch.arange(5)) if Path("changed").exists() else task.test
+    return dataclasses.replace(task, test=test)
 
 
 def leaves() -> Task:
@@ -193,6 +202,7 @@ def test_models_that_share_their_parameters_are_refused(loaded):
         ("instance", "the task counted failed to build its model with TypeError: Linear.forward() missing 1"),
         ("frozen", "the model of the task counted has no parameters that are trained; set requires_grad on some"),
         ("nothing", "the model of the task counted has no parameters that are trained; set requires_grad on some"),
+        ("unset", "the model of the task counted begins with weights that are not finite, first in weight; mend its"),
         (
             "empty",
             "weight of the model of the task counted is on the device 'meta', which has shapes",
@@ -219,6 +229,7 @@ def test_a_part_of_a_task_that_does_not_fit_is_named(part, sentence, loaded):
     assert found.stdout == ""
     assert f"Error: {sentence}" in found.stderr
     assert found.stderr.split("Error: ", 1)[1].count("\n") == 1
+    assert (part in ("train", "test", "doubles", "model", "loss", "number", "forward")) == Path("a").exists()
 
 
 def test_what_does_not_fit_is_named_in_a_measurement_too(loaded):
@@ -241,6 +252,18 @@ def test_a_training_that_failed_in_its_first_epoch_is_begun_again_by_the_same_co
     (tmp_path / "there").touch()
     assert json_of(line)["epoch"] == 1
     assert "holds a run already" in refused(line, status=2)
+
+
+def test_a_run_is_measured_and_a_sweep_gone_on_with_on_other_data_only_when_that_is_said(loaded, tmp_path):
+    swept = "sweep --task own_counted:changing --epochs 1 --batch-size 6 --micro-batches 1 --seeds 1 --out s"
+    json_of(swept)
+    (tmp_path / "changed").touch()
+    unlike = "its test data were 6 examples, and are 5"
+    said = f"s/run-01 was trained on other data than the task own_counted:changing gives now: {unlike}. Put the data "
+    assert refused(swept, status=2) == f"{said}back as they were, or train in another folder"
+    measured = "sharpness s/run-01 --microbatch-size 6 --draws 2"
+    assert refused(measured, status=2) == f"{said}back as they were, or measure on those of now with --other-data"
+    assert json_of(measured, "--other-data")["about"] == f"counted (run-01 was trained on other data: {unlike})"
 
 
 def test_a_task_that_ends_the_program_is_named(loaded):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from landscape.batches import Batch, moved, rows, take, tensors
 from landscape.memory import fits
+from msam.data.fingerprints import AT_A_TIME, fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,14 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @cached_property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What the examples are, see :func:`msam.data.fingerprints.fingerprint_of`; found once.
+
+        Its ``content`` is the ``data`` in the manifest of what is measured on them.
+        """
+        return fingerprint_of(self.batches(AT_A_TIME))
 
     def to(self, device: torch.device) -> Examples:
         """The same examples for a device: there, if they fit; else they stay, and each batch goes when it is taken."""

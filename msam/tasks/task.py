@@ -127,6 +127,25 @@ class Task:
         self._built.update({id(parameter): parameter for parameter in model.parameters()})
         return model
 
+    def require_startable(self, model: nn.Module) -> None:
+        """Find out early whether training can begin: see :meth:`require_finite` and :meth:`require_mean`."""
+        self.require_finite(model)
+        self.require_mean(model)
+
+    def require_finite(self, model: nn.Module) -> None:
+        """Before the first step, which would be blamed for it; of buffers, some of which are masks, infinite ones pass.
+
+        Raises:
+            ValueError: naming the first parameter or buffer of an untrained model that holds what is no number.
+        """
+        wrong = [name for name, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
+        wrong += [name for name, buffer in model.named_buffers() if torch.isnan(buffer).any()]
+        if wrong:
+            raise ValueError(
+                f"the model of the task {self.name} begins with weights that are not finite, first in {wrong[0]}; mend "
+                "its build, or the file that it loads"
+            )
+
     def require_mean(self, model: nn.Module) -> None:
         """Find out early whether the loss is a sum over its batch, by a few training examples.
 

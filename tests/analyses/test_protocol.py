@@ -64,8 +64,13 @@ def test_an_estimator_that_there_is_none_of_is_refused_and_all_others_are_landsc
     assert all(isinstance(getattr(landscape, name)(), landscape.Estimator) for name, _ in ESTIMATORS.values())
 
 
+def test_what_is_no_truth_value_is_refused():
+    with pytest.raises(ValueError, match=r"other_data must be True or False; got 'no'"):
+        Protocol(other_data="no")
+
+
 def test_every_setting_is_checked():
-    checked = {*COUNTS, *POSITIVE, "split", "parameters", "seed", "tolerance", "estimator"}
+    checked = {*COUNTS, *POSITIVE, "split", "parameters", "seed", "tolerance", "estimator", "other_data"}
     assert {entry.name for entry in dataclasses.fields(Protocol)} == checked
 
 

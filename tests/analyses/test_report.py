@@ -280,3 +280,9 @@ def test_means_are_shown_where_only_one_group_has_several_runs(write, make_table
     assert "Means over seeds" in page
     assert "a number without brackets is of a single run" in page
     assert "a number without brackets" not in write()
+
+
+def test_the_report_says_which_runs_were_trained_on_other_data(write, subjects):
+    marked = [*subjects[:1], copy.copy(subjects[1]), *subjects[2:]]
+    marked[1].trained_on = "run-02 was trained on other data: its test data were 3 examples, and are 4"
+    assert f"{subjects[0].about}; {marked[1].trained_on}. 6 checkpoints" in Page(write(subjects=marked)).text

@@ -28,7 +28,8 @@ def asked(monkeypatch):
     """Calls of the trace; it takes six seconds, and is cut short where it may not."""
     calls = []
 
-    def trace(operator, *, num_probes, seed, progress, max_seconds=None):
+    def trace(operator, *, num_probes, seed, estimator, progress, max_seconds=None):
+        assert repr(estimator) == "KrylovAware()"
         calls.append(max_seconds)
         full = max_seconds is None or max_seconds >= 6
         samples = np.arange(float(num_probes if full else 2))

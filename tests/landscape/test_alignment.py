@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 
@@ -201,6 +202,27 @@ class Residual(nn.Module):
         return self.last(x + self.second(x))
 
 
+def decorated(forward):
+    @functools.wraps(forward)
+    def call(self, *args, **more):
+        return forward(self, *args, **more)
+
+    return call
+
+
+class Named(nn.Linear):
+    """As models of transformers; tracing such a forward fails with an error of Python's about code."""
+
+    @decorated
+    def forward(self, x=None, y=None, **more):
+        return super().forward(x)
+
+
+class Branching(nn.Linear):
+    def forward(self, x):
+        return super().forward(x if x.sum() > -1e9 else -x)
+
+
 def sequential(*layers):
     return lambda: nn.Sequential(*layers)
 
@@ -212,6 +234,12 @@ REFUSED = {
         IMAGES,
         "1 is a convolution in groups",
     ),
+    "an input in named parts": (
+        lambda: Named(4, 3),
+        PLAIN,
+        "the forward of Named cannot be followed from layer to layer",
+    ),
+    "a branch": (lambda: Branching(4, 3), PLAIN, "Branching cannot be followed from layer to layer, as it branches on"),
     "softmax over units": (
         sequential(nn.Linear(4, 5), nn.Softmax(1), nn.Linear(5, 3)),
         PLAIN,

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from landscape.chance import normals
 from landscape.manifest import hash_of_settings
 from landscape.perturbations import AdaptiveAscent, GradientAscent
 from msam import FreshMasks, RunningStatistics, TrainConfig
@@ -141,6 +142,15 @@ def test_the_ascent_has_the_radius_of_the_config(name, kind):
     assert isinstance(ascent, kind)
     assert ascent.rho == 0.3
     assert TrainConfig(perturbation="none").ascent() is None
+
+
+@pytest.mark.parametrize("name", ["random", "usam-trace"])
+def test_what_a_perturbation_draws_has_the_whole_seed(name, make_net):
+    first, second = (TrainConfig(perturbation=name, seed=seed).ascent() for seed in (5, 2**62 + 2**31 + 5))
+    assert (first.seed, second.seed) == (5, 2**62 + 2**31 + 5)
+    weights = [p.detach() for p in make_net().parameters()]
+    drawn = [normals(weights, perturbation.seed, 3) for perturbation in (first, second)]
+    assert not torch.equal(drawn[0][0], drawn[1][0])
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from msam.fitting import fitted, nearest
+from msam.fitting import NamesDifferError, fitted, nearest
 
 OWN = {"a": torch.ones(3), "b": torch.ones(3, 2), "c": torch.ones(4), "d": torch.ones(1)}
 
@@ -48,3 +48,19 @@ def test_the_nearest_name_is_one_of_the_same_shape():
     missing = {"layers.weight": torch.ones(2), "layers.weights": torch.ones(3)}
     assert nearest({"layer.weight": torch.ones(3)}, missing) == {"layer.weight": "layers.weights"}
     assert nearest({"layer.weight": torch.ones(4)}, missing) == {"layer.weight": ""}
+
+
+@pytest.mark.parametrize(
+    ("missing", "unexpected", "says_less"),
+    [
+        ("abc", {"x": ""}, False),
+        ("a", {"x": "a"}, True),  # the nearest name is in the lines alone
+        ("abcd", {"x": ""}, True),
+        ("a", dict.fromkeys("wxyz", ""), True),
+    ],
+)
+def test_what_the_first_line_of_differing_names_leaves_out_is_known(missing, unexpected, says_less):
+    error = NamesDifferError("x.pt", missing=[*missing], unexpected=unexpected, reshaped=[])
+    assert error.says_less_than_lines == says_less
+    assert ("(perhaps a)" in str(error)) == ("a" in unexpected.values())
+    assert "perhaps" not in str(error).splitlines()[0]

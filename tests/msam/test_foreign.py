@@ -71,6 +71,18 @@ def test_a_folder_with_one_file_is_read(name, model, tmp_path):
     assert same(read_foreign(tmp_path), model.state_dict())
 
 
+def test_of_several_checkpoints_in_a_folder_the_one_is_read_that_transformers_reads(model, tmp_path):
+    folder, _, _ = sharded(tmp_path / "a", {"bin": torch.ones(1)} | model.state_dict(), kind="bin")
+    torch.save(dict(model.state_dict()), folder / "pytorch_model.bin")
+    assert same(read_foreign(folder), model.state_dict())
+    shards = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    for file in sharded(tmp_path / "b", shards)[0].iterdir():
+        file.rename(folder / file.name)
+    assert same(read_foreign(folder), shards)
+    safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+    assert same(read_foreign(folder), model.state_dict())
+
+
 def test_every_missing_shard_is_named(model, tmp_path):
     folder, _, files = sharded(tmp_path / "a", model.state_dict())
     for file in files:

@@ -27,6 +27,18 @@ def leftover(folder, *, age=0.0):
     return path
 
 
+def test_a_run_that_cannot_be_written_is_whole_when_it_was_to_be_replaced(run, monkeypatch):
+    kept = run.path / "checkpoints" / "epoch-0002.safetensors"
+    kept.parent.mkdir()
+    kept.write_text("weights")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: Path(path) != run.path)  # for root, all can be written
+        with pytest.raises(PermissionError):
+            Run.create(run.path, TrainConfig(epochs=5), overwrite=True)
+    assert kept.read_text() == "weights"
+    assert Run.open(run.path).config == CONFIG
+
+
 def test_what_a_killed_process_left_is_removed_when_the_run_is_trained_again(run):
     old = [leftover(run.path), leftover(run.path / "checkpoints")]
     old += [leftover(run.path / name, age=4000) for name in ("results", "figures")]

@@ -135,6 +135,27 @@ def test_a_weight_that_is_not_finite_is_seen_whatever_it_is(value, toy_task, toy
         train(task, config, Run.create(tmp_path / "run", config))
 
 
+@pytest.mark.parametrize(("value", "name"), [("inf", "0.bias"), ("nan", "0.bias"), ("nan", "mask"), ("-inf", "")])
+def test_a_model_that_begins_with_what_is_not_finite_is_named_and_a_mask_is_let_be(
+    value, name, toy_task, toy_config, tmp_path
+):
+    def build():
+        model = toy_task.build()
+        model.register_buffer("mask", torch.zeros(2))
+        dict(model.named_parameters(), mask=model.mask)[name or "mask"].data[1] = float(value)
+        return model
+
+    config = toy_config(epochs=1)
+    run = Run.create(tmp_path / "run", config)
+    task = dataclasses.replace(toy_task, build=build)
+    if name:
+        with pytest.raises(ValueError, match=f"toy begins with weights that are not finite, first in {name}; mend its"):
+            train(task, config, run)
+        assert [path.name for path in run.path.iterdir()] == ["config.json"]
+    else:
+        assert train(task, config, run).is_complete
+
+
 def test_a_run_of_which_every_step_was_skipped_so_far_goes_on(toy_task, toy_config, tmp_path):
     failing = [True]
 

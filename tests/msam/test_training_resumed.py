@@ -67,7 +67,7 @@ def test_interrupted_between_two_epochs_by_the_keyboard(stop, optimizer, noisy_t
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("write", range(1, 17))
+@pytest.mark.parametrize("write", range(1, 18))
 def test_interrupted_as_any_file_is_put_in_its_place(write, done, noisy_task, config, tmp_path, monkeypatch):
     whole = train(noisy_task, config, Run.create(tmp_path / "whole", config))
     run, replaced, replace = Run.create(tmp_path / "stopped", config), [], Path.replace

@@ -11,9 +11,7 @@ from texts import save_config, save_model
 from torch.nn import functional
 
 from landscape import Objective
-from msam import load_foreign, load_task
-from msam.fitting import NamesDifferError
-from msam.foreign import read_foreign
+from msam import load_task
 from msam.models.huggingface import from_folder, has_weights, local_folder
 
 transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
@@ -212,30 +210,6 @@ def test_pickled_weights_are_refused_and_never_read(folders, tmp_path):
         from_folder(tmp_path, kind="sequence", outputs=2)
     shutil.copy(folders / "five" / "model.safetensors", tmp_path)
     assert from_folder(tmp_path, kind="sequence", outputs=5).about == f"weights of {tmp_path}"
-
-
-def test_weights_are_taken_from_elsewhere_under_the_names_that_the_library_saves_them(tmp_path):
-    model = save_model(tmp_path, "ViTForImageClassification", image_size=8, patch_size=4)
-    content = dict(read_foreign(tmp_path))
-    renamed = content.keys() - model.state_dict().keys()
-    assert renamed  # or there is nothing to test
-    torch.save({name: tensor.half() for name, tensor in content.items()}, tmp_path / "half.pt")
-    said = f"{len(renamed)} names are those that transformers saves a ViTForImageClassification under; it renames them"
-    for file, number in ((tmp_path, 0), (tmp_path / "half.pt", 1)):
-        fresh = transformers.ViTForImageClassification(model.config)
-        remarks = load_foreign(fresh, file).remarks
-        assert (remarks[0], len(remarks)) == (said, 1 + number)  # half precision is said, too
-        for name, p in fresh.state_dict().items():
-            torch.testing.assert_close(p, model.state_dict()[name], rtol=1e-3, atol=1e-4)
-    state = torch.get_rng_state()
-    lost = next(name for name in content if name.endswith("dense.weight"))
-    for spoil in (lambda c: c.pop(lost), lambda c: c.update(other=torch.ones(2)), lambda c: c.update(epoch=3)):
-        other = dict(content)
-        spoil(other)
-        torch.save(other, tmp_path / "other.pt")
-        with pytest.raises(NamesDifferError, match="is of another architecture than the model"):
-            load_foreign(fresh, tmp_path / "other.pt")
-    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_nothing_is_downloaded_unless_asked_for(monkeypatch, folders):
