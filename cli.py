@@ -169,7 +169,7 @@ _PROTOCOL: tuple[tuple[str, type, str], ...] = (  # the last of the names is tha
     ("-k eigenvalues", int, "Number of largest eigenvalues."),
     ("--tol tol", float, "Relative tolerance on their residuals."),
     ("--probes trace_probes", int, "Products for the trace."),
-    ("--estimator estimator", str, "Of the trace: krylov-aware, exact-gauss-newton, xtrace, hutch++, hutchinson."),
+    ("--estimator estimator", str, "Of the trace: krylov-aware, per-example, exact-gauss-newton, xtrace, hutch++, ..."),
     ("--steps density_steps", int, "Lanczos steps for the spectral density."),
     ("--rho rho", float, "Radius of m-sharpness and of worst-case sharpness."),
     ("--microbatch-size microbatch_size", int, "Examples per shard of both."),

@@ -12,9 +12,10 @@ ESTIMATORS = {  # of the trace: what they are called in landscape, and what they
     "xtrace": ("XTrace", "every random vector against the range of the others (XTrace)"),
     "hutch++": ("HutchPlusPlus", "a sketch of the range and random sign vectors (Hutch++)"),
     "hutchinson": ("Hutchinson", "random sign vectors (Hutchinson)"),
+    "per-example": ("PerExample", "random signs of each example's own"),
     "exact-gauss-newton": (
         "ExactGaussNewton",
-        "Gauss-Newton matrix without chance, Krylov deflation and random sign vectors for the rest",
+        "Gauss-Newton matrix without chance, random signs of each example's own for the rest",
     ),
 }
 

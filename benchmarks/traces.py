@@ -20,6 +20,7 @@ from landscape import (
     HutchPlusPlus,
     KrylovAware,
     Objective,
+    PerExample,
     XTrace,
     trace,
 )
@@ -27,7 +28,14 @@ from msam import TrainConfig, mSAM
 
 BUDGETS = (12, 30, 99)
 SEEDS = 200
-ESTIMATORS: tuple[Estimator, ...] = (ExactGaussNewton(), KrylovAware(), XTrace(), HutchPlusPlus(), Hutchinson())
+ESTIMATORS: tuple[Estimator, ...] = (
+    ExactGaussNewton(),
+    PerExample(),
+    KrylovAware(),
+    XTrace(),
+    HutchPlusPlus(),
+    Hutchinson(),
+)
 
 
 class _Attention(nn.Module):

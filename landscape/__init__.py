@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from landscape.pac_bayes import pac_bayes_sigma as pac_bayes_sigma
     from landscape.parameters import ParameterSpace as ParameterSpace
     from landscape.paths import interpolate as interpolate
+    from landscape.per_example import PerExample as PerExample
     from landscape.perturbations import (
         AdaptiveAscent as AdaptiveAscent,
         GradientAscent as GradientAscent,
@@ -159,6 +160,7 @@ _HOME = {
     "Hutchinson": "estimators",
     "XTrace": "xtrace",
     "ExactGaussNewton": "gauss_newton",
+    "PerExample": "per_example",
     "pyhessian_eigenvalues": "reference",
     "pyhessian_trace": "reference",
     "Perturbation": "perturbations",

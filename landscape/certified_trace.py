@@ -17,13 +17,14 @@ from landscape.answers.certificate import OPEN
 from landscape.estimators import Estimator, Hutchinson, HutchPlusPlus, KrylovAware
 from landscape.gauss_newton import ExactGaussNewton
 from landscape.operators import CurvatureOperator
+from landscape.per_example import PerExample
 from landscape.reference import pyhessian_trace, why_not_pyhessian
 from landscape.soundness import Finding, judged
 from landscape.traces import trace
 from landscape.xtrace import XTrace
 
 ESTIMATORS: dict[str, Estimator] = {
-    type(each).__name__: each for each in (KrylovAware(), XTrace(), HutchPlusPlus(), Hutchinson())
+    type(each).__name__: each for each in (KrylovAware(), XTrace(), HutchPlusPlus(), Hutchinson(), PerExample())
 }
 RARE = 1e-4  # probability at which a right answer is called wrong by a comparison of random estimates
 

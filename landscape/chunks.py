@@ -93,7 +93,8 @@ def halves(term: Term) -> list[Term]:
         raise MemoryError(
             "there is no memory for the graph of a single example; take a device with more, or select fewer weights"
         )
-    return [Term(term.definition, part) for part in split(term.batch, [size // 2, size - size // 2])]
+    first, second = split(term.batch, [size // 2, size - size // 2])
+    return [Term(term.definition, first, start=term.start), Term(term.definition, second, start=term.start + size // 2)]
 
 
 def bytes_of_products(term: Term, w: Tensor, kind: Curvature) -> int:

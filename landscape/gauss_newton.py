@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.estimators import Estimation, Estimator, KrylovAware, Samples, Source
+from landscape.estimators import Estimation, Estimator, Samples, Source
 from landscape.layers import UnsupportedError
 from landscape.measures import Measure, Pair, square
 from landscape.operators import CurvatureOperator, GGNOperator, HessianOperator
+from landscape.per_example import PerExample
 from landscape.residual import ResidualOperator
 from landscape.squares import ExampleSquares
 
-PASSES = "squares of examples' gradients, layer by layer"
+PASSES = "squares of each example's gradients"
 
 
 class ExactGaussNewton(Estimator):
@@ -24,12 +25,12 @@ class ExactGaussNewton(Estimator):
     squares of what is each example's own. Each pass counts as a product; those of the budget that are left estimate the
     rest. Where activations are piecewise linear, as ReLU, and no weight acts twice, the diagonal of the rest is zero.
 
-    For classifiers of few classes, ReLU networks above all; where the rest is large, as in transformers, or outputs are
-    many, such as the words of a vocabulary, ``KrylovAware()`` needs fewer products. The trace of a ``GGNOperator`` is
-    exact by it. The passes are made whatever the time that is given.
+    For classifiers of few classes that are trained well, ReLU networks above all. Where outputs are many, such as the
+    words of a vocabulary, ``PerExample()`` and ``KrylovAware()`` need fewer products. The trace and the diagonal of a
+    ``GGNOperator`` are exact by it. The passes are made whatever the time that is given.
 
     Args:
-        rest: the estimator of the rest.
+        rest: the estimator of the rest, ``PerExample()`` when left out; for a diagonal ``KrylovAware()`` or another.
 
     Source: the diagonal, Dangel, Kunstner and Hennig 2020 (BackPACK), arXiv 1912.10985.
 
@@ -45,7 +46,7 @@ class ExactGaussNewton(Estimator):
     def __init__(self, rest: Estimator | None = None) -> None:
         if rest is not None and not isinstance(rest, Estimator):
             raise TypeError(f"rest must be an estimator such as Hutchinson() or KrylovAware(); got {rest!r}")
-        self.rest = KrylovAware() if rest is None else rest
+        self.rest = PerExample() if rest is None else rest
         self.minimum = self.rest.minimum
 
     def begin(self, source: Source, measure: Measure) -> Estimation:
@@ -131,4 +132,4 @@ class _WithRest(Estimation):
 
     @property
     def words(self) -> str:
-        return f"{PASSES}, {self._rest.words} for the rest"
+        return f"{PASSES}; of the rest, {self._rest.words}"

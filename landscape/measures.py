@@ -27,20 +27,26 @@ class Pair(NamedTuple):
 Measure = Callable[[Pair, Pair], Tensor]
 
 
-def blocks_of_the_trace(sizes: Sequence[int]) -> Measure:
-    """x_b'(A y)_b for each block b of rows, made symmetric: forms whose traces are those of A's diagonal blocks."""
-    ends = torch.tensor([0, *sizes], device="cpu").cumsum(0).tolist()
+class BlocksOfTheTrace:
+    """x_b'(A y)_b for each block b of rows, made symmetric: forms whose traces are those of A's diagonal blocks.
 
-    def measure(x: Pair, y: Pair) -> Tensor:
+    Args:
+        sizes: of the blocks.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = tuple(sizes)
+
+    def __call__(self, x: Pair, y: Pair) -> Tensor:
+        """The forms, a :data:`Measure`."""
         sums, wide = [], widest(x.vectors.device)
+        ends = itertools.accumulate(self.sizes, initial=0)
         for first, last in itertools.pairwise(ends):
             rows = slice(first, last)
             one = (x.vectors[rows] * y.images[rows]).sum(dim=0, dtype=wide)
             two = one if y is x else (y.vectors[rows] * x.images[rows]).sum(dim=0, dtype=wide)
             sums.append((one + two) / 2)
         return torch.stack(sums).cpu().double()
-
-    return measure
 
 
 def diagonal_entries(x: Pair, y: Pair) -> Tensor:

@@ -146,9 +146,10 @@ class Term:
     Each evaluation starts from the same buffers: what a model counts or remembers in them is forgotten again.
     """
 
-    def __init__(self, definition: Definition, batch: Batch) -> None:
+    def __init__(self, definition: Definition, batch: Batch, *, start: int = 0) -> None:
         self.definition = definition
         self.batch = batch
+        self.start = start  # how many examples of the data come before
         self.count: Tensor | float = 0
         self.targets: Any = None  # what ``forward`` made of the batch, once the outputs have been computed
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from landscape.answers import TraceEstimate
 from landscape.estimators import Estimator, KrylovAware
-from landscape.measures import blocks_of_the_trace
+from landscape.measures import BlocksOfTheTrace
 from landscape.operators import CurvatureOperator, require_operator
 from landscape.progress import Progress, silent
 from landscape.rounds import estimated
@@ -33,7 +33,8 @@ def trace(
         operator: the symmetric matrix, definite or not.
         num_probes: products at the most, whatever the estimator.
         estimator: ``KrylovAware()``, ``XTrace()``, ``HutchPlusPlus()``, or ``Hutchinson()``, which needs no memory;
-            ``ExactGaussNewton()`` for classifiers of few classes, ReLU networks above all.
+            ``PerExample()``, which is precise where examples are many; or ``ExactGaussNewton()`` for classifiers of few
+            classes.
         rtol: stop when the standard error is at most rtol · |estimate|, with a confidence of 95 %; looked at after 12,
             24, 48, ... products.
         max_seconds: stop rather than go on for longer, with what there is.
@@ -59,7 +60,7 @@ def trace(
     names, sizes = (space.names, space.sizes) if named else (("all",), [operator.dim])
     found = estimated(
         operator,
-        blocks_of_the_trace(sizes),
+        BlocksOfTheTrace(sizes),
         estimator=estimator,
         num_probes=num_probes,
         rtol=rtol,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -163,7 +164,9 @@ class Work:
     def _of_size(self, size: int) -> list[Term]:
         if size not in self._chunks:
             pieces = self._cut(size)
-            self._chunks[size] = [Term(self.definition, pieces[i]) for i in self.sharing.block(len(pieces))]
+            starts = [0, *itertools.accumulate(map(num_examples, pieces))]
+            mine = self.sharing.block(len(pieces))
+            self._chunks[size] = [Term(self.definition, pieces[i], start=starts[i]) for i in mine]
         return self._chunks[size]
 
     def _cut(self, size: int) -> list[Batch]:

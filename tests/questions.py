@@ -77,7 +77,7 @@ def _(p):
     return found.estimate, found.stderr
 
 
-for estimator in (ls.Hutchinson(), ls.HutchPlusPlus(), ls.XTrace(), ls.ExactGaussNewton()):
+for estimator in (ls.Hutchinson(), ls.HutchPlusPlus(), ls.XTrace(), ls.PerExample(), ls.ExactGaussNewton()):
 
     @asked(f"trace by {type(estimator).__name__}")
     def _(p, estimator=estimator):

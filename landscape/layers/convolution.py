@@ -77,23 +77,23 @@ class PatchSite(LinearSite):
 
     def keeps(self, inputs: Tensor) -> bool:
         """See :class:`Site`."""
-        return super().keeps(_patches(inputs, self.kernel))
+        return super().keeps(patches(inputs, self.kernel))
 
     def learn(self, inputs: Tensor, slope: Tensor) -> None:
         """See :class:`Site`."""
-        super().learn(_patches(inputs, self.kernel), slope.flatten(2).mT)
+        super().learn(patches(inputs, self.kernel), slope.flatten(2).mT)
 
     def bytes_of_squared(self, inputs: Tensor) -> int:
         """See :class:`Site`."""
-        return super().bytes_of_squared(_patches(inputs[:1], self.kernel))
+        return super().bytes_of_squared(patches(inputs[:1], self.kernel))
 
     def squared(self, inputs: Tensor, slope: Tensor, signs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """See :class:`Site`."""
-        return super().squared(_patches(inputs, self.kernel), slope.flatten(2).mT, signs)
+        return super().squared(patches(inputs, self.kernel), slope.flatten(2).mT, signs)
 
     def second(self, inputs: Tensor) -> Tensor:
         """See :class:`Site`."""
-        tokens = super().second(_patches(inputs, self.kernel))
+        tokens = super().second(patches(inputs, self.kernel))
         places = [extent // width for extent, width in zip(inputs.shape[2:], self.kernel, strict=True)]
         return tokens.mT.contiguous().view(len(inputs), -1, *places)
 
@@ -119,7 +119,7 @@ def padded(layer: Convolution, inputs: Tensor) -> Tensor:
     return functional.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
 
 
-def _patches(images: Tensor, kernel: tuple[int, ...]) -> Tensor:
+def patches(images: Tensor, kernel: tuple[int, ...]) -> Tensor:
     """``(examples, channels, ...)`` to ``(examples, patches, channels · pixels)``, without what no window sees."""
     for axis, width in enumerate(kernel, start=2):
         images = images.narrow(axis, 0, images.shape[axis] // width * width)

@@ -105,6 +105,10 @@ class ChannelNormSite(Site):
             outputs.append(self._normalised(x, number, scale, shift))
         return shards.unfold(outputs).to(self.dtype)
 
+    def normalised(self, x: Tensor) -> Tensor:
+        """The input before it is scaled and shifted."""
+        return self._normalised(x, 1, None, None)
+
     def _normalised(self, x: Tensor, number: int, scale: Tensor | None, shift: Tensor | None) -> Tensor:
         layer = self.layer
         if isinstance(layer, nn.GroupNorm):

@@ -244,7 +244,7 @@ def _forwards(layer: Any, site: Site) -> tuple[Callable[[Tensor], Tensor], Calla
     plain = type(layer).forward
     if isinstance(layer, _CONVOLUTIONS) and is_padded(layer):  # the weights act on the padded input
         return (
-            lambda inputs: site.watched(padded(layer, inputs.detach()), plain(layer, inputs)),
+            lambda inputs: site.watched(padded(layer, site.watches(inputs)), plain(layer, inputs)),
             lambda inputs: site.again(padded(layer, inputs)),
         )
     if isinstance(site, EmbeddingSite):

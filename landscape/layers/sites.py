@@ -31,6 +31,7 @@ class Passes:
         factors: c_i, ``(number, 1, 1)``, for each run, after the first pass.
         anchor: what the first pass is differentiated in, so that it reaches all sites and no weight.
         hooks: whether all weights are perturbed, so that behind an input that has a graph there is another site.
+        move: what is added to the outputs of sites in the first pass, instead of watching them.
         record: where the inputs and output gradients of the first pass go, if sites are to learn them later.
     """
 
@@ -41,6 +42,7 @@ class Passes:
     ends: list[tuple[GradientEdge, Site, Tensor]] = field(default_factory=list)
     factors: list[Tensor] = field(default_factory=list)
     record: list[tuple[Site, Tensor, Tensor]] | None = None
+    move: Callable[[Site, Tensor], Tensor | int] | None = None
 
     def __post_init__(self) -> None:
         self.num_examples = self.shards.num_examples
@@ -86,6 +88,8 @@ class Site(ABC):
                 raise UnsupportedError(f"the {kind} of {self.name}, {tuple(rows.shape)}, has no row for each example")
         self.calls += 1
         self.dtype = output.dtype
+        if self.passes.move is not None:
+            return output + self.passes.move(self, inputs)
         kept = [inputs.detach()]  # until it is told: what tells it lives as long as the graph
         if self.passes.hooks and not output._is_view():
             self.hooked = True  # much cheaper, but only called where the backward pass goes further than this
@@ -95,6 +99,10 @@ class Site(ABC):
                 self.passes.ends.append((get_gradient_edge(output), self, kept.pop()))
             return output
         return _Watched.apply(output, self.passes.anchor, lambda slope: self.told(kept.pop(), slope))  # type: ignore[no-untyped-call,no-any-return]
+
+    def watches(self, inputs: Tensor) -> Tensor:
+        """Inputs for :meth:`watched`, without their graph where nothing is made of them yet."""
+        return inputs.detach() if self.passes.move is None else inputs
 
     def keeps(self, inputs: Tensor) -> bool:
         """Whether the gradient at an output will be kept, so that it may as well be given at the end of the pass."""

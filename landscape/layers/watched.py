@@ -20,6 +20,7 @@ class Watched:
 
     Args:
         objective: whose model is copied, with its own weights.
+        frozen: whether nothing is differentiated in the weights.
 
     Attributes:
         plan: of the layers that hold the objective's weights.
@@ -28,10 +29,10 @@ class Watched:
         UnsupportedError: if a layer cannot be taken this way.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, *, frozen: bool = False) -> None:
         self._seam: Seam = copy.deepcopy(objective.work.definition.seam)  # its layers are given other forwards
         named = dict(self._seam.model.named_parameters())
-        self.weights = {name: named[name].requires_grad_() for name in objective.space.names}
+        self.weights = {name: named[name].requires_grad_(not frozen) for name in objective.space.names}
         self.plan = Plan(self._seam.model, list(self.weights.values()))
 
     def forward(self, batch: Batch, *, second: bool) -> tuple[Any, Any]:

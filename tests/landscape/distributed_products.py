@@ -17,7 +17,9 @@ from landscape import (
     GradientAscent,
     HessianOperator,
     KeptGraphs,
+    KrylovAware,
     Objective,
+    PerExample,
     RebuiltGraphs,
     ResidualOperator,
     XTrace,
@@ -51,7 +53,9 @@ def measured(sharing, way):
         found[kind.__name__] = torch.stack([operator.apply(V), operator.apply(V)])
     known = diagonal(GGNOperator(objective, weights=w), 40, estimator=ExactGaussNewton())
     found["diagonal"] = torch.tensor(known.estimates.tolist(), dtype=torch.float64)
-    found["trace"] = torch.tensor(trace(HessianOperator(objective, weights=w), 9, estimator=ExactGaussNewton()).samples)
+    hessian = HessianOperator(objective, weights=w)
+    for estimator in (ExactGaussNewton(), ExactGaussNewton(KrylovAware()), PerExample()):
+        found[repr(estimator)] = torch.tensor(trace(hessian, 9, estimator=estimator).samples.copy())
     return found
 
 

@@ -8,13 +8,13 @@ import torch
 from problems import normal, symmetric
 
 from landscape.estimators import Hutchinson, HutchPlusPlus, KrylovAware, Source
-from landscape.measures import Pair, blocks_of_the_trace, diagonal_entries, square
+from landscape.measures import BlocksOfTheTrace, Pair, diagonal_entries, square
 from landscape.xtrace import XTrace
 
 A = symmetric(torch.cat([4.0 / torch.arange(1, 31).double() ** 2, -torch.linspace(0, 0.3, 10).double()]))
 DIM = len(A)
 FORMS = {
-    "blocks": (blocks_of_the_trace([25, 15]), [torch.block_diag(A[:25, :25], torch.zeros(15, 15)), None]),
+    "blocks": (BlocksOfTheTrace([25, 15]), [torch.block_diag(A[:25, :25], torch.zeros(15, 15)), None]),
     "square": (square, [A @ A]),
     "diagonal": (diagonal_entries, None),
 }
@@ -94,7 +94,7 @@ def _after_one_vector():
 
 
 def test_hutchinson_averages_quadratic_forms_of_random_signs():
-    estimation = Hutchinson().begin(source(seed=4), blocks_of_the_trace([DIM]))
+    estimation = Hutchinson().begin(source(seed=4), BlocksOfTheTrace([DIM]))
     estimation.spend(2)
     signs = 2.0 * torch.randint(0, 2, (2, DIM), generator=torch.Generator().manual_seed(4)).double() - 1
     wanted = torch.einsum("pi,ij,pj->p", signs, A, signs)
@@ -105,7 +105,7 @@ def test_hutchinson_averages_quadratic_forms_of_random_signs():
 def test_an_estimate_that_is_continued_wastes_nothing_and_stays_unbiased(estimator):
     found = []
     for seed in range(300):
-        estimation = estimator.begin(source(seed), blocks_of_the_trace([DIM]))
+        estimation = estimator.begin(source(seed), BlocksOfTheTrace([DIM]))
         for budget in (4, 10, 11, 24):
             estimation.spend(budget)
             assert estimation.products in (budget, budget - 1)

@@ -37,8 +37,8 @@ def of_passes(operator):
     found = diagonal(operator, operator.dim - 1, estimator=EXACT)
     assert found.stopped == "exact"
     assert found.num_products < operator.dim
-    assert found.manifest["measurement"]["rest"] == "KrylovAware"
-    assert found.manifest["machine"]["products"] == "squares of examples' gradients, layer by layer"
+    assert found.manifest["measurement"]["rest"] == "PerExample"
+    assert found.manifest["machine"]["products"] == "squares of each example's gradients"
     return torch.tensor(found.estimates)
 
 
@@ -133,7 +133,7 @@ def test_the_rest_of_a_network_of_relus_has_no_diagonal_and_its_trace_is_known_a
         assert {result.num_products for result in found} == {20}
         errors[repr(estimator)] = np.mean([(result.estimate - float(wanted.sum())) ** 2 for result in found])
     least = errors.pop("KrylovAware()")
-    assert [*errors] == ["ExactGaussNewton(KrylovAware())", "ExactGaussNewton(Hutchinson())"]
+    assert [*errors] == ["ExactGaussNewton(PerExample())", "ExactGaussNewton(Hutchinson())"]
     assert all(error < least for error in errors.values())
 
 
@@ -159,7 +159,8 @@ def test_a_precision_and_the_progress_count_what_is_known():
     assert (found.stopped, found.num_products, found.estimator) == ("precision", 12, "ExactGaussNewton")
     assert seen[0] == (3, 30)
     assert seen[-1] == (12, 30)
-    assert found.manifest["machine"]["products"].endswith("layer by layer, graphs kept for the rest")
+    ways = "squares of each example's gradients; of the rest, second derivatives along steps of each example's own"
+    assert found.manifest["machine"]["products"] == ways
     assert certify(found, hessian).passed
 
 
