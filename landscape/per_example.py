@@ -32,8 +32,8 @@ class PerExample(Estimator):
 
     Hutchinson's estimator with a probe of its own for each example, so that its variance falls with their number: it is
     about 2 Σᵢ ‖Hᵢ‖² / N² for N examples, where one probe for all has 2 ‖H‖². A probe is a second derivative along steps
-    in all layers at once, and costs about as much as a product; nothing is kept that is as large as the weights. In a
-    matrix of weights zᵢ is r c' with random signs r and c, as many as rows and columns.
+    in all layers at once, and costs 1.1 to 1.6 products; nothing is kept that is as large as the weights. In a matrix
+    of weights zᵢ is r c' with random signs r and c, as many as rows and columns.
 
     Source: Hutchinson 1990; that examples have probes of their own is this package's.
 
@@ -141,7 +141,7 @@ class Steps:
     def _of_term(self, term: Term, seed: int, probe: int) -> Tensor:
         z = self._directions(term, seed, probe)
         plan, number = self._watched.plan, num_examples(term.batch)
-        passes = Passes(Shards(((1, number),)), ANY, plan.anchor, move=z.added)
+        passes = Passes(Shards(((1, number),)), ANY, plan.anchor, move=z.moved)
         plan.begin(passes)
         definition = self._work.definition
         with torch.enable_grad(), second_derivatives():
@@ -166,10 +166,11 @@ class Steps:
         blocks = range(first // TOGETHER, (first + number - 1) // TOGETHER + 1)
         drawn = torch.cat([self._drawn(seed, probe, block) for block in blocks])
         drawn = drawn[first - blocks[0] * TOGETHER :][:number]
-        parts = torch.split(2 * drawn.to(self._w) - 1, self._signs, dim=1)
+        parts = torch.split(drawn.to(self._w).mul_(2).sub_(1), self._signs, dim=1)
         return Directions(self._weights, parts)
 
     def _drawn(self, seed: int, probe: int, block: int) -> Tensor:
-        state = np.random.SeedSequence([seed, probe, block]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(state) // 2)
-        return torch.randint(0, 2, (TOGETHER, sum(self._signs)), generator=generator, dtype=torch.int8, device="cpu")
+        """Zeros and ones, ``(TOGETHER, signs)``."""
+        number = TOGETHER * sum(self._signs)
+        words = np.random.PCG64(np.random.SeedSequence([seed, probe, block])).random_raw(-(-number // 64))
+        return torch.from_numpy(np.unpackbits(words.astype("<u8").view(np.uint8), count=number)).view(TOGETHER, -1)

@@ -31,7 +31,7 @@ class Passes:
         factors: c_i, ``(number, 1, 1)``, for each run, after the first pass.
         anchor: what the first pass is differentiated in, so that it reaches all sites and no weight.
         hooks: whether all weights are perturbed, so that behind an input that has a graph there is another site.
-        move: what is added to the outputs of sites in the first pass, instead of watching them.
+        move: (site, inputs, output) -> another output in the first pass, in place of watching.
         record: where the inputs and output gradients of the first pass go, if sites are to learn them later.
     """
 
@@ -42,7 +42,7 @@ class Passes:
     ends: list[tuple[GradientEdge, Site, Tensor]] = field(default_factory=list)
     factors: list[Tensor] = field(default_factory=list)
     record: list[tuple[Site, Tensor, Tensor]] | None = None
-    move: Callable[[Site, Tensor], Tensor | int] | None = None
+    move: Callable[[Site, Tensor, Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         self.num_examples = self.shards.num_examples
@@ -89,7 +89,7 @@ class Site(ABC):
         self.calls += 1
         self.dtype = output.dtype
         if self.passes.move is not None:
-            return output + self.passes.move(self, inputs)
+            return self.passes.move(self, inputs, output)
         kept = [inputs.detach()]  # until it is told: what tells it lives as long as the graph
         if self.passes.hooks and not output._is_view():
             self.hooked = True  # much cheaper, but only called where the backward pass goes further than this

@@ -93,7 +93,7 @@ def test_the_examples_have_their_probes_in_any_chunks_and_halves_of_them():
 
 
 def test_entries_are_signs_that_are_not_correlated_and_other_ones_for_each_example_and_probe():
-    weights = [torch.zeros(2, 3), torch.zeros(4), torch.zeros(2, 1, 2), torch.zeros(())]
+    weights = [torch.zeros(2, 3), torch.zeros(4), torch.zeros(2, 1, 2, 1), torch.zeros(())]
     number = 20_000
     signs = [
         2.0 * torch.randint(0, 2, (number, directions.num_signs(w.shape)), generator=torch.Generator().manual_seed(i))
@@ -197,8 +197,8 @@ def _last(model, batch):
 
 
 def test_a_rule_of_a_layer_that_is_wrong_is_found_out(monkeypatch):
-    honest = directions.Directions.added
-    monkeypatch.setattr(directions.Directions, "added", lambda z, site, inputs: 1.1 * honest(z, site, inputs))
+    honest = directions.Directions.step
+    monkeypatch.setattr(directions.Directions, "step", lambda z, weight: 1.1 * honest(z, weight))
     with pytest.raises(ValueError, match=r"the curvature along a step is .* by a product"):
         trace(HessianOperator(problem("tanh_mlp").objective()), 20, estimator=PER_EXAMPLE)
 
