@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from landscape.batches import Batch, concatenate, num_examples, shape_of_examples, split, take, tensors
 from landscape.fingerprint import Fingerprint
+from landscape.precision import keeps_single
 
 if TYPE_CHECKING:
     from landscape.objective import Objective
@@ -229,6 +230,11 @@ class Seen:
         projection = torch.dot(gradient, (2 * signs - 1).to(gradient))
         return cls(loss.item(), torch.linalg.vector_norm(gradient).item(), projection.item())
 
+    def is_near(self, other: Seen, tolerance: float) -> tuple[bool, bool]:
+        """Whether the loss, and the gradient, are those of another way to compute them; not when one is NaN."""
+        same = abs(self.loss - other.loss) <= tolerance * max(1.0, abs(self.loss))
+        return same, abs(self.projection - other.projection) <= GRADIENTS * tolerance * max(1.0, self.length)
+
     def require_same(self, again: Seen, tolerance: float) -> None:
         """Another evaluation must have given the same, up to rounding."""
         moved = abs(self.loss - again.loss) + abs(self.projection - again.projection)
@@ -245,12 +251,12 @@ class Seen:
 
 
 def _require_mean(whole: Seen, parts: Objective) -> None:
-    together = Seen.of(parts)
+    together, weights = Seen.of(parts), parts.weights
     if parts.weight == 0:
         return
-    tolerance = _tolerance(parts.weights)
-    same = abs(whole.loss - together.loss) <= tolerance * max(1.0, abs(whole.loss))  # not when one is NaN
-    slope = abs(whole.projection - together.projection) <= GRADIENTS * tolerance * max(1.0, whole.length)
+    same, slope = whole.is_near(together, _tolerance(weights))
+    if not (same and slope) and keeps_single(lambda: parts.loss_and_gradient(weights)):
+        same, slope = whole.is_near(together, _tolerance(weights.float()))
     if not (same and slope):  # losses that are all the same, as of a head of zeros, agree with any weights
         what, pair = ("loss", (whole.loss, together.loss))
         if same:

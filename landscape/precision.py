@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -49,3 +50,20 @@ def doubled_module(module: Part) -> Part:
     """A module turned into double precision, where that is."""
     held = [*module.parameters(), *module.buffers()]
     return (module if all(has_double(tensor.device) for tensor in held) else module.cpu()).double()
+
+
+def keeps_single(compute: Callable[[], object]) -> bool:
+    """Whether a computation keeps numbers of single precision for its gradient, as norms of some models do in double.
+
+    >>> keeps_single(lambda: torch.ones(2, dtype=torch.float64, requires_grad=True).exp())
+    False
+    """
+    seen: set[torch.dtype] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        seen.add(tensor.dtype)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        compute()
+    return torch.float32 in seen

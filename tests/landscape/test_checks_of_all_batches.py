@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from problems import N, classes, normal, ragged, tanh_mlp
 from torch import nn
 
-from landscape import Objective
+from landscape import HessianOperator, Objective, certify, top_eigenvalues
 
 X, Y = normal(N, 3), classes(N, 3)
 DATA = ragged(X, Y)
@@ -40,6 +40,21 @@ def test_hidden_class_weights_are_refused_where_batches_have_one_class_each(size
         build(loss=lambda outputs, y: F.cross_entropy(outputs, y, weight=CLASS_WEIGHTS), data=ragged(X, y, sizes))
     known = build(loss=nn.CrossEntropyLoss(weight=CLASS_WEIGHTS), data=ragged(X, y, sizes))
     assert known.weight == pytest.approx(CLASS_WEIGHTS[y].sum().item(), rel=1e-12)
+
+
+class Inside(nn.Sequential):
+    def forward(self, x):
+        return self[1](self[0](x).float().tanh().double())
+
+
+def test_models_in_double_precision_that_compute_in_single_inside_are_accepted_and_sums_of_theirs_are_not():
+    model = Inside(nn.Linear(3, 4), nn.Linear(4, 3))
+    hessian = HessianOperator(build(model))
+    assert certify(top_eigenvalues(hessian, k=2), hessian).passed
+    slightly = lambda outputs, y: F.cross_entropy(outputs, y) + 1e-9 * outputs.sum() ** 2  # noqa: E731
+    for one, loss in ((model, SUM), (tanh_mlp(), slightly)):
+        with pytest.raises(ValueError, match="is not the weighted mean over its parts"):
+            build(one, loss=lambda outputs, y, loss=loss: loss(outputs, y))
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
