@@ -147,9 +147,16 @@ def test_outliers_of_another_matrix_are_refused():
         spectral_density(HessianOperator(given.objective()), 5, outliers=theirs)
     with pytest.raises(TypeError, match="outliers must be the Eigenpairs of top_eigenvalues; got list"):
         spectral_density(HessianOperator(given.objective()), 5, outliers=[1.0])
-    small = operator_of(np.array([2.0, 1.0]))
-    with pytest.raises(ValueError, match="outliers hold all 2 eigenvalues"):
-        spectral_density(small, 5, outliers=top_eigenvalues(small, 2))
+
+
+@pytest.mark.parametrize("values", [[2.0, 1.0, -3.0], [5.0]])
+def test_eigenpairs_of_the_whole_matrix_have_one_weight_each(values):
+    small = operator_of(np.array(values))
+    result = spectral_density(small, 5, num_probes=2, outliers=top_eigenvalues(small, len(values)))
+    frame = result.to_frame().query("probe == 0")
+    np.testing.assert_allclose(np.sort(frame["node"]), np.sort(values), rtol=1e-12)
+    np.testing.assert_allclose(frame["weight"], 1 / len(values), rtol=1e-12)
+    assert result.summary()["mean_eigenvalue"] == pytest.approx(np.mean(values))
 
 
 def test_the_mass_at_zero_is_the_share_of_zeros():
