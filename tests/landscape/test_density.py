@@ -171,6 +171,13 @@ def test_the_mass_at_zero_is_the_share_of_zeros():
     assert zeros.mass_at_zero() == (1.0, 0.0)
 
 
+@pytest.mark.parametrize("scale", [1e-14, 1e-30])
+def test_eigenvalues_that_are_small_are_told_from_zero_as_large_ones_are(scale):
+    results = [spectral_density(operator_of(np.linspace(-1, 2, 40) * by), 8, num_probes=4) for by in (1.0, scale)]
+    assert results[1].kernel_width == pytest.approx(results[0].kernel_width * scale, rel=1e-6)
+    assert results[1].mass_at_zero() == pytest.approx(results[0].mass_at_zero())
+
+
 def test_bands_cover_what_many_probes_find():
     at = np.array([-0.3, 0.0, 0.4, 0.8])
     many = spectral_density(known_operator(), 40, num_probes=400, seed=99)
