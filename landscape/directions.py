@@ -42,7 +42,8 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Directi
         A direction, ``(dim,)``.
 
     Raises:
-        TypeError, ValueError: if ``orthogonal_to`` is no direction, or the very one that the seed gives.
+        TypeError, ValueError: if ``orthogonal_to`` is no direction, or the very one that the seed gives, or if there is
+            no filter that is not zero.
 
     >>> model = torch.nn.Linear(4, 3)
     >>> data = [(torch.zeros(2, 4), torch.zeros(2, 3))]
@@ -70,7 +71,14 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Directi
         rows *= torch.where(length > 0, target / length, 0)
         by_output = _by_output(block, groups.get(name))
         by_output.copy_(rows.view(by_output.shape))
-    return space.flatten(dict(zip(space.names, direction, strict=True)))
+    found = space.flatten(dict(zip(space.names, direction, strict=True)))
+    if not found.any():
+        raise ValueError(
+            f"a filter-normalised direction moves matrices and kernels alone, and among {', '.join(space.names[:3])}"
+            f"{', ...' if len(space.names) > 3 else ''} there is none that is not zero; take random_direction, or an "
+            "eigenvector"
+        )
+    return found
 
 
 def eigenvector_axis(objective: Objective, pairs: Eigenpairs, *, index: int = 1) -> Axis:

@@ -109,6 +109,7 @@ def test_a_slice_goes_through_other_checkpoints_along_eigenvectors_and_along_the
         ("--through DIR/none", 2, "there is no run at"),
         ("--through DIR/a", 2, "there is no line between them"),
         ("--tolerance 2", 2, "tolerance must be a share of the range"),
+        ("--parameters *.bias", 2, "among 1.bias, 3.bias there is none that is not zero; take random_direction"),
     ],
 )
 def test_slices_that_make_no_sense_are_refused(line, status, sentence, folder):
