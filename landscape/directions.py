@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from landscape.answers import Eigenpairs
 from landscape.arguments import integer, seed_of
+from landscape.given import require_objective
 from landscape.objective import Objective
 from landscape.planes import Axis, Direction, Plane, tensor_of
 from landscape.precision import doubled
@@ -20,6 +21,7 @@ FLATTEST = 1e-6  # weights whose distance from a line is less than this share of
 
 def random_direction(objective: Objective, *, seed: int) -> Tensor:
     """A standard normal vector, ``(dim,)``, the same on every device."""
+    require_objective(objective)
     generator = torch.Generator().manual_seed(seed_of(seed))
     return torch.randn(objective.space.dim, generator=generator, dtype=torch.float64, device="cpu").to(
         objective.weights
@@ -51,6 +53,7 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Directi
     >>> torch.allclose(d[:12].view(3, 4).norm(dim=1), model.weight.norm(dim=1)), d[12:].tolist()
     (True, [0.0, 0.0, 0.0])
     """
+    require_objective(objective)
     space, groups = objective.space, _groups_of_transposed(objective)
     direction = space.split(random_direction(objective, seed=seed))
     others: list[Tensor] | list[None] = [None] * len(direction)
@@ -117,6 +120,8 @@ def eigenvector_plane(objective: Objective, pairs: Eigenpairs, *, indices: tuple
     Raises:
         ValueError: as :func:`eigenvector_axis`, and if both are the same one.
     """
+    if len(indices) != 2:
+        raise ValueError(f"indices must name two eigenpairs; got {len(indices)}")
     first, second = indices
     if first == second:
         raise ValueError(f"indices must name two eigenpairs; got {first} twice, which is no plane")
@@ -237,11 +242,15 @@ def rounding_of(objective: Objective) -> float:
 
 def _step(objective: Objective, weights: Direction, *, name: str) -> Tensor:
     """w₁ − w, ``(dim,)``, in double precision, on the objective's device where that has it."""
+    require_objective(objective)
     origin = doubled(objective.weights)
     return weights_of(objective, weights, name=name).to(origin) - origin
 
 
 def _eigenvector(objective: Objective, pairs: Eigenpairs, index: int) -> Tensor:
+    require_objective(objective)
+    if not isinstance(pairs, Eigenpairs):
+        raise TypeError(f"pairs must be the Eigenpairs of top_eigenvalues; got {type(pairs).__name__}")
     dim, count = pairs.eigenvectors.shape
     if not 1 <= integer(index, "index") <= count:
         raise ValueError(f"index must be between 1 and {count}, the eigenpairs that were computed; got {index}")

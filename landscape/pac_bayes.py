@@ -12,6 +12,7 @@ from torch import Tensor
 from landscape.answers import PacBayesSigma
 from landscape.answers.traces import reach_of
 from landscape.arguments import real
+from landscape.given import require_objective
 from landscape.identity import name_of
 from landscape.noise import Measure, Noise, mean_of
 from landscape.objective import Objective
@@ -72,6 +73,7 @@ def pac_bayes_sigma(
     >>> round(four / one, 4)
     2.0
     """
+    require_objective(objective)
     target, rtol = _positive(target, "target"), max(_positive(rtol, "rtol"), _LEAST)
     require_score(score)
     measure = None if score is None else _shortfall(objective, score)
