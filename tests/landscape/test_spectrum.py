@@ -234,9 +234,9 @@ def test_another_end_of_the_spectrum_is_refused_with_those_there_are():
         top_eigenvalues(operator_of(SPECTRA["zero"]), which="LR")
 
 
-@pytest.mark.parametrize("tol", [0.0, -1e-3, float("nan")])
-def test_a_tolerance_that_is_not_positive_is_refused(tol):
-    with pytest.raises(ValueError, match="tol must be positive; got"):
+@pytest.mark.parametrize("tol", [0.0, -1e-3, float("nan"), float("inf")])
+def test_a_tolerance_that_is_not_positive_and_finite_is_refused(tol):
+    with pytest.raises(ValueError, match="tol must be positive and finite; got"):
         top_eigenvalues(operator_of(SPECTRA["zero"]), tol=tol)
 
 
