@@ -168,9 +168,10 @@ def require_same_data(first: Fingerprint, second: Fingerprint) -> None:
 
 
 def require_scalar(loss: Any) -> None:
-    """A loss must be one number."""
-    if not isinstance(loss, Tensor) or loss.ndim != 0:
-        found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+    """A loss must be one real number."""
+    if not isinstance(loss, Tensor) or loss.ndim != 0 or loss.is_complex():
+        shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        found = shape or "a complex number"
         raise ValueError(f"the loss must return a scalar tensor, the mean over the batch; got {found}")
 
 
@@ -258,9 +259,8 @@ def _require_mean(whole: Seen, parts: Objective) -> None:
     if not (same and slope) and keeps_single(lambda: parts.loss_and_gradient(weights)):
         same, slope = whole.is_near(together, _tolerance(weights.float()))
     if not (same and slope):  # losses that are all the same, as of a head of zeros, agree with any weights
-        what, pair = ("loss", (whole.loss, together.loss))
-        if same:
-            what, pair = "gradient, projected on random signs,", (whole.projection, together.projection)
+        losses, slopes = (whole.loss, together.loss), (whole.projection, together.projection)
+        what, pair = ("gradient, projected on random signs,", slopes) if same else ("loss", losses)
         raise ValueError(
             f"the {what} of a batch ({pair[0]:.8g}) is not the weighted mean over its parts "
             f"({pair[1]:.8g}), so batches cannot be put together. The loss must be a mean over what "
