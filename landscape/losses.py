@@ -17,10 +17,22 @@ def loss_of(loss: Loss, outputs: Any, targets: Any) -> Tensor:
 
     Raises:
         ValueError: in place of torch's error, with both shapes, or with the target and the classes.
+        TypeError: in place of torch's, where outputs are no tensor.
     """
     try:
         return loss(outputs, targets)
+    except (TypeError, AttributeError) as error:
+        kind = type(outputs).__name__
+        signs = f"must be Tensor, not {kind}", f"'{kind}' object has no attribute 'size'"
+        if isinstance(outputs, Tensor) or not str(error).endswith(signs):
+            raise
+        raise TypeError(
+            f"the loss takes a tensor, and the model returns a {kind}; pass forward=lambda model, batch: "
+            "(outputs, targets) with the part of them that the loss is of"
+        ) from None
     except (RuntimeError, ValueError, IndexError) as error:
+        if not isinstance(outputs, Tensor):
+            raise
         said = str(error)
         unknown = _UNKNOWN_CLASS.fullmatch(said)
         if unknown is not None:
