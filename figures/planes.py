@@ -184,7 +184,7 @@ def _filled(
         ax.contour(x, y, values, levels=levels, norm=norm, colors="white", linewidths=0.4)
         rows, columns = np.nonzero(_alone(~np.ma.getmaskarray(values)))
         if len(rows):
-            dots = {"c": values[rows, columns], "cmap": image.cmap, "norm": norm}
+            dots: dict[str, Any] = {"c": values[rows, columns], "cmap": image.cmap, "norm": norm}
             ax.scatter(x[columns], y[rows], s=14, edgecolors=INK, linewidths=0.5, zorder=2.5, clip_on=False, **dots)
         ax.set_title(panel.title, fontsize=8.5)
         ax.set_aspect("equal" if 0.25 <= np.ptp(x) / np.ptp(y) <= 4 else "auto")
