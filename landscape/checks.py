@@ -58,7 +58,7 @@ def dtypes_named(weights: Tensor, batches: Sequence[Batch]) -> Iterator[None]:
         raise TypeError(
             f"the model or the loss cannot take data of this dtype: a batch holds {', '.join(found)}, and the weights "
             f"are {own} ({words[:200].rstrip('. ')}). Convert the inputs, as inputs.to(torch.{own}), or the "
-            "model; targets that name classes are torch.long."
+            "model, or the class weights of the loss; targets that name classes are torch.long."
         ) from None
 
 
