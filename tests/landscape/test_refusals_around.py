@@ -141,6 +141,18 @@ CALLS = {
         "coordinates; got inf",
         lambda: grid_around(Plane((D1, D2), marks=np.array([[0, math.inf]]))),
     ),
+    "names of marks": (
+        ValueError,
+        "mark_names must have one for each of 2 marks; got 1",
+        lambda: Axis(D1, [0.0, 1.0], ("a",)),
+    ),
+    "places": (ValueError, r"marks must have shape \(k, 2\)", lambda: Plane((D1, D2), marks=np.zeros((2, 3)))),
+    "path": (ValueError, r"path must have shape \(k, 2\)", lambda: Plane((D1, D2), path=np.zeros(3))),
+    "distances": (
+        ValueError,
+        r"path_distances must have one for each place of path; got shape \(2,\)",
+        lambda: Plane((D1, D2), path=np.zeros((3, 2)), path_distances=np.zeros(2)),
+    ),
 }
 
 
@@ -177,6 +189,12 @@ def test_something_else_than_an_objective_is_refused_with_the_way_to_one(name):
     ):
         with pytest.raises(TypeError, match=f"^objective must be an Objective; {words}"):
             AROUND[name](other)
+
+
+def test_marks_without_names_are_numbered():
+    line = line_slice(form(), Axis(D1, [0.0, 1.0]), coordinates=[0.0, 1.0])
+    assert line.marks.tolist() == [0.0, 1.0]
+    assert line.mark_names.tolist() == ["mark 1", "mark 2"]
 
 
 def test_the_checkpoints_of_a_trajectory_may_come_one_by_one():
