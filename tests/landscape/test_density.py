@@ -159,6 +159,12 @@ def test_eigenpairs_of_the_whole_matrix_have_one_weight_each(values):
     assert result.summary()["mean_eigenvalue"] == pytest.approx(np.mean(values))
 
 
+def test_probes_do_not_begin_where_the_search_of_the_same_seed_for_the_outliers_did():
+    operator = operator_of(np.array([-1.0] + [0.0] * 49))  # which of the many eigenvectors are found hangs on the start
+    result = spectral_density(operator, 5, num_probes=4, outliers=top_eigenvalues(operator, 2))
+    assert (result.weights[np.abs(result.nodes) < 1e-9].sum() / 4) > 0.8
+
+
 def test_the_mass_at_zero_is_the_share_of_zeros():
     result = spectral_density(known_operator(), 80, num_probes=60)  # the Krylov spaces are exhausted
     mass, error = result.mass_at_zero(1e-6)
