@@ -176,4 +176,6 @@ def _independent(vectors: Array) -> tuple[list[int], float]:
         if length > 0.5:
             kept.append(place)
             basis = np.column_stack([basis, left / length])
+    if not kept:  # of a matrix of zeros it has no vectors
+        return [*range(vectors.shape[1])], 1.0
     return kept, float(np.linalg.svd(vectors[:, kept], compute_uv=False)[-1])
