@@ -108,7 +108,7 @@ class ChecksOfPairs:
         """The same question from another start: nothing may lie further out."""
         k = len(self.values)
         most = None if self.result.converged.all() else max(k, self.result.num_products)  # it was cut short
-        start = int(self.result.manifest["measurement"].get("seed", 0)) + 1 + self.seed
+        start = int(self.result.manifest["measurement"].get("seed", 0)) + 1 + abs(self.seed)
         which: Any = self.which
         started = time.perf_counter()
         other = top_eigenvalues(self.operator, k, which=which, tol=self.tol, max_products=most, seed=start)

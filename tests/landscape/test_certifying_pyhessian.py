@@ -94,3 +94,17 @@ def test_pyhessians_trace_is_its_mean_over_its_probes():
     assert abs(result.estimate - exact.item()) < 5 * result.stderr
     with pytest.raises(ValueError, match="max_iterations must be at least 2"):
         pyhessian_trace(objective, max_iterations=1)
+
+
+def test_the_repetition_has_another_start_whatever_the_seed(monkeypatch):
+    operator, seeds = operator_of(SPECTRA["spread"]), []
+    result = top_eigenvalues(operator, 1, seed=3)
+
+    def again(*args, seed, **asked):
+        seeds.append(seed)
+        return top_eigenvalues(*args, seed=seed, **asked)
+
+    monkeypatch.setattr("landscape.certified_pairs.top_eigenvalues", again)
+    for seed in (0, -1, 5):
+        certify(result, operator, seed=seed)
+    assert len({3, *seeds}) == 4
