@@ -32,7 +32,8 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Directi
     """A random direction with d_f ← d_f ‖w_f‖ / ‖d_f‖ for every filter f (Li et al. 2018, arXiv 1712.09913).
 
     A filter is what makes one output: a row of a linear layer, a kernel of a convolution, and of a transposed one, in
-    each of its groups. Vectors (biases, the parameters of normalisation) are not moved.
+    each of its groups. Vectors (biases, the parameters of normalisation) are not moved, unless there is nothing else:
+    each is then a filter of its own.
 
     Args:
         objective: gives the weights.
@@ -56,13 +57,17 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Directi
     require_objective(objective)
     space, groups = objective.space, _groups_of_transposed(objective)
     direction = space.split(random_direction(objective, seed=seed))
+    only_vectors = not any(block.ndim > 1 and block.numel() for block in direction)
     others: list[Tensor] | list[None] = [None] * len(direction)
     if orthogonal_to is not None:
         others = space.split(direction_of(objective, orthogonal_to, name="orthogonal_to"))
     for name, block, weights, other in zip(space.names, direction, space.split(objective.weights), others, strict=True):
-        if block.ndim < 2 or not block.numel():
+        if (block.ndim < 2 and not only_vectors) or not block.numel():
             block.zero_()
             continue
+        if block.ndim < 2:
+            block, weights = block.view(1, -1), weights.view(1, -1)
+            other = None if other is None else other.view(1, -1)
         rows = _filters(block, groups.get(name)).clone()  # (filters, weights of a filter)
         if other is not None and rows.shape[1] > 1:
             axes = torch.nn.functional.normalize(_filters(other, groups.get(name)), dim=1)
@@ -77,9 +82,8 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Directi
     found = space.flatten(dict(zip(space.names, direction, strict=True)))
     if not found.any():
         raise ValueError(
-            f"a filter-normalised direction moves matrices and kernels alone, and among {', '.join(space.names[:3])}"
-            f"{', ...' if len(space.names) > 3 else ''} there is none that is not zero; take random_direction, or an "
-            "eigenvector"
+            "a filter-normalised direction is as large as the filters of the weights, which are all zero; take "
+            "random_direction, or an eigenvector"
         )
     return found
 

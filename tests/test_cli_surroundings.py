@@ -109,7 +109,6 @@ def test_a_slice_goes_through_other_checkpoints_along_eigenvectors_and_along_the
         ("--through DIR/none", 2, "there is no run at"),
         ("--through DIR/a", 2, "there is no line between them"),
         ("--tolerance 2", 2, "tolerance must be a share of the range"),
-        ("--parameters *.bias", 2, "among 1.bias, 3.bias there is none that is not zero; take random_direction"),
     ],
 )
 def test_slices_that_make_no_sense_are_refused(line, status, sentence, folder):
@@ -118,4 +117,5 @@ def test_slices_that_make_no_sense_are_refused(line, status, sentence, folder):
 
 
 def test_json_of_a_slice_is_one_object(folder):
-    assert json.loads(msam(f"slice {folder}/a --points 3 --json").stdout)["line"]["num_points"] == 3
+    for which in ("", " --parameters *.bias"):
+        assert json.loads(msam(f"slice {folder}/a --points 3 --json{which}").stdout)["line"]["num_points"] == 3
