@@ -62,7 +62,8 @@ def pac_bayes_sigma(
     Raises:
         TypeError: if a number is none, or not an integer, or the score is no function.
         ValueError: if the loss or the score is not finite at the weights, if the target or rtol is not positive and
-            finite, the level is not between 0 and 1, or there are fewer than two pairs.
+            finite, the target is lost in the rounding of what rises, the level is not between 0 and 1, or there are
+            fewer than two pairs.
 
     >>> import torch
     >>> model = torch.nn.Linear(1, 1, bias=False).double()
@@ -81,6 +82,11 @@ def pac_bayes_sigma(
     if not math.isfinite(noise.clean):
         raise ValueError(
             f"what rises must be finite at the weights themselves; it is {noise.clean}. Check the weights."
+        )
+    rounding = 10 * torch.finfo(objective.weights.dtype).eps * abs(noise.clean)
+    if target < rounding:
+        raise ValueError(
+            f"target must be above the rounding of what rises, {rounding:.1g}, where it would be lost; got {target:g}"
         )
     search = _Search(noise, target, rtol, reach_of(noise.num_draws, level), progress)
     sigma = search.crossing(0)
