@@ -44,6 +44,7 @@ def loss_of(loss: Loss, outputs: Any, targets: Any) -> Tensor:
             raise ValueError(
                 f"the loss cannot take outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}: the outputs "
                 "of a cross-entropy are (n, classes, ...) for targets (n, ...). For outputs (n, length, classes) pass "
-                "forward=lambda model, batch: (outputs.transpose(1, 2), targets)."
+                "forward=lambda model, batch: (outputs.transpose(1, 2), targets); those of a causal language model are "
+                "of the next token, outputs[:, :-1] for targets[:, 1:]."
             ) from None
         raise

@@ -25,7 +25,7 @@ def test_a_target_that_is_no_class_is_named_with_the_classes(target, loss):
 
 
 def test_shapes_that_do_not_fit_are_both_said():
-    with pytest.raises(ValueError, match=r"outputs \(3, 5, 4\) and targets \(3, 5\): .* pass forward=lambda"):
+    with pytest.raises(ValueError, match=r"outputs \(3, 5, 4\) and targets \(3, 5\): .* pass forward=.*\[:, 1:\]"):
         loss_of(functional.cross_entropy, torch.zeros(3, 5, 4), torch.zeros(3, 5, dtype=torch.long))
 
 
