@@ -11,6 +11,7 @@ from typing import Any
 from analyses.answer import Answer, Kind, is_cut_short
 from analyses.budget import Budget
 from analyses.protocol import Protocol
+from landscape.batch_norm import of_layers
 from landscape.batches import tensors
 from landscape.files import require_writable
 from landscape.manifest import hash_of_settings, hash_of_tensor
@@ -147,7 +148,11 @@ class Subject:
         return self.over(self.held_out_split)
 
     def weights_at(self, run: Run) -> Vector:
-        """The weights of a checkpoint of the same task and architecture, ``(dim,)``.
+        """The weights of a checkpoint of the same task and architecture, ``(dim,)``; it raises as :meth:`other`."""
+        return self.other(run)[0]
+
+    def other(self, run: Run) -> tuple[Vector, bool]:
+        """The weights of a checkpoint of the same task and architecture, and whether batch norm has our statistics.
 
         Raises:
             FileNotFoundError, ValueError: if there is none, it is damaged, of another task or architecture, or differs
@@ -161,7 +166,8 @@ class Subject:
         model = run.load_model(self._task)
         found = self.objective.space.weights_of(model).to(self.objective.weights)
         self._require_same_rest(dict(model.named_parameters()), run)
-        return found
+        ours, theirs = of_layers(self._model), of_layers(model)
+        return found, all(ours[name].equal(theirs[name].to(ours[name])) for name in ours)
 
     def require_same_rest(self, other: Subject) -> None:
         """Another checkpoint must have the weights that are not measured, which stay as they are, in common.

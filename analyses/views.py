@@ -93,8 +93,12 @@ class View:
         return {"reach": p.reach, "seed": p.seed}
 
     def _others(self, subject: Subject) -> list[_Other]:
-        """The checkpoints that the slice goes through, each read once."""
-        return [_Other(run.name, subject.weights_at(run)) for run in map(Run.open, self.through)]
+        """The checkpoints that the slice goes through, each read once, and named where not as it was."""
+        own, found = subject.run.name, []
+        for run in map(Run.open, self.through):
+            weights, is_itself = subject.other(run)
+            found.append(_Other(run.name if is_itself else f"{run.name}, batch norm of {own}", weights))
+        return found
 
 
 class _Other(NamedTuple):

@@ -45,6 +45,8 @@ class _Panel:
 def draw_planes(results: Mapping[str, PlaneSlice]) -> Figure:
     """Contours of the loss on one colour scale; hatched where the loss is not finite; a cross marks the model.
 
+    Finite points among others that are not, which no contour reaches, are dots in the colour of their height.
+
     Of several planes the rise L(w + d) − L(w) is drawn, where ``shows_rise`` says so; each title has its L(w). Of up to
     three, held-out losses and scores have panels of their own, where all have them. The path of a training is a line
     with a dot for each checkpoint, and other marked places are in the legend.
@@ -180,6 +182,10 @@ def _filled(
         ax.patch.set(hatch="xxx", edgecolor="#b8bec6")
         image = ax.contourf(x, y, values, levels=levels, norm=norm, cmap=SCORES if scores else SEQUENTIAL)
         ax.contour(x, y, values, levels=levels, norm=norm, colors="white", linewidths=0.4)
+        rows, columns = np.nonzero(_alone(~np.ma.getmaskarray(values)))
+        if len(rows):
+            dots: dict[str, Any] = {"c": values[rows, columns], "cmap": image.cmap, "norm": norm}
+            ax.scatter(x[columns], y[rows], s=14, edgecolors=INK, linewidths=0.5, zorder=2.5, clip_on=False, **dots)
         ax.set_title(panel.title, fontsize=8.5)
         ax.set_aspect("equal" if 0.25 <= np.ptp(x) / np.ptp(y) <= 4 else "auto")
         ax.grid(visible=False)
@@ -190,6 +196,17 @@ def _filled(
         bar.set_label(words + scale)
         bar.set_ticks(list(levels[::4]), labels=told_apart(levels[::4]))
         bar.ax.minorticks_off()
+
+
+def _alone(finite: Array) -> Array:
+    """Which finite points are a corner of no cell with three such corners, which is what contours fill."""
+    corners = [(slice(None, -1), slice(None, -1)), (slice(None, -1), slice(1, None))]
+    corners += [(slice(1, None), slice(None, -1)), (slice(1, None), slice(1, None))]
+    filled = np.sum([finite[corner] for corner in corners], axis=0) >= 3
+    found = finite.copy()
+    for corner in corners:
+        found[corner] &= ~filled
+    return found
 
 
 def _drawn_upon(axes: Sequence[Axes], panels: Sequence[_Panel]) -> dict[str, Line2D]:

@@ -68,7 +68,7 @@ class Vertical:
         """A few round heights."""
         if self.logarithmic:
             for steps in ((1, 2, 5), (1, 3), (1,)):
-                marked = self._inside(LogLocator(subs=steps, numticks=99))
+                marked = self._inside(LogLocator(subs=steps, numticks=999))
                 if len(marked) <= 5:
                     break
             return marked[:: max(1, -(-len(marked) // 5))]

@@ -14,6 +14,7 @@ from landscape.answers.audit import KINDS
 from landscape.arguments import integer, real
 from landscape.checks import require_finite
 from landscape.fisher_rao import fisher_rao_norm
+from landscape.given import require_objective
 from landscape.objective import Objective
 from landscape.operators import GGNOperator, HessianOperator
 from landscape.parts import weighted_mean
@@ -72,6 +73,7 @@ def audit(
     >>> result.rescalings.tolist(), result.verdicts.tolist()
     (['between layers', 'between units'], [['invariant', 'invariant'], ['moves', 'moves']])
     """
+    require_objective(objective)
     seed = integer(seed, "seed")
     require_finite(objective.weights)
     measures = usual_measures(objective, seed=seed) if measures is None else measures

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from landscape.answers import AverageCaseSharpness, SharpnessCurve
 from landscape.balls import L2
 from landscape.climbing import require_climbing, require_radii
+from landscape.given import require_objective
 from landscape.noise import Noise, mean_of
 from landscape.objective import Objective
 from landscape.perturbations import Ascent, at_radius
@@ -82,6 +83,7 @@ def average_case_curve(
 def _measured(
     objective: Objective, ascents: list[Ascent], num_draws: int, seed: int, progress: Progress
 ) -> list[AverageCaseSharpness]:
+    require_objective(objective)
     for ascent in ascents:
         if type(require_climbing(ascent).ball) is not L2:
             raise ValueError(

@@ -166,7 +166,10 @@ def _advice(definition: Definition) -> str:
             "measuring, with torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') (or "
             "torch.nn.utils.remove_weight_norm), or write the parametrization as g * v / v.norm()."
         )
+    padded = any(getattr(part, "padding_idx", None) is not None for part in definition.seam.modules())
+    row = ", the row of an embedding's padding_idx, which gets no gradient (mask it, or set padding_idx=None)"
     return (
         "An operation in it has a wrong second derivative, or leaves a part out of it: a custom autograd function "
-        "(once_differentiable), a straight-through estimate, something detached. Measure without it."
+        f"(once_differentiable), a straight-through estimate, something detached{row if padded else ''}. Measure "
+        "without it."
     )

@@ -50,7 +50,9 @@ class ChecksOfTrace:
         num_probes = max(2, int(asked.get("num_probes", len(self.result.samples))))
         estimator = _estimator_of(asked)
         num_probes = max(estimator.minimum, num_probes)
-        return trace(self.operator, num_probes, estimator=estimator, seed=int(asked.get("seed", 0)) + 1 + self.seed)
+        return trace(
+            self.operator, num_probes, estimator=estimator, seed=int(asked.get("seed", 0)) + 1 + abs(self.seed)
+        )
 
     def looks(self) -> dict[str, Callable[[], Finding]]:
         """Each check by its name."""

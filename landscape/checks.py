@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from landscape.batches import Batch, concatenate, num_examples, shape_of_examples, split, take, tensors
 from landscape.fingerprint import Fingerprint
+from landscape.widened import narrows
 
 if TYPE_CHECKING:
     from landscape.objective import Objective
@@ -57,7 +58,7 @@ def dtypes_named(weights: Tensor, batches: Sequence[Batch]) -> Iterator[None]:
         raise TypeError(
             f"the model or the loss cannot take data of this dtype: a batch holds {', '.join(found)}, and the weights "
             f"are {own} ({words[:200].rstrip('. ')}). Convert the inputs, as inputs.to(torch.{own}), or the "
-            "model; targets that name classes are torch.long."
+            "model, or the class weights of the loss; targets that name classes are torch.long."
         ) from None
 
 
@@ -167,9 +168,10 @@ def require_same_data(first: Fingerprint, second: Fingerprint) -> None:
 
 
 def require_scalar(loss: Any) -> None:
-    """A loss must be one number."""
-    if not isinstance(loss, Tensor) or loss.ndim != 0:
-        found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+    """A loss must be one real number."""
+    if not isinstance(loss, Tensor) or loss.ndim != 0 or loss.is_complex():
+        shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        found = shape or "a complex number"
         raise ValueError(f"the loss must return a scalar tensor, the mean over the batch; got {found}")
 
 
@@ -229,6 +231,11 @@ class Seen:
         projection = torch.dot(gradient, (2 * signs - 1).to(gradient))
         return cls(loss.item(), torch.linalg.vector_norm(gradient).item(), projection.item())
 
+    def is_near(self, other: Seen, tolerance: float) -> tuple[bool, bool]:
+        """Whether the loss, and the gradient, are those of another way to compute them; not when one is NaN."""
+        same = abs(self.loss - other.loss) <= tolerance * max(1.0, abs(self.loss))
+        return same, abs(self.projection - other.projection) <= GRADIENTS * tolerance * max(1.0, self.length)
+
     def require_same(self, again: Seen, tolerance: float) -> None:
         """Another evaluation must have given the same, up to rounding."""
         moved = abs(self.loss - again.loss) + abs(self.projection - again.projection)
@@ -245,26 +252,20 @@ class Seen:
 
 
 def _require_mean(whole: Seen, parts: Objective) -> None:
-    together = Seen.of(parts)
+    together, weights = Seen.of(parts), parts.weights
     if parts.weight == 0:
         return
-    tolerance = _tolerance(parts.weights)
-    same = abs(whole.loss - together.loss) <= tolerance * max(1.0, abs(whole.loss))  # not when one is NaN
-    slope = abs(whole.projection - together.projection) <= GRADIENTS * tolerance * max(1.0, whole.length)
+    same, slope = whole.is_near(together, _tolerance(weights))
+    if not (same and slope) and narrows(lambda: parts.loss_and_gradient(weights)):
+        same, slope = whole.is_near(together, _tolerance(weights.float()))
     if not (same and slope):  # losses that are all the same, as of a head of zeros, agree with any weights
-        what, pair = ("loss", (whole.loss, together.loss))
-        if same:
-            what, pair = "gradient, projected on random signs,", (whole.projection, together.projection)
-        near = _tolerance(torch.zeros((), dtype=torch.float32)) * max(1.0, abs(whole.loss), whole.length) > abs(
-            pair[0] - pair[1]
-        )
-        advice = " It may be rounding in float32, somewhere within, of doubles: then measure model.float()."
+        losses, slopes = (whole.loss, together.loss), (whole.projection, together.projection)
+        what, pair = ("gradient, projected on random signs,", slopes) if same else ("loss", losses)
         raise ValueError(
             f"the {what} of a batch ({pair[0]:.8g}) is not the weighted mean over its parts "
             f"({pair[1]:.8g}), so batches cannot be put together. The loss must be a mean over what "
             "`denominator` counts (examples, unless the loss says otherwise), and the model must treat examples "
             "one by one; pass denominator=lambda outputs, targets: ... for what your loss divides by."
-            + (advice if near and parts.weights.dtype == torch.float64 else "")
         )
 
 

@@ -39,6 +39,11 @@ class CrossEntropyDenominator:
         kept = targets != self.ignore_index
         if self.weight is None:
             return kept.sum()
+        if outputs.ndim > 1 and outputs.shape[1] != len(self.weight):
+            raise ValueError(
+                f"the loss has weights for {len(self.weight)} classes, and outputs {tuple(outputs.shape)} are for "
+                f"{outputs.shape[1]}; give it one for each class"
+            )
         return torch.where(kept, self.weight.to(targets.device)[torch.where(kept, targets, 0)], 0).sum()
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from landscape.answers import Eigenpairs, SpectralDensity
 from landscape.arguments import integer, real, seed_of
+from landscape.chance import mixed
 from landscape.clock import Clock
 from landscape.operators import CurvatureOperator, require_operator
 from landscape.orthonormal import gaussian, orthonormal
@@ -19,6 +20,8 @@ from landscape.pages import Pages
 from landscape.processes import attempted
 from landscape.progress import Progress, silent
 from landscape.results import Array
+
+_PROBES = 0x70726F62  # keeps this stream apart from those that are seeded with the same numbers elsewhere
 
 
 def spectral_density(
@@ -43,7 +46,7 @@ def spectral_density(
         num_steps: products per probe; a probe ends early, exactly, when its Krylov space is exhausted.
         num_probes: independent random vectors.
         outliers: eigenpairs found before; the converged ones count as they are, one eigenvalue of ``dim`` each, and
-            the probes explore what is orthogonal to them.
+            the probes explore what is orthogonal to them. Of all eigenvalues the last is left to the probes.
         width: of the kernel that smooths the density, in units of the eigenvalues, and how near to zero counts as
             zero; 0.5 % of the range of the nodes when left out, or of what is farthest from zero if there is one node.
         max_seconds: start no probe that would not end in time; the first is cut short where it must be.
@@ -76,13 +79,12 @@ def spectral_density(
         raise ValueError("width must be finite; got inf, under which there is no density")
     values, known = _converged(operator, outliers)
     dim, count = operator.dim, known.shape[1]
-    if count == dim:
-        raise ValueError(f"outliers hold all {dim} eigenvalues; there is nothing left to estimate")
     work = operator.objective.work
     clock = Clock(work.sharing, like=operator.weights, limit=given.get("max_seconds", math.inf))
 
     def probed() -> list[tuple[Array, Array]]:
-        generator = torch.Generator().manual_seed(seed)
+        # Not the vectors that a search for eigenpairs of this seed began with: what it found may hang on these.
+        generator = torch.Generator().manual_seed(mixed(seed, _PROBES) if count else seed)
         rows: list[tuple[Array, Array]] = []
         while len(rows) < num_probes:
             if rows and "max_seconds" in given and clock.seconds * (len(rows) + 1) / len(rows) > clock.limit:
@@ -155,7 +157,9 @@ def _converged(operator: CurvatureOperator, outliers: Eigenpairs | None) -> tupl
     same = all(ours[key] == theirs.get(key, ours[key]) for key in ours)
     if outliers.eigenvectors.shape[0] != operator.dim or not same:
         raise ValueError("outliers are eigenpairs of another matrix; pass top_eigenvalues(operator, ...) of this one")
-    sure = outliers.converged
+    sure = outliers.converged.copy()
+    if sure.sum() == operator.dim:
+        sure[-1] = False  # a probe has to have a direction, in which it finds this one
     vectors = torch.as_tensor(np.array(outliers.eigenvectors[:, sure]), device="cpu").to(operator.weights)
     return np.array(outliers.eigenvalues[sure], dtype=np.float64), torch.linalg.qr(vectors).Q
 

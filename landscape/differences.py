@@ -24,9 +24,10 @@ class CentralDifferences(Products):
     differentiated twice.
 
     The products are not exact: the step h is the one, of a row that halves from ‖w‖ on, at which products hardly change
-    with it any more, along random signs and along the gradient. How far they still do is said in the results. Of a
+    with it any more, along random signs, the gradient, and the one weight in which that is steepest; or a shorter one,
+    as long as they change by no more than the root of the rounding. How far they still do is said in the results. Of a
     network with kinks (ReLU, max-pooling) they are another thing than the Hessian, which is that between the kinks:
-    differences see the kinks that a step crosses.
+    differences see the kinks that a step crosses, which a short one hardly does.
 
     Raises:
         ValueError: when bound, where products change with the step by more than a tenth at any.
@@ -68,14 +69,16 @@ class _Differences(Bound):
         return image
 
     def _best_step(self, terms: Sequence[Term]) -> tuple[float, float]:
-        """The step at which a halving changes the product least, along the worse of two directions, and that change."""
+        """The step at which a halving changes the product least, along the worst of some directions, or the shortest
+        of those after it that is good enough; and that change."""
         if not terms:
             return self.size * torch.finfo(self.w.dtype).eps ** (1 / 3), float("nan")
         term = Term(terms[0].definition, take(terms[0].batch, 0, EXAMPLES))
         with torch.enable_grad():
             leaf = self.w.detach().requires_grad_()
             (slope,) = torch.autograd.grad(term.loss(leaf), leaf)
-        directions = [v / v.norm() for v in (signs(self.w, 1)[0], slope) if v.any()]
+        steepest = torch.zeros_like(slope).index_fill_(0, slope.abs().argmax(), 1)
+        directions = [v / v.norm() for v in (signs(self.w, 1)[0], slope, steepest) if v.any()]
         steps = [self.size * 0.5**power for power in range(1, 26 if self.w.dtype == torch.float64 else 14)]
         images = [[self._along(term, v, step) for v in directions] for step in steps]
         changes = [
@@ -83,4 +86,7 @@ class _Differences(Bound):
             for pair in pairwise(images)
         ]
         best = min(range(len(changes)), key=lambda i: changes[i] if changes[i] == changes[i] else float("inf"))
+        enough = max(changes[best], torch.finfo(self.w.dtype).eps ** 0.5)
+        while best + 1 < len(changes) and changes[best + 1] <= enough:
+            best += 1
         return steps[best + 1], changes[best]

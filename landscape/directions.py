@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from landscape.answers import Eigenpairs
 from landscape.arguments import integer, seed_of
+from landscape.given import require_objective
 from landscape.objective import Objective
 from landscape.planes import Axis, Direction, Plane, tensor_of
 from landscape.precision import doubled
@@ -20,6 +21,7 @@ FLATTEST = 1e-6  # weights whose distance from a line is less than this share of
 
 def random_direction(objective: Objective, *, seed: int) -> Tensor:
     """A standard normal vector, ``(dim,)``, the same on every device."""
+    require_objective(objective)
     generator = torch.Generator().manual_seed(seed_of(seed))
     return torch.randn(objective.space.dim, generator=generator, dtype=torch.float64, device="cpu").to(
         objective.weights
@@ -30,7 +32,8 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Directi
     """A random direction with d_f ← d_f ‖w_f‖ / ‖d_f‖ for every filter f (Li et al. 2018, arXiv 1712.09913).
 
     A filter is what makes one output: a row of a linear layer, a kernel of a convolution, and of a transposed one, in
-    each of its groups. Vectors (biases, the parameters of normalisation) are not moved.
+    each of its groups. Vectors (biases, the parameters of normalisation) are not moved, unless there is nothing else:
+    each is then a filter of its own.
 
     Args:
         objective: gives the weights.
@@ -42,7 +45,8 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Directi
         A direction, ``(dim,)``.
 
     Raises:
-        TypeError, ValueError: if ``orthogonal_to`` is no direction, or the very one that the seed gives.
+        TypeError, ValueError: if ``orthogonal_to`` is no direction, or the very one that the seed gives, or if there is
+            no filter that is not zero.
 
     >>> model = torch.nn.Linear(4, 3)
     >>> data = [(torch.zeros(2, 4), torch.zeros(2, 3))]
@@ -50,15 +54,20 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Directi
     >>> torch.allclose(d[:12].view(3, 4).norm(dim=1), model.weight.norm(dim=1)), d[12:].tolist()
     (True, [0.0, 0.0, 0.0])
     """
+    require_objective(objective)
     space, groups = objective.space, _groups_of_transposed(objective)
     direction = space.split(random_direction(objective, seed=seed))
+    only_vectors = not any(block.ndim > 1 and block.numel() for block in direction)
     others: list[Tensor] | list[None] = [None] * len(direction)
     if orthogonal_to is not None:
         others = space.split(direction_of(objective, orthogonal_to, name="orthogonal_to"))
     for name, block, weights, other in zip(space.names, direction, space.split(objective.weights), others, strict=True):
-        if block.ndim < 2 or not block.numel():
+        if (block.ndim < 2 and not only_vectors) or not block.numel():
             block.zero_()
             continue
+        if block.ndim < 2:
+            block, weights = block.view(1, -1), weights.view(1, -1)
+            other = None if other is None else other.view(1, -1)
         rows = _filters(block, groups.get(name)).clone()  # (filters, weights of a filter)
         if other is not None and rows.shape[1] > 1:
             axes = torch.nn.functional.normalize(_filters(other, groups.get(name)), dim=1)
@@ -70,7 +79,13 @@ def filter_normalized(objective: Objective, *, seed: int, orthogonal_to: Directi
         rows *= torch.where(length > 0, target / length, 0)
         by_output = _by_output(block, groups.get(name))
         by_output.copy_(rows.view(by_output.shape))
-    return space.flatten(dict(zip(space.names, direction, strict=True)))
+    found = space.flatten(dict(zip(space.names, direction, strict=True)))
+    if not found.any():
+        raise ValueError(
+            "a filter-normalised direction is as large as the filters of the weights, which are all zero; take "
+            "random_direction, or an eigenvector"
+        )
+    return found
 
 
 def eigenvector_axis(objective: Objective, pairs: Eigenpairs, *, index: int = 1) -> Axis:
@@ -109,6 +124,8 @@ def eigenvector_plane(objective: Objective, pairs: Eigenpairs, *, indices: tuple
     Raises:
         ValueError: as :func:`eigenvector_axis`, and if both are the same one.
     """
+    if len(indices) != 2:
+        raise ValueError(f"indices must name two eigenpairs; got {len(indices)}")
     first, second = indices
     if first == second:
         raise ValueError(f"indices must name two eigenpairs; got {first} twice, which is no plane")
@@ -229,11 +246,15 @@ def rounding_of(objective: Objective) -> float:
 
 def _step(objective: Objective, weights: Direction, *, name: str) -> Tensor:
     """w₁ − w, ``(dim,)``, in double precision, on the objective's device where that has it."""
+    require_objective(objective)
     origin = doubled(objective.weights)
     return weights_of(objective, weights, name=name).to(origin) - origin
 
 
 def _eigenvector(objective: Objective, pairs: Eigenpairs, index: int) -> Tensor:
+    require_objective(objective)
+    if not isinstance(pairs, Eigenpairs):
+        raise TypeError(f"pairs must be the Eigenpairs of top_eigenvalues; got {type(pairs).__name__}")
     dim, count = pairs.eigenvectors.shape
     if not 1 <= integer(index, "index") <= count:
         raise ValueError(f"index must be between 1 and {count}, the eigenpairs that were computed; got {index}")

@@ -95,6 +95,8 @@ def forecast(operator: CurvatureOperator, questions: Sequence[Question], *, repe
         raise ValueError(f"repeats must be at least 2, to give a spread; got {repeats}")
     if not questions:
         raise ValueError("questions is empty; name at least one question")
+    if not all(isinstance(question, Question) for question in questions):
+        raise TypeError(f"questions must be Question(...), or what for_trace and its like return; got {questions!r}")
     V = signs(operator.weights.new_zeros(operator.dim), COLUMNS).T
     graph = _graph_bytes(operator, V[:, 0])
     objective, w = operator.objective, operator.weights

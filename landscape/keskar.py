@@ -14,6 +14,7 @@ from landscape.arguments import integer, not_negative
 from landscape.balls import Linf
 from landscape.chance import normals
 from landscape.climbing import Point, climb, random_start, require_counts
+from landscape.given import require_objective
 from landscape.noise import mean_of
 from landscape.objective import Objective
 from landscape.perturbations import GradientAscent
@@ -76,6 +77,7 @@ def keskar_sharpness(
     >>> keskar_sharpness(objective, epsilon=0.25).value  # 100 (1.5² − 1) / 2
     62.5
     """
+    require_objective(objective)
     epsilon = not_negative(epsilon, "epsilon")
     steps, restarts = require_counts(steps, restarts)
     seed, dim = integer(seed, "seed"), objective.space.dim

@@ -17,10 +17,22 @@ def loss_of(loss: Loss, outputs: Any, targets: Any) -> Tensor:
 
     Raises:
         ValueError: in place of torch's error, with both shapes, or with the target and the classes.
+        TypeError: in place of torch's, where outputs are no tensor.
     """
     try:
         return loss(outputs, targets)
+    except (TypeError, AttributeError) as error:
+        kind = type(outputs).__name__
+        signs = f"must be Tensor, not {kind}", f"'{kind}' object has no attribute 'size'"
+        if isinstance(outputs, Tensor) or not str(error).endswith(signs):
+            raise
+        raise TypeError(
+            f"the loss takes a tensor, and the model returns a {kind}; pass forward=lambda model, batch: "
+            "(outputs, targets) with the part of them that the loss is of"
+        ) from None
     except (RuntimeError, ValueError, IndexError) as error:
+        if not isinstance(outputs, Tensor):
+            raise
         said = str(error)
         unknown = _UNKNOWN_CLASS.fullmatch(said)
         if unknown is not None:
@@ -32,6 +44,7 @@ def loss_of(loss: Loss, outputs: Any, targets: Any) -> Tensor:
             raise ValueError(
                 f"the loss cannot take outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}: the outputs "
                 "of a cross-entropy are (n, classes, ...) for targets (n, ...). For outputs (n, length, classes) pass "
-                "forward=lambda model, batch: (outputs.transpose(1, 2), targets)."
+                "forward=lambda model, batch: (outputs.transpose(1, 2), targets); those of a causal language model are "
+                "of the next token, outputs[:, :-1] for targets[:, 1:]."
             ) from None
         raise

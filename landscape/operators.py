@@ -127,6 +127,8 @@ class CurvatureOperator(LinearOperator, ABC):
         return self if _is_number(other) and float(other) == 0 else NotImplemented  # as sum() begins with
 
     def __truediv__(self, other: Any) -> Any:
+        if _is_number(other) and float(other) == 0:
+            raise ValueError("an operator cannot be divided by zero")
         return self * (1 / float(other)) if _is_number(other) else NotImplemented
 
     def __neg__(self) -> Any:

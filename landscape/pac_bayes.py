@@ -12,6 +12,7 @@ from torch import Tensor
 from landscape.answers import PacBayesSigma
 from landscape.answers.traces import reach_of
 from landscape.arguments import real
+from landscape.given import require_objective
 from landscape.identity import name_of
 from landscape.noise import Measure, Noise, mean_of
 from landscape.objective import Objective
@@ -61,7 +62,8 @@ def pac_bayes_sigma(
     Raises:
         TypeError: if a number is none, or not an integer, or the score is no function.
         ValueError: if the loss or the score is not finite at the weights, if the target or rtol is not positive and
-            finite, the level is not between 0 and 1, or there are fewer than two pairs.
+            finite, the target is lost in the rounding of what rises, the level is not between 0 and 1, or there are
+            fewer than two pairs.
 
     >>> import torch
     >>> model = torch.nn.Linear(1, 1, bias=False).double()
@@ -72,6 +74,7 @@ def pac_bayes_sigma(
     >>> round(four / one, 4)
     2.0
     """
+    require_objective(objective)
     target, rtol = _positive(target, "target"), max(_positive(rtol, "rtol"), _LEAST)
     require_score(score)
     measure = None if score is None else _shortfall(objective, score)
@@ -79,6 +82,11 @@ def pac_bayes_sigma(
     if not math.isfinite(noise.clean):
         raise ValueError(
             f"what rises must be finite at the weights themselves; it is {noise.clean}. Check the weights."
+        )
+    rounding = 10 * torch.finfo(objective.weights.dtype).eps * abs(noise.clean)
+    if target < rounding:
+        raise ValueError(
+            f"target must be above the rounding of what rises, {rounding:.1g}, where it would be lost; got {target:g}"
         )
     search = _Search(noise, target, rtol, reach_of(noise.num_draws, level), progress)
     sigma = search.crossing(0)

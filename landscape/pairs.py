@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from landscape.batch_norm import Buffers, Statistics, of_layers
+from landscape.given import require_objective
 from landscape.manifest import differences
 from landscape.objective import Objective
 
@@ -75,6 +76,7 @@ def require_same_model(objective: Objective, other: object, name: str) -> None:
         TypeError: if it is no objective.
         ValueError: naming what differs.
     """
+    require_objective(objective)
     if not isinstance(other, Objective):
         raise TypeError(
             f"{name} must be given as an Objective; got {type(other).__name__}. "

@@ -21,13 +21,19 @@ class Axis:
 
     Attributes:
         direction: d, ``(dim,)``.
-        marks: coordinates t of the places w + t d.
-        mark_names: one name for each.
+        marks: coordinates t of the places w + t d, ``(k,)``.
+        mark_names: one name for each; they are numbered when left out.
+
+    Raises:
+        ValueError: if there are other than as many names as marks, or the marks have another shape.
     """
 
     direction: Direction
     marks: Array | None = None
     mark_names: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        _require_places(self, "marks", 1)
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,13 @@ class Plane:
     Attributes:
         directions: d₁ and d₂, each ``(dim,)``.
         marks: ``(k, 2)``, coordinates of the places w + x d₁ + y d₂.
-        mark_names: one name for each.
+        mark_names: one name for each; they are numbered when left out.
         path: ``(n, 2)``, coordinates of weights along a training, each projected onto the plane.
         path_distances: ``(n,)``, how far each of them lies from the plane.
         explained: ``(2,)``, the share in the variance of the path that is along each direction.
+
+    Raises:
+        ValueError: if marks, names, path or distances have another shape than these.
     """
 
     directions: tuple[Direction, Direction]
@@ -49,6 +58,30 @@ class Plane:
     path: Array | None = None
     path_distances: Array | None = None
     explained: Array | None = None
+
+    def __post_init__(self) -> None:
+        _require_places(self, "marks", 2)
+        _require_places(self, "path", 2)
+        distances, path = self.path_distances, self.path
+        if distances is not None and np.shape(distances) != (0 if path is None else len(path),):
+            raise ValueError(f"path_distances must have one for each place of path; got shape {np.shape(distances)}")
+
+
+def _require_places(of: Axis | Plane, name: str, axes: int) -> None:
+    """Places must have a coordinate for each axis, and a name each; they become arrays, and names numbers."""
+    given = getattr(of, name)
+    if given is None:
+        return
+    places = np.asarray(given, dtype=np.float64)
+    if places.ndim != axes or (axes > 1 and places.shape[1] != axes):
+        shape = "(k,)" if axes == 1 else f"(k, {axes})"
+        raise ValueError(f"{name} must have shape {shape}, coordinates of places; got {places.shape}")
+    object.__setattr__(of, name, places)
+    if name == "marks":
+        names = of.mark_names or [f"mark {i + 1}" for i in range(len(places))]
+        if len(names) != len(places):
+            raise ValueError(f"mark_names must have one for each of {len(places)} marks; got {len(names)}")
+        object.__setattr__(of, "mark_names", names)
 
 
 def tensor_of(vector: Direction, name: str) -> Tensor:

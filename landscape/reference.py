@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape.answers import Eigenpairs, TraceEstimate
-from landscape.arguments import integer, real, seed_of
+from landscape.arguments import integer, pairs_of, real, seed_of
+from landscape.given import require_objective
 from landscape.objective import Objective
 from landscape.operators import CurvatureOperator, HessianOperator
 
@@ -61,9 +62,10 @@ def pyhessian_eigenvalues(
         those for its graph, under ``machine``.
 
     Raises:
-        ValueError: if the objective is not on the CPU.
+        ValueError: if the objective is not on the CPU, or k is not between 1 and the number of weights.
     """
-    k, max_iterations = integer(k, "k"), integer(max_iterations, "max_iterations")
+    require_objective(objective)
+    k, max_iterations = pairs_of(k, objective.space.dim), integer(max_iterations, "max_iterations", least=1)
     tol, seed = real(tol, "tol"), seed_of(seed)
     with _their_hessian(objective, seed) as (theirs, model):
         started = time.perf_counter()

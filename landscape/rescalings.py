@@ -20,6 +20,7 @@ from torch import Tensor
 from landscape.answers.audit import KINDS, LAYERS, LOGITS, NORMALISED, UNITS
 from landscape.arguments import integer, real
 from landscape.batches import Batch, num_examples, take, tensors
+from landscape.given import require_objective
 from landscape.objective import Objective
 from landscape.scalable import Block, Scalable, product
 from landscape.spans import null_space
@@ -130,6 +131,7 @@ def find_rescalings(objective: Objective, *, factor: float = 2.0, seed: int = 0)
     >>> torch.allclose(first.apply(objective).loss(first.apply(objective).weights), objective.loss(objective.weights))
     True
     """
+    require_objective(objective)
     factor = real(factor, "factor")
     if not (factor > 0 and math.isfinite(factor) and factor != 1):
         raise ValueError(f"factor must be a positive number other than 1, such as 2; got {factor}")

@@ -56,8 +56,9 @@ class Adaptive:
     of two orders, r⁵ and r² log r. Points where the two disagree most, far from each other, and a quarter more at
     random are evaluated and held against the smoother one before they are added to it. It ends when the largest
     difference was at most half the tolerance in two rounds in a row; it is the result's ``interpolation_error``. Where
-    more than half of the grid would be needed, a value is not finite, or the grid has less than five values along an
-    axis, everything is evaluated: nothing is ever interpolated across a value that is not finite.
+    more than half of the grid would be needed, a value is found that is not finite, or the grid has less than five
+    values along an axis, everything is evaluated. What lies between the points that were evaluated is not seen: a hole
+    of values that are not finite, or a spike, that is narrower than they are apart may be interpolated across.
 
     The tolerance is for losses, held-out ones included, each in shares of its own range: a surface with steep corners
     may have large relative errors near its minimum. Scores and standard errors are interpolated linearly, unchecked.

@@ -186,14 +186,15 @@ class Search:
         return self.space.residuals(pairs.values[one], pairs.coordinates[:, one])[:, 0]
 
     def _borders(self) -> list[tuple[float, float]]:
-        pairs = self.pairs(self.ends)
-        return self.ends.borders(pairs.values, pairs.allowed)
+        """From where on inwards a copy of a wanted eigenvalue counts, which rounding may have moved."""
+        pairs, rounding = self.pairs(self.ends), 100 * self._rounding * self.space.scale
+        return [(sign, at - sign * rounding) for sign, at in self.ends.borders(pairs.values, pairs.allowed)]
 
     def _places(self) -> list[tuple[float, float]]:
         """Where no eigenvalue may hide, (sign, μ): from there on outwards one would change the answer."""
         pairs = self.pairs(self.ends)
         beyond = pairs.allowed.clamp(min=NEAR * float(pairs.values.abs().max()))
-        return self.ends.borders(pairs.values, pairs.allowed) + self.ends.outside(pairs.values, beyond)
+        return self._borders() + self.ends.outside(pairs.values, beyond)
 
     def _none_hides(self, another: Chain | None, looked: bool) -> bool:
         """Whether one of the chains would have seen what could change the answer, but for a small chance."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from landscape.answers import Sharpness
 from landscape.arguments import entries, integer
+from landscape.given import require_objective
 from landscape.objective import Objective
 from landscape.parts import NOTHING_TO_COUNT, weighted_mean
 from landscape.perturbations import Perturbation, at_radius, require_perturbation
@@ -118,6 +119,7 @@ def require_sizes(microbatch_sizes: Sequence[int]) -> list[int]:
 def _measured(
     objective: Objective, perturbations: Sequence[Perturbation], sizes: Sequence[int], progress: Progress
 ) -> tuple[tuple[Sharpness, ...], ...]:
+    require_objective(objective)
     for perturbation in perturbations:
         require_perturbation(perturbation)
     for size in sizes:

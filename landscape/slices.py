@@ -14,6 +14,7 @@ from torch import Tensor
 from landscape.answers import LineSlice, PlaneSlice
 from landscape.arguments import entries, reals
 from landscape.directions import direction_of
+from landscape.given import require_objective
 from landscape.identity import name_of
 from landscape.kept import Kept
 from landscape.manifest import hash_of_settings, hash_of_tensor
@@ -77,6 +78,7 @@ def line_slice(
     >>> line_slice(objective, torch.ones(1), coordinates=[-1.0, 0.0, 2.0]).losses.round(9).tolist()
     [1.0, 0.0, 4.0]
     """
+    require_objective(objective)
     axis = direction if isinstance(direction, Axis) else Axis(direction)
     d = _direction(objective, axis.direction, name="direction")
     t = _coordinates(coordinates, name="coordinates")
@@ -123,6 +125,7 @@ def plane_slice(
         ValueError: as :func:`line_slice`, and if the two directions are parallel.
         ProcessLostError: if another process has died or failed.
     """
+    require_objective(objective)
     plane = directions if isinstance(directions, Plane) else Plane(directions)
     pair = entries(plane.directions, "directions")
     if len(pair) != 2:

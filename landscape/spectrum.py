@@ -88,8 +88,8 @@ def top_eigenvalues(
     k, tol, seed = pairs_of(k, dim), real(tol, "tol"), seed_of(seed)
     if which not in ("LA", "SA", "LM", "BE"):
         raise ValueError(f"which must be {WORDS}; got {which!r}")
-    if not tol > 0:
-        raise ValueError(f"tol must be positive; got {tol}")
+    if not 0 < tol < math.inf:
+        raise ValueError(f"tol must be positive and finite; got {tol}")
     chance = real(chance, "chance")
     if not 0 < chance <= 1:
         raise ValueError(f"chance must be above 0 and at most 1, a probability; got {chance}")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from landscape.arguments import entries
 from landscape.directions import FLATTEST, rounding_of, weights_of
+from landscape.given import require_objective
 from landscape.objective import Objective
 from landscape.planes import Direction, Plane
 from landscape.precision import doubled
@@ -53,7 +54,7 @@ def trajectory_plane(objective: Objective, weights: Sequence[Direction], *, name
     ([[4.0, 0.0], [2.0, 1.0]], 1.0, [0.0, 0.0, 0.0])
     """
     steps = _Steps(objective, weights, names)
-    rounding = rounding_of(objective) * len(weights) ** 0.5
+    rounding = rounding_of(objective) * len(steps.weights) ** 0.5
     centred = steps.centred_gram()
     squares, shares = torch.linalg.eigh(centred)  # ascending
     spreads = squares.flip(0)[:2].clamp(min=0).sqrt()  # singular values of the centred path
@@ -87,6 +88,7 @@ class _Steps:
     """The steps wᵢ − w, one row each, which are looked at piece by piece in double precision."""
 
     def __init__(self, objective: Objective, weights: Sequence[Direction], names: Sequence[str]) -> None:
+        require_objective(objective)
         weights = entries(weights, "weights")
         if len(weights) < 3:
             raise ValueError(f"a trajectory needs at least three checkpoints to span a plane; got {len(weights)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ class Narrowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.seen = False
+        self.seen: bool = False
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -57,6 +57,17 @@ class Widened(TorchFunctionMode):
             func = Tensor.double
         given = {name: _wide(value) for name, value in (kwargs or {}).items()}
         return func(*map(_wide, args), **given)
+
+
+def narrows(compute: Callable[[], object]) -> bool:
+    """Whether a computation makes less of a double.
+
+    >>> narrows(lambda: torch.ones(2, dtype=torch.float64).float())
+    True
+    """
+    with Narrowing() as narrowing:
+        compute()
+    return narrowing.seen
 
 
 def _is_narrow(tensor: Tensor) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from landscape.answers import SharpnessCurve, WorstCaseSharpness
 from landscape.arguments import integer
 from landscape.climbing import Point, climb, random_start, require_climbing, require_counts, require_radii
+from landscape.given import require_objective
 from landscape.objective import Objective
 from landscape.parts import over_shards, weighted_mean
 from landscape.perturbations import Ascent, at_radius
@@ -131,6 +132,7 @@ def _measured(
     more: dict[str, Any],
 ) -> list[WorstCaseSharpness]:
     """One result per ascent; their radii ascend."""
+    require_objective(objective)
     steps, restarts = require_counts(steps, restarts)
     seed = integer(seed, "seed")
     for ascent in ascents:

@@ -57,7 +57,7 @@ def load_foreign(model: nn.Module, path: str | Path, *, key: str = "") -> Loaded
         FileNotFoundError: if the file, or a shard of it, is not there.
         NamesDifferError: a ``ValueError``, if names, shapes or kinds differ; it lists all of them.
         ValueError: if the file is truncated, a pickle that would run code, holds several sets of weights, or a number
-            that is not finite; or if the model, or the file, has shapes and no numbers.
+            that is not finite; or if the model has no weights, or it, or the file, has shapes and no numbers.
 
     >>> import tempfile
     >>> model, fresh = nn.Linear(2, 1), nn.Linear(2, 1)
@@ -86,6 +86,8 @@ def load_foreign(model: nn.Module, path: str | Path, *, key: str = "") -> Loaded
 
 def _load(model: nn.Module, content: Mapping[str, Any], *, source: str, key: str) -> Loaded:
     own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    if not own:
+        raise ValueError(f"the model ({type(model).__name__}) has no weights that those of {source} could be put into")
     require_numbers((f"{name} of the model", tensor) for name, tensor in own.items())
     fit = fitted(content, own, source=source, key=key)
     require_numbers((f"{name} of {source}", tensor) for name, tensor in fit.tensors.items())

@@ -32,6 +32,14 @@ def folder(tmp_path_factory):
     return folder
 
 
+def test_all_eigenvalues_there_are_can_be_asked_for(folder):
+    content = json_of(f"spectrum {folder}/last -k 10 --probes 10 --steps 4 --parameters 3.bias")
+    pairs = content["eigenvalues"]["eigenvalues"]
+    assert len(pairs) == 10
+    assert sum(pairs) == pytest.approx(content["trace"]["trace"], rel=1e-4)
+    assert 10 * content["density"]["mean_eigenvalue"] == pytest.approx(sum(pairs), rel=1e-4)
+
+
 def test_a_certificate_is_printed_saved_and_passes(folder):
     content = json_of(f"spectrum {folder}/kept {FEW} --certify")
     for question in ("eigenvalues", "trace"):

@@ -117,4 +117,5 @@ def test_slices_that_make_no_sense_are_refused(line, status, sentence, folder):
 
 
 def test_json_of_a_slice_is_one_object(folder):
-    assert json.loads(msam(f"slice {folder}/a --points 3 --json").stdout)["line"]["num_points"] == 3
+    for which in ("", " --parameters *.bias"):
+        assert json.loads(msam(f"slice {folder}/a --points 3 --json{which}").stdout)["line"]["num_points"] == 3

@@ -21,7 +21,8 @@ class Eigenpairs(Result):
         eigenvalues: ``(k,)``, in the order asked for.
         eigenvectors: ``(dim, k)``, orthonormal columns.
         residuals: ``(k,)``, ‖H v − λ v‖₂: an exact eigenvalue lies within that distance of λ.
-        converged: ``(k,)``, whether each pair met the tolerance.
+        converged: ``(k,)``, whether each pair met the tolerance. Where the search ended early such a pair is one of the
+            operator's, and may not be the one that its place says.
         num_products: products with the operator that were spent.
         num_subset_products: products on a part of the data that were spent on the start.
         stopped: why the search ended: ``"converged"``, ``"out of products"``, ``"out of time"``, ``"no direction is
@@ -79,13 +80,14 @@ class Eigenpairs(Result):
         }
 
     def lines(self) -> list[Line]:
-        """Each eigenvalue with its residual."""
+        """Each eigenvalue with its residual, and whether it, or the search for others, came to its end."""
         if not self.eigenvalues.any() and not self.residuals.any():
             return [Line(f"eigenvalue {i}", 0.0, 0.0, ZERO) for i in range(1, 1 + len(self.eigenvalues))]
         triples = zip(self.eigenvalues, self.residuals, self.converged, strict=True)
         why = f" ({self.stopped})" if self.stopped not in ("", "converged") else ""
+        sure = f"an eigenvalue, but others before it may be missing{why}" if self.stopped.startswith("out of") else ""
         return [
-            Line(f"eigenvalue {i}", float(value), float(residual), "" if converged else f"NOT CONVERGED{why}")
+            Line(f"eigenvalue {i}", float(value), float(residual), sure if converged else f"NOT CONVERGED{why}")
             for i, (value, residual, converged) in enumerate(triples, start=1)
         ]
 

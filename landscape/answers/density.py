@@ -51,7 +51,7 @@ class SpectralDensity(Result):
             return self.width
         used = self.nodes[self.weights > 0]
         spread, largest = float(used.max() - used.min()), float(np.abs([used[0], *self.outliers]).max())
-        return max(0.005 * (spread if spread > 1e-9 * largest else largest), 1e-12)  # the latter of a single node
+        return 0.005 * (spread if spread > 1e-9 * largest else largest) or 1e-12  # the latter where all are zero
 
     def density(self, at: Array, *, width: float | None = None) -> Array:
         """The density per unit eigenvalue of each probe, smoothed by a Gaussian kernel.

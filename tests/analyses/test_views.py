@@ -80,12 +80,23 @@ def test_the_plane_of_a_training_has_all_its_checkpoints_up_to_the_one_that_is_m
     assert earlier.path_distances.max() < 1e-5  # three points lie in a plane
 
 
+def test_a_checkpoint_that_is_normalised_by_the_statistics_of_another_is_named_so(tmp_path, few):
+    config = TrainConfig(settings={"train_examples": 20, "model": "cnn-bn", "width": 4}, epochs=1, checkpoint_every=1)
+    run = train(config.load_task(), config, Run.create(tmp_path / "run", config))
+    subject, other = Subject(run, few), run.weights_path(0)
+    result = surroundings.line(subject, View(through=[other])).result
+    assert result.mark_names.tolist() == ["run", "run/epoch-0000, batch norm of run"]
+    own = Subject(Run.open(other), few).objective
+    here = subject.objective.loss(subject.weights_at(Run.open(other)))  # what is drawn there
+    assert here.item() != pytest.approx(own.loss(own.weights).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("epochs", [None, (0, 1)], ids=["along the training", "through two others"])
 def test_each_checkpoint_is_read_once_for_a_plane(fresh, few, monkeypatch, epochs):
     others = [] if epochs is None else [fresh.weights_path(epoch) for epoch in epochs]
     view = View(through=others, dims=2) if others else View(along="trajectory", dims=2)
-    subject, read, weights_at = Subject(fresh, few), [], Subject.weights_at
-    monkeypatch.setattr(Subject, "weights_at", lambda own, run: read.append(run.checkpoint) or weights_at(own, run))
+    subject, read, other = Subject(fresh, few), [], Subject.other
+    monkeypatch.setattr(Subject, "other", lambda own, run: read.append(run.checkpoint) or other(own, run))
     surroundings.plane(subject, view)
     assert read == (others or fresh.checkpoints())
 

@@ -100,6 +100,19 @@ def test_where_the_loss_is_not_finite_the_plane_is_hatched():
     assert colours.sum(axis=1).min() < 700
 
 
+def test_finite_points_that_no_contour_reaches_are_dots_in_their_colour():
+    losses = np.full((4, 6), np.nan)
+    losses[:2, :2] = [[1, 2], [3, np.inf]]  # a corner that contours fill by half
+    losses[3, 5], losses[2, 3] = 5, 7
+    (ax, *_) = draw_planes({"a": plane(losses)}).axes
+    (dots,) = [found for found in ax.collections if not isinstance(found, QuadContourSet)]
+    np.testing.assert_allclose(dots.get_offsets(), [[0.2, 1 / 3], [1, 1]])
+    assert dots.get_array().tolist() == [7, 5]
+    assert dots.norm is filled(ax.figure)[0].norm
+    whole = draw_planes({"a": plane(np.arange(12).reshape(3, 4))}).axes[0]
+    assert all(isinstance(found, QuadContourSet) for found in whole.collections)
+
+
 @pytest.mark.parametrize("losses", [np.ones((3, 4)), np.full((3, 4), np.nan), np.zeros((2, 2))])
 def test_a_flat_plane_and_one_without_a_finite_loss_are_drawn(losses):
     draw({"a": plane(losses), "b": plane(np.arange(12).reshape(3, 4) + 1)})

@@ -80,6 +80,8 @@ def test_positive_losses_that_span_much_are_drawn_by_their_logarithm():
     ]
     np.testing.assert_allclose(scale.ticks, np.log10([float(label) for label in scale.labels]))
     assert "loss (log scale)" in [ax.get_xlabel() for ax in figure.axes]
+    wide = Vertical(low=1e-50, high=1e200, highest=1e200, logarithmic=True, name="loss")
+    assert 3 <= len(wide.labels) == len(wide.ticks) <= 5
 
 
 def test_what_is_far_above_the_rest_is_cut_off_and_said_to_be():

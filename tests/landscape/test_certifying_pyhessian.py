@@ -36,6 +36,23 @@ def test_what_pyhessian_finds_further_out_fails_and_what_it_misses_does_not(monk
         assert verdicts(certify(result, operator))["PyHessian"] == verdict
 
 
+def test_pairs_that_pyhessian_repeats_do_not_count(monkeypatch):
+    operator = operator_of(SPECTRA["spread"])
+    result = top_eigenvalues(operator, 3)
+    places = [0, 0, 1]  # the first one twice: further out than the second
+    theirs = dataclasses.replace(
+        result,
+        eigenvalues=result.eigenvalues[places],
+        eigenvectors=result.eigenvectors[:, places],
+        residuals=result.residuals[places],
+        manifest=operator.manifest() | {"machine": {"seconds": 1.0}},
+    )
+    monkeypatch.setattr("landscape.certified_pairs.pyhessian_eigenvalues", lambda *a, **k: theirs)
+    (check,) = [check for check in certify(result, operator).checks if check.name == "PyHessian"]
+    assert check.verdict == "passed"
+    assert "1 of its pairs repeat others" in check.remark
+
+
 def test_pyhessian_is_not_compared_where_the_question_is_another():
     def remark(operator, **asked):
         checks = certify(top_eigenvalues(operator, **asked), operator).checks
@@ -77,3 +94,17 @@ def test_pyhessians_trace_is_its_mean_over_its_probes():
     assert abs(result.estimate - exact.item()) < 5 * result.stderr
     with pytest.raises(ValueError, match="max_iterations must be at least 2"):
         pyhessian_trace(objective, max_iterations=1)
+
+
+def test_the_repetition_has_another_start_whatever_the_seed(monkeypatch):
+    operator, seeds = operator_of(SPECTRA["spread"]), []
+    result = top_eigenvalues(operator, 1, seed=3)
+
+    def again(*args, seed, **asked):
+        seeds.append(seed)
+        return top_eigenvalues(*args, seed=seed, **asked)
+
+    monkeypatch.setattr("landscape.certified_pairs.top_eigenvalues", again)
+    for seed in (0, -1, 5):
+        certify(result, operator, seed=seed)
+    assert len({3, *seeds}) == 4

@@ -164,6 +164,8 @@ def test_a_loss_per_example_is_refused():
 def test_a_loss_that_is_a_plain_number_is_refused():
     with pytest.raises(ValueError, match="must return a scalar tensor, the mean over the batch; got float"):
         build(loss=lambda outputs, y: F.cross_entropy(outputs, y).item())
+    with pytest.raises(ValueError, match="must return a scalar tensor, the mean over the batch; got a complex number"):
+        build(loss=lambda outputs, y: F.cross_entropy(outputs, y) * (1 + 0j))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from problems import N, classes, normal, ragged, tanh_mlp
 from torch import nn
 
-from landscape import Objective
+from landscape import HessianOperator, Objective, certify, top_eigenvalues
 
 X, Y = normal(N, 3), classes(N, 3)
 DATA = ragged(X, Y)
@@ -42,6 +42,21 @@ def test_hidden_class_weights_are_refused_where_batches_have_one_class_each(size
     assert known.weight == pytest.approx(CLASS_WEIGHTS[y].sum().item(), rel=1e-12)
 
 
+class Inside(nn.Sequential):
+    def forward(self, x):
+        return self[1](self[0](x).float().tanh().double())
+
+
+def test_models_in_double_precision_that_compute_in_single_inside_are_accepted_and_sums_of_theirs_are_not():
+    model = Inside(nn.Linear(3, 4), nn.Linear(4, 3))
+    hessian = HessianOperator(build(model))
+    assert certify(top_eigenvalues(hessian, k=2), hessian).passed
+    slightly = lambda outputs, y: F.cross_entropy(outputs, y) + 1e-9 * outputs.sum() ** 2  # noqa: E731
+    for one, loss in ((model, SUM), (tanh_mlp(), slightly)):
+        with pytest.raises(ValueError, match="is not the weighted mean over its parts"):
+            build(one, loss=lambda outputs, y, loss=loss: loss(outputs, y))
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("noise", [1e-6, math.nan])
 def test_noise_in_any_one_batch_is_refused_and_leaves_the_random_state(place, noise):
@@ -52,8 +67,8 @@ def test_noise_in_any_one_batch_is_refused_and_leaves_the_random_state(place, no
         calls = 0
 
         def forward(self, x):
-            self.calls += 1  # NaN comes after the first pass
-            acts = noise == noise or self.calls > 3
+            self.calls += 1  # NaN comes after the first pass, and the look for casts before it
+            acts = noise == noise or self.calls > 4
             return super().forward(x) + (noise * torch.randn(3).double() if acts and (x[0, 0] == 9.0) else 0.0)
 
     model = Noisy(3, 3)

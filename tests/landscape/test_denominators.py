@@ -136,6 +136,13 @@ def test_a_loss_that_is_set_to_another_reduction_than_the_mean_is_refused(loss):
         denominator_of(loss)
 
 
+@pytest.mark.parametrize("number", [2, 4])
+def test_class_weights_of_another_number_of_classes_are_refused(number):
+    loss = nn.CrossEntropyLoss(weight=torch.ones(number).double())
+    with pytest.raises(ValueError, match=rf"has weights for {number} classes, and outputs \(5, 3\) are for 3; give"):
+        Objective(nn.Linear(4, 3).double(), loss, ragged(X, classes(N, 3)))
+
+
 def test_the_name_of_a_denominator_says_what_is_ignored_and_hashes_the_class_weights():
     assert repr(CrossEntropyDenominator(ignore_index=0)) == "targets other than 0, no class weights"
     weighted, other = (repr(CrossEntropyDenominator(weight=w)) for w in (WEIGHT, WEIGHT + 1e-12))

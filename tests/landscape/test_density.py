@@ -147,9 +147,22 @@ def test_outliers_of_another_matrix_are_refused():
         spectral_density(HessianOperator(given.objective()), 5, outliers=theirs)
     with pytest.raises(TypeError, match="outliers must be the Eigenpairs of top_eigenvalues; got list"):
         spectral_density(HessianOperator(given.objective()), 5, outliers=[1.0])
-    small = operator_of(np.array([2.0, 1.0]))
-    with pytest.raises(ValueError, match="outliers hold all 2 eigenvalues"):
-        spectral_density(small, 5, outliers=top_eigenvalues(small, 2))
+
+
+@pytest.mark.parametrize("values", [[2.0, 1.0, -3.0], [5.0]])
+def test_eigenpairs_of_the_whole_matrix_have_one_weight_each(values):
+    small = operator_of(np.array(values))
+    result = spectral_density(small, 5, num_probes=2, outliers=top_eigenvalues(small, len(values)))
+    frame = result.to_frame().query("probe == 0")
+    np.testing.assert_allclose(np.sort(frame["node"]), np.sort(values), rtol=1e-12)
+    np.testing.assert_allclose(frame["weight"], 1 / len(values), rtol=1e-12)
+    assert result.summary()["mean_eigenvalue"] == pytest.approx(np.mean(values))
+
+
+def test_probes_do_not_begin_where_the_search_of_the_same_seed_for_the_outliers_did():
+    operator = operator_of(np.array([-1.0] + [0.0] * 49))  # which of the many eigenvectors are found hangs on the start
+    result = spectral_density(operator, 5, num_probes=4, outliers=top_eigenvalues(operator, 2))
+    assert (result.weights[np.abs(result.nodes) < 1e-9].sum() / 4) > 0.8
 
 
 def test_the_mass_at_zero_is_the_share_of_zeros():
@@ -162,6 +175,13 @@ def test_the_mass_at_zero_is_the_share_of_zeros():
     assert wide > mass
     zeros = spectral_density(operator_of(SPECTRA["zero"]), 5, num_probes=2)
     assert zeros.mass_at_zero() == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e-30])
+def test_eigenvalues_that_are_small_are_told_from_zero_as_large_ones_are(scale):
+    results = [spectral_density(operator_of(np.linspace(-1, 2, 40) * by), 8, num_probes=4) for by in (1.0, scale)]
+    assert results[1].kernel_width == pytest.approx(results[0].kernel_width * scale, rel=1e-6)
+    assert results[1].mass_at_zero() == pytest.approx(results[0].mass_at_zero())
 
 
 def test_bands_cover_what_many_probes_find():

@@ -56,6 +56,19 @@ def test_a_zero_filter_gives_zero_and_no_nan():
     assert first[0].any()
 
 
+def test_where_there_are_vectors_alone_each_is_a_filter_and_zeros_are_refused():
+    objective = problem("tanh_mlp").objective().select("*.bias")
+    first = filter_normalized(objective, seed=0)
+    second = filter_normalized(objective, seed=1, orthogonal_to=first)
+    parts = zip(*map(objective.space.split, (first, second, objective.weights)), strict=True)
+    for one, other, weights in parts:
+        assert one.norm().item() == pytest.approx(weights.norm().item())
+        assert other.norm().item() == pytest.approx(weights.norm().item())
+        assert abs(one @ other) < 1e-12
+    with pytest.raises(ValueError, match="the filters of the weights, which are all zero; take random_direction"):
+        filter_normalized(objective.at(0 * objective.weights), seed=0)
+
+
 def test_a_filter_in_which_nothing_is_left_of_the_direction_gives_zero_and_no_nan(monkeypatch):
     objective = problem("tanh_mlp").objective()
     raw = random_direction(objective, seed=0)

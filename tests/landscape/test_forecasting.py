@@ -136,5 +136,7 @@ def test_bad_arguments_are_refused():
         forecast(operator, ONE, repeats=1)
     with pytest.raises(ValueError, match="questions is empty"):
         forecast(operator, [])
+    with pytest.raises(TypeError, match=r"questions must be Question\(...\), .*; got \['trace'\]"):
+        forecast(operator, ["trace"])
     with pytest.raises(TypeError, match="operator must be a curvature operator"):
         forecast(operator.objective, ONE)

@@ -25,8 +25,20 @@ def test_a_target_that_is_no_class_is_named_with_the_classes(target, loss):
 
 
 def test_shapes_that_do_not_fit_are_both_said():
-    with pytest.raises(ValueError, match=r"outputs \(3, 5, 4\) and targets \(3, 5\): .* pass forward=lambda"):
+    with pytest.raises(ValueError, match=r"outputs \(3, 5, 4\) and targets \(3, 5\): .* pass forward=.*\[:, 1:\]"):
         loss_of(functional.cross_entropy, torch.zeros(3, 5, 4), torch.zeros(3, 5, dtype=torch.long))
+
+
+@pytest.mark.parametrize("loss", [functional.cross_entropy, nn.CrossEntropyLoss()])
+def test_outputs_that_are_no_tensor_are_refused_with_the_way_out(loss):
+    outputs = (OUTPUTS, OUTPUTS)
+    for each, targets in ((loss, torch.zeros(3, dtype=torch.long)), (functional.mse_loss, OUTPUTS)):
+        with pytest.raises(TypeError, match=r"takes a tensor, and the model returns a tuple; pass forward=lambda"):
+            loss_of(each, outputs, targets)
+    with pytest.raises(ValueError, match="Expected input batch_size"):
+        loss_of(lambda outputs, y: loss(outputs[0], y), outputs, torch.zeros(2, dtype=torch.long))
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        loss_of(lambda outputs, y: loss(outputs[0], y, no=1), outputs, torch.zeros(2, dtype=torch.long))
 
 
 def test_other_errors_are_left_as_they_are():

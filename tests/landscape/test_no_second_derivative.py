@@ -62,3 +62,17 @@ def test_compiled_models_and_recurrent_layers_have_second_derivatives():
         )
     )
     assert relative(quotient.apply(torch.eye(hessian.dim).double()), image) < 1e-6
+
+
+def test_the_row_of_a_padding_that_the_loss_depends_on_is_named_and_one_that_is_masked_is_no_defect():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Tanh(), nn.Linear(3, 2)).double()
+    tokens = torch.tensor([0, 1, 2, 3, 0, 4])
+    for ignored, words in ((-100, "the row of an embedding's padding_idx, which gets no gradient"), (0, "")):
+        data = [(tokens, torch.where(tokens == ignored, ignored, 1))]
+        hessian = HessianOperator(Objective(model, nn.CrossEntropyLoss(ignore_index=ignored), data))
+        if words:
+            with pytest.raises(ValueError, match=words):
+                hessian.apply(hessian.weights)
+        else:
+            assert hessian.apply(hessian.weights).any()

@@ -29,6 +29,8 @@ def test_a_factor_that_is_not_finite_is_refused():
     hessian = HessianOperator(problem("tanh_mlp").objective())
     with pytest.raises(ValueError, match="multiplied by finite numbers; got nan"):
         hessian * float("nan")
+    with pytest.raises(ValueError, match="cannot be divided by zero"):
+        hessian / np.float64(0)
 
 
 def test_factors_that_are_close_have_names_of_their_own():

@@ -59,3 +59,14 @@ def test_no_tolerance_is_too_small_and_limits_are_numbers():
     for name in ("target", "rtol"):
         with pytest.raises(ValueError, match=f"{name} must be positive and finite; got inf"):
             pac_bayes_sigma(bowl(1.0), **{name: math.inf})
+
+
+@pytest.mark.parametrize(("target", "lost"), [(1e-14, True), (1e-12, False)])
+def test_a_target_that_is_lost_in_rounding_is_refused(target, lost):
+    level = of_one_weight(lambda w: 7 + w.square())
+    if lost:
+        with pytest.raises(ValueError, match=r"target must be above the rounding of what rises, 2e-14, .*; got 1e-14"):
+            pac_bayes_sigma(level, target=target, num_draws=4)
+    else:
+        found = pac_bayes_sigma(level, target=target, num_draws=4)
+        assert found.low <= found.sigma <= found.high

@@ -121,6 +121,14 @@ def test_the_result_says_that_it_is_a_second_opinion():
     assert manifest["measurement"]["seed"] == 3
 
 
+@pytest.mark.parametrize("k", [0, 32])
+def test_pairs_that_there_are_none_of_are_refused(k):
+    with pytest.raises(ValueError, match=f"k must be between 1 and 31, the number of weights; got {k}"):
+        pyhessian_eigenvalues(problem("tanh_mlp").objective(), k)
+    with pytest.raises(ValueError, match="max_iterations must be at least 1; got 0"):
+        pyhessian_eigenvalues(problem("tanh_mlp").objective(), max_iterations=0)
+
+
 def test_an_objective_elsewhere_than_on_the_cpu_is_refused():
     objective = problem("tanh_mlp").objective()
     objective.weights = objective.weights.to("meta")

@@ -15,17 +15,25 @@ from landscape import (
     GradientAscent,
     HessianOperator,
     Objective,
+    align,
     audit,
     average_case_curve,
+    average_case_sharpness,
     bezier,
+    eigenvector_axis,
+    eigenvector_plane,
     filter_normalized,
+    find_rescalings,
     interpolate,
     keskar_sharpness,
     line_slice,
+    low_pass_flatness,
     m_sharpness,
     m_sharpness_grid,
     pac_bayes_sigma,
     plane_slice,
+    plane_through,
+    random_direction,
     relative_flatness,
     spectral_density,
     towards,
@@ -122,12 +130,77 @@ CALLS = {
     "none": (TypeError, "directions must be a list, .*; got None", lambda: plane_slice(form(), None, x=[0.0], y=[0.0])),
     "other": (ValueError, "orthogonal_to has entries", lambda: filter_normalized(form(), seed=0, orthogonal_to=D1 / 0)),
     "mark": (ValueError, "finite coordinates; got nan", lambda: coordinates_around(Axis(D1, np.array([0, math.nan])))),
+    "pairs": (TypeError, "pairs must be the Eigenpairs .*; got int", lambda: eigenvector_axis(form(), 3)),
+    "indices": (
+        ValueError,
+        "indices must name two eigenpairs; got 3",
+        lambda: eigenvector_plane(form(), None, indices=(1, 2, 3)),
+    ),
     "marks": (
         ValueError,
         "coordinates; got inf",
         lambda: grid_around(Plane((D1, D2), marks=np.array([[0, math.inf]]))),
     ),
+    "names of marks": (
+        ValueError,
+        "mark_names must have one for each of 2 marks; got 1",
+        lambda: Axis(D1, [0.0, 1.0], ("a",)),
+    ),
+    "places": (ValueError, r"marks must have shape \(k, 2\)", lambda: Plane((D1, D2), marks=np.zeros((2, 3)))),
+    "path": (ValueError, r"path must have shape \(k, 2\)", lambda: Plane((D1, D2), path=np.zeros(3))),
+    "distances": (
+        ValueError,
+        r"path_distances must have one for each place of path; got shape \(2,\)",
+        lambda: Plane((D1, D2), path=np.zeros((3, 2)), path_distances=np.zeros(2)),
+    ),
 }
+
+
+AROUND = {
+    "m-sharpness": lambda o: m_sharpness(o, SAM, microbatch_size=2),
+    "over sizes": lambda o: m_sharpness_grid(o, SAM, microbatch_sizes=[2]),
+    "worst case": lambda o: worst_case_sharpness(o, SAM, microbatch_size=2),
+    "average case": lambda o: average_case_sharpness(o, SAM),
+    "low pass": lambda o: low_pass_flatness(o, sigma=0.1),
+    "Keskar": keskar_sharpness,
+    "sigma": pac_bayes_sigma,
+    "audit": audit,
+    "rescalings": find_rescalings,
+    "random": lambda o: random_direction(o, seed=0),
+    "filters": lambda o: filter_normalized(o, seed=0),
+    "eigenvector": lambda o: eigenvector_axis(o, None),
+    "towards": lambda o: towards(o, D1),
+    "plane": lambda o: plane_through(o, D1, D2),
+    "trajectory": lambda o: trajectory_plane(o, [D1, D2, D1 + D2]),
+    "line": lambda o: line_slice(o, D1, coordinates=[0.0]),
+    "slice": lambda o: plane_slice(o, (D1, D2), x=[0.0], y=[0.0]),
+    "path": lambda o: interpolate(o, form()),
+    "curve": lambda o: bezier(o, form()),
+    "alignment": lambda o: align(o, form()),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_something_else_than_an_objective_is_refused_with_the_way_to_one(name):
+    for other, words in (
+        (nn.Linear(6, 1), r"got Linear. Make one of the model, its loss and data"),
+        (HessianOperator(form()), r"got HessianOperator. Pass the one that it was made of, \.objective"),
+        (D1, r"got Tensor. Pass Objective\(model, loss, data\)"),
+    ):
+        with pytest.raises(TypeError, match=f"^objective must be an Objective; {words}"):
+            AROUND[name](other)
+
+
+def test_marks_without_names_are_numbered():
+    line = line_slice(form(), Axis(D1, [0.0, 1.0]), coordinates=[0.0, 1.0])
+    assert line.marks.tolist() == [0.0, 1.0]
+    assert line.mark_names.tolist() == ["mark 1", "mark 2"]
+
+
+def test_the_checkpoints_of_a_trajectory_may_come_one_by_one():
+    steps = [form().weights + step for step in (D1, D2, 0 * D1)]
+    one_by_one = trajectory_plane(form(), (step for step in steps))
+    assert (one_by_one.path == trajectory_plane(form(), steps).path).all()
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -128,6 +128,11 @@ def test_lines_say_what_is_not_certain():
         ("eigenvalue 1", 2.0, 0.0, ""),
         ("eigenvalue 2", 1.0, 0.5, "NOT CONVERGED"),
     ]
+    late = dataclasses.replace(pairs, stopped="out of time")
+    assert [line.remark for line in late.lines()] == [
+        "an eigenvalue, but others before it may be missing (out of time)",
+        "NOT CONVERGED (out of time)",
+    ]
     line = LineSlice(coordinates=np.arange(3.0), losses=np.array([1.0, 2.0, np.inf]), length=1.0)
     assert line.lines()[1] == ("highest loss", 2.0, None, "1 of 3 points are not finite")
     single = {"shard_sizes": np.array([7]), "per_shard": np.array([0.5]), "microbatch_size": 7}

@@ -52,6 +52,14 @@ def test_the_search_goes_on_until_the_last_copy_of_a_multiple_eigenvalue_is_foun
     assert result.converged.all()
 
 
+@pytest.mark.parametrize(("which", "k", "seeds"), [("SA", 5, (6, 10, 22, 26, 32)), ("LA", 7, (19, 20, 22, 23, 27))])
+def test_copies_that_rounding_puts_within_the_border_are_not_passed_over(which, k, seeds):
+    values = np.repeat([3.0, -3.0, 1.0], 20)  # all chains end after three products
+    for seed in seeds:
+        found = top_eigenvalues(Diagonal(values), k, which=which, seed=seed)
+        np.testing.assert_allclose(found.eigenvalues, wanted(values, k, which), atol=1e-9)
+
+
 @pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
 def test_all_eigenvalues_can_be_asked_for(which):
     values = [3.0, 3.0, 1.0, 0.0, -2.0]
@@ -234,9 +242,9 @@ def test_another_end_of_the_spectrum_is_refused_with_those_there_are():
         top_eigenvalues(operator_of(SPECTRA["zero"]), which="LR")
 
 
-@pytest.mark.parametrize("tol", [0.0, -1e-3, float("nan")])
-def test_a_tolerance_that_is_not_positive_is_refused(tol):
-    with pytest.raises(ValueError, match="tol must be positive; got"):
+@pytest.mark.parametrize("tol", [0.0, -1e-3, float("nan"), float("inf")])
+def test_a_tolerance_that_is_not_positive_and_finite_is_refused(tol):
+    with pytest.raises(ValueError, match="tol must be positive and finite; got"):
         top_eigenvalues(operator_of(SPECTRA["zero"]), tol=tol)
 
 

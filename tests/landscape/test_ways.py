@@ -22,6 +22,7 @@ from landscape import (
     KeptGraphs,
     Objective,
     RebuiltGraphs,
+    trace,
 )
 from landscape.memory import graph_measured
 from landscape.products import hessian_at
@@ -83,6 +84,21 @@ def test_differences_across_kinks_are_refused_where_no_step_avoids_them():
     hessian = HessianOperator(Objective(model, F.cross_entropy, data, products=CentralDifferences()))
     with pytest.raises(ValueError, match=r"differences of first derivatives say nothing here: they change by \d+%"):
         hessian.apply(hessian.weights)
+
+
+def test_differences_of_a_loss_with_kinks_have_steps_that_hardly_cross_them():
+    def margins(outputs, y):  # nn.MultiMarginLoss, which torch cannot differentiate twice, in operations that it can
+        rises = (1 - outputs.gather(1, y[:, None]) + outputs).clamp(min=0).scatter(1, y[:, None], 0.0)
+        return rises.sum(dim=1).mean() / outputs.shape[1]
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    data = [(normal(41, 4), torch.arange(41) % 3)]
+    by_differences, exact = (HessianOperator(Objective(model, loss, data)) for loss in (nn.MultiMarginLoss(), margins))
+    one_by_one = torch.eye(exact.dim).double()
+    assert relative(by_differences.apply(one_by_one), exact.apply(one_by_one)) < 1e-6
+    assert abs(trace(by_differences, num_probes=exact.dim).estimate) < 1e-6
+    assert not by_differences.is_exact
 
 
 def test_differences_do_not_depend_on_the_length_of_the_vector():

@@ -266,6 +266,8 @@ def test_two_tensors_for_one_name_are_refused(model, fresh, tmp_path):
 def test_nothing_is_put_where_there_is_no_place_for_numbers(model, fresh, tmp_path):
     with pytest.raises(ValueError, match=r"0\.weight of the model is on the device 'meta', which has shapes"):
         loaded(fresh.to("meta"), model.state_dict(), tmp_path)
+    with pytest.raises(ValueError, match=r"the model \(Flatten\) has no weights that those of .*a\.pt could be put"):
+        loaded(nn.Flatten(), model.state_dict(), tmp_path)
     with pytest.raises(ValueError, match=r"0\.weight of .*a\.pt is on the device 'meta', which has shapes"):
         loaded(model, copy.deepcopy(model).to("meta").state_dict(), tmp_path)
 

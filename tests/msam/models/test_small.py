@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
 
-from msam.models import cnn, group_norm, mlp
+from landscape.permutations import hidden_units
+from msam.models import cnn, group_norm, image_model, mlp
 
 
 def test_the_perceptron_maps_images_to_classes_with_the_hidden_units_asked_for():
@@ -25,3 +28,11 @@ def test_the_convolutional_net_maps_images_of_any_size_to_classes_with_the_norm_
 
 def test_group_norm_takes_four_channels_to_a_group():
     assert (group_norm(12).num_groups, group_norm(12).num_channels) == (3, 12)
+
+
+@pytest.mark.parametrize(("name", "number"), [("mlp", 1), ("cnn", 2), ("cnn-gn", 2)])
+def test_their_units_can_be_put_in_another_order_and_those_of_residual_networks_cannot(name, number):
+    build = functools.partial(image_model, channels=1, size=8, classes=10)
+    assert len(hidden_units(build(name)())) == number
+    with pytest.raises(ValueError, match="as in a residual connection"):
+        hidden_units(build("resnet20", width=4)())
