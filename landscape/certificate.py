@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, map_tensors, take
+from landscape.batches import Batch, map_tensors, num_examples, take
 from landscape.curvatures import Curvature
 from landscape.parameters import ParameterSpace
 from landscape.precision import doubled, doubled_copy
@@ -55,7 +55,7 @@ def certify(
     Raises:
         ValueError: saying by how much they are off.
     """
-    batch = _sample(definition, w, batches)
+    batch = sample(definition, w, batches)
     try:
         defect = _defect(
             curvature, (at, again), Term(definition.doubled(), map_tensors(doubled_copy, batch)), doubled(w)
@@ -115,15 +115,18 @@ def differences_at(curvature: Curvature, step: float) -> At:
     return at
 
 
-def _sample(definition: Definition, w: Tensor, batches: Sequence[Batch]) -> Batch:
+def sample(definition: Definition, w: Tensor, batches: Sequence[Batch], number: int = EXAMPLES) -> Batch:
+    """Some of the first examples that lie together and have something to count; the first of all where none has."""
     for batch in batches:
-        few = take(batch, 0, EXAMPLES)
-        term = Term(definition, few)
-        with torch.no_grad():
-            term.outputs(w)
-        if term.count != 0:
-            return few
-    return batches[0]
+        size = num_examples(batch)
+        for start in range(0, size, number):
+            few = take(batch, start, min(start + number, size))
+            term = Term(definition, few)
+            with torch.no_grad():
+                term.outputs(w)
+            if term.count != 0:
+                return few
+    return take(batches[0], 0, min(number, num_examples(batches[0])))
 
 
 def sizes_of(space: ParameterSpace, w: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.batches import num_examples, take
+from landscape.batches import num_examples
+from landscape.certificate import sample
 from landscape.curvatures import HESSIAN
 from landscape.estimators import Estimation, Estimator, Samples, Source
 from landscape.layers import Passes, UnsupportedError
@@ -97,7 +98,7 @@ class Steps:
     """
 
     def __init__(self, operator: HessianOperator | ResidualOperator) -> None:
-        objective, self._kind = operator.here, operator.kind
+        objective, self._operator = operator.here, operator
         self._work, self._w, self._space = objective.work, objective.weights, objective.space
         self._watched = Watched(objective, frozen=True)
         self._weights = list(self._watched.weights.values())
@@ -116,15 +117,16 @@ class Steps:
         return found.cpu().double()
 
     def require_right(self, seed: int) -> None:
-        """For the first example they must be what its product says.
+        """For the first example that counts they must be what its product says.
 
         Raises:
             UnsupportedError: if they are not.
         """
-        term = Term(self._work.definition, take(self._work.batches[0], 0, 1))
+        first = sample(self._work.definition, self._w, self._work.batches, 1)
+        term = Term(self._work.definition, first)
         found = self._of_term(term, seed, 0)
         whole = self.direction(term, seed, 0)
-        images = self._kind.at(term, self._w)(whole[:, None])[:, 0]
+        images = type(self._operator)(self._operator.here.part([first])).apply(whole)  # certified where it is the first
         parts = self._space.split(whole * images)
         wanted = torch.stack([part.sum() for part in parts])
         size = (whole * images).abs().sum()
@@ -155,7 +157,7 @@ class Steps:
             return slope_of(slope.sum(), z.steps).detach()
 
     def _loss(self, term: Term, outputs: Tensor) -> Tensor:
-        if self._kind is HESSIAN:
+        if self._operator.kind is HESSIAN:
             return term.loss_of_outputs(outputs)
         free = outputs.detach().requires_grad_()
         return (slope_of(term.loss_of_outputs(free), free) * outputs).sum()

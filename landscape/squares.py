@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from landscape.batches import num_examples, take
-from landscape.curvatures import GAUSS_NEWTON
+from landscape.batches import num_examples
+from landscape.certificate import sample
 from landscape.layers import Passes, Site, UnsupportedError
 from landscape.layers.watched import Watched
 from landscape.objective import Objective
+from landscape.operators import GGNOperator
 from landscape.perturbations import GradientAscent
 from landscape.precision import widest
 from landscape.products import slope_of
@@ -45,11 +46,12 @@ class ExampleSquares:
     """
 
     def __init__(self, objective: Objective) -> None:
+        self._objective = objective
         self._work, self._w, self._space = objective.work, objective.weights, objective.space
         self._watched = Watched(objective)
         self._names = {id(weight): name for name, weight in self._watched.weights.items()}
-        first = self._work.batches[0]
-        self._few = Term(self._work.definition, take(first, 0, min(HELD, num_examples(first))))
+        definition = self._work.definition
+        self._few = Term(definition, sample(definition, self._w, self._work.batches, HELD))
         self.num_outputs = self._rows(self._few, self._outputs(self._few)).shape[1]
 
     def diagonal(self) -> Tensor:
@@ -70,7 +72,7 @@ class ExampleSquares:
         largest = found.abs().topk(min(COLUMNS, len(found))).indices
         units = torch.zeros(len(found), len(largest), dtype=found.dtype, device=found.device)
         units[largest, torch.arange(len(largest), device=found.device)] = 1
-        images = GAUSS_NEWTON.at(self._few, self._w)(units)
+        images = GGNOperator(self._objective.part([self._few.batch])).apply(units)  # certified where it is the first
         off, size = float(((images * units).sum(0) - found[largest]).abs().max()), float(found.abs().max())
         if not off <= AGREES * size:
             raise UnsupportedError(f"its diagonal, up to {size:.3g}, is off by {off:.3g} from that of its products")

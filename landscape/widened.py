@@ -23,7 +23,7 @@ class Narrowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: bool = False
+        self.seen = False
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -67,7 +67,7 @@ def narrows(compute: Callable[[], object]) -> bool:
     """
     with Narrowing() as narrowing:
         compute()
-    return narrowing.seen
+    return bool(narrowing.seen)
 
 
 def _is_narrow(tensor: Tensor) -> bool:

@@ -25,6 +25,7 @@ from landscape import (
     squares,
     trace,
 )
+from landscape.certified_trace import ChecksOfTrace
 from landscape.layers import UnsupportedError
 from landscape.layers.linear import LinearSite
 from landscape.stacks import Stacks
@@ -162,6 +163,8 @@ def test_a_precision_and_the_progress_count_what_is_known():
     ways = "squares of each example's gradients; of the rest, second derivatives along steps of each example's own"
     assert found.manifest["machine"]["products"] == ways
     assert certify(found, hessian).passed
+    other = trace(hessian, 30, estimator=ExactGaussNewton(Hutchinson()))
+    assert ChecksOfTrace(other, hessian, seed=0).repeated.manifest["measurement"]["rest"] == "Hutchinson"
 
 
 def test_the_passes_are_made_whatever_the_time():

@@ -25,6 +25,7 @@ from landscape import (
     trace,
 )
 from landscape.batches import num_examples, take
+from landscape.certified_trace import ChecksOfTrace
 from landscape.chunks import halves
 from landscape.layers import directions
 from landscape.per_example import Steps
@@ -78,6 +79,18 @@ def test_groups_of_channels_strides_and_paddings_of_convolutions():
     ).double()
     operator = HessianOperator(Objective(model, F.cross_entropy, ragged(normal(13, 4, 6, 6), classes(13, 3))))
     assert near(Steps(operator).curvatures(3, 0), by_products(operator, seed=3, probe=0))
+
+
+def test_the_vector_of_padding_has_no_gradient_though_the_loss_depends_on_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3)).double()
+    nn.init.normal_(model[0].weight)
+    words = torch.tensor([[1, 1, 2, 0], [0, 3, 0, 4], [2, 1, 2, 2]])
+    hessian = HessianOperator(Objective(model, F.cross_entropy, [(words, classes(3, 3))]))
+    assert near(Steps(hessian).curvatures(1, 0), by_products(hessian, seed=1, probe=0))
+    for estimator in (PER_EXAMPLE, ExactGaussNewton()):  # which is not what a landscape is, as for a product
+        with pytest.raises(ValueError, match="padding"):
+            trace(hessian, 12, estimator=estimator)
 
 
 def test_the_examples_have_their_probes_in_any_chunks_and_halves_of_them():
@@ -160,7 +173,8 @@ def test_the_rest_of_the_gauss_newton_matrix_is_taken_by_it():
 def test_a_block_other_weights_and_ignored_labels():
     given, y = problem("tanh_mlp"), classes(13, 3, seed=4)
     y[:6] = -100
-    objective = Objective(given.model, nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 0.2]).double()), ragged(given.x, y))
+    loss = nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 0.2]).double())
+    objective = Objective(given.model, loss, ragged(given.x, y), chunk_size=2)
     hessian = HessianOperator(objective, weights=objective.weights + 0.3)
     for operator in (hessian, hessian.block("2.*")):
         assert near(Steps(operator).curvatures(1, 0), by_products(operator, seed=1, probe=0))
@@ -175,6 +189,8 @@ def test_a_precision_stops_it_and_a_certificate_asks_it_again():
     found = trace(hessian, 60, estimator=PER_EXAMPLE, rtol=2.0)
     assert (found.estimator, found.stopped, found.num_products) == ("PerExample", "precision", 12)
     assert certify(found, hessian).passed
+    again = ChecksOfTrace(found, hessian, seed=0).repeated
+    assert (again.estimator, again.num_products) == ("PerExample", 60)
 
 
 def test_what_it_is_not_for_is_refused_with_a_way_out():
