@@ -1,4 +1,4 @@
-"""One product with the Hessian, by every way, in gradients of the same data."""
+"""One product with the Hessian, by every way, and what estimators of traces take in its place, in gradients."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import nets
 from benchmarks.harness import INTERVAL, compare
 from benchmarks.machine import machine
 from landscape import CentralDifferences, ForwardOverReverse, HessianOperator, KeptGraphs, Objective, RebuiltGraphs
+from landscape.per_example import Steps
+from landscape.squares import ExampleSquares
 from landscape.ways import Products
 
 WAYS: dict[str, Callable[[], Products]] = {
@@ -28,6 +30,8 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {  # and
     "ResNet-20": (nets.resnet20, (3, 32, 32), 64),
 }
 TARGET = 2.8  # gradients
+PROBE, PASSES = "PerExample, a probe", "ExactGaussNewton, a pass"
+OUTPUTS = 10
 
 
 def objective_of(name: str, way: Products, dtype: torch.dtype = torch.float32) -> Objective:
@@ -48,6 +52,12 @@ def error(name: str, way: str) -> float:
         return float((single.apply(v).double() - truth).norm() / truth.norm())
     except ValueError:
         return math.inf
+
+
+def layered(objective: Objective) -> dict[str, Callable[[], Tensor]]:
+    """A probe of ``PerExample``, and all passes of ``ExactGaussNewton``, one for each output."""
+    steps, squares = Steps(HessianOperator(objective)), ExampleSquares(objective)
+    return {PROBE: lambda: steps.curvatures(0, 1), PASSES: squares.diagonal}
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -72,6 +82,11 @@ def main(arguments: Sequence[str] = ()) -> None:
                 V = torch.randn(hessian.dim, 5, generator=torch.Generator().manual_seed(1))
             if way == "RebuiltGraphs":
                 candidates["RebuiltGraphs, 5 columns, each"] = lambda hessian=hessian, V=V: hessian.apply(V)
+        single, double = (layered(objective_of(name, KeptGraphs(), dtype)) for dtype in (torch.float32, torch.float64))
+        for way, compute in single.items():
+            truth = double[way]().double()
+            errors[way] = float((compute().double() - truth).norm() / truth.norm())
+        candidates |= single
         candidates["gradient"] = lambda objective=objective: objective.gradient(objective.weights)
         ratios, others = compare(candidates, rounds=options.rounds, reference="gradient")
         print(
@@ -80,7 +95,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         )
         print(f"| way | cost, gradients: {INTERVAL} | error against float64 |\n|---|---|---|")
         for way, ratio in ratios.items():
-            share = 5 if "columns" in way else 1
+            share = OUTPUTS if way == PASSES else 5 if "columns" in way else 1
             if way != "gradient":
                 print(f"| {way} | {ratio / share} | {errors.get(way, errors['RebuiltGraphs']):.0e} |")
         print()
