@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,11 @@ from landscape.batches import map_tensors, num_examples, take
 from landscape.chance import mixed
 from landscape.objective import Objective
 from landscape.pairs import require_same_model
-from landscape.permutations import Order, Units, hidden_units, reordered
+from landscape.permutations import Order, Units, reordered
 from landscape.precision import doubled, doubled_copy
 from landscape.progress import Progress, silent
 from landscape.terms import Term
+from landscape.units import hidden_units
 
 TOLERANCE = 1e-9  # on how far outputs in double precision move, relative to the largest
 _EXAMPLES = 32  # that outputs are compared on
@@ -69,7 +70,7 @@ def align(
 
     Raises:
         TypeError: if one of them is no objective.
-        ValueError: if the models differ, if they are no chain of known layers, if a weight that would have to be
+        ValueError: if the models differ, if no units of known layers are free, if a weight that would have to be
             moved is frozen, or if outputs change when units are reordered.
 
     Ainsworth, Hayase and Srinivasa 2023, Git Re-Basin, weight matching (arXiv 2209.04836).
@@ -124,21 +125,43 @@ def _descend(
     while changed and sweeps < _MOST_SWEEPS:
         sweeps, changed = sweeps + 1, False
         for number in torch.randperm(len(units), generator=generator, device="cpu").tolist():
-            gains = _gains(a, reordered(b, units, orders, but=number), units[number])
+            gains = _gains(a, reordered(b, units, orders, but=number), units[number], orders[number])
             order = units[number].best(gains)
             rows = np.arange(len(order))
             more = gains[rows, order].sum() - gains[rows, orders[number]].sum()
             if more > 1e-12 * np.abs(gains).sum(axis=1).max():  # what rounding gains would go on for ever
-                orders[number], changed = order, True
+                before, orders[number] = orders[number], order
+                if units[number].is_coupled and not _is_nearer(a, b, units, (orders, number, before)):
+                    orders[number] = before
+                else:
+                    changed = True
     return sweeps
 
 
-def _gains(a: Mapping[str, Tensor], b: Mapping[str, Tensor], units: Units) -> npt.NDArray[np.float64]:
-    """⟨weights of unit i in a, weights of unit j in b⟩, ``(n, n)``; the distance falls by twice what is gained."""
+def _is_nearer(
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    units: Sequence[Units],
+    change: tuple[list[Order], int, Order],
+) -> bool:
+    """Whether orders are better than with another one of some units, where gains are those of one axis at a time."""
+    orders, number, before = change
+    old = [*orders[:number], before, *orders[number + 1 :]]
+    distances = [_distance(a, reordered(b, units, each)) for each in (orders, old)]
+    return distances[0] < distances[1] * (1 - 1e-12)
+
+
+def _gains(a: Mapping[str, Tensor], b: Mapping[str, Tensor], units: Units, order: Order) -> npt.NDArray[np.float64]:
+    """⟨weights of unit i in a, weights of unit j in b⟩, ``(n, n)``; the distance falls by twice what is gained.
+
+    A tensor that has the units along two axes keeps the order along the other one.
+    """
     gains = np.zeros((units.number, units.number))
     for place in units.places:
         if place.name in a:
-            pair = (tensors[place.name].movedim(place.axis, 0).reshape(units.number, -1) for tensors in (a, b))
+            others = [other for other in units.places if other.name == place.name and other != place]
+            held = reordered({place.name: b[place.name]}, [replace(units, places=others)], [order])
+            pair = (tensors[place.name].movedim(place.axis, 0).reshape(units.number, -1) for tensors in (a, held))
             first, second = pair
             gains += (first @ second.T).numpy()
     return gains

@@ -136,7 +136,7 @@ class ViT(nn.Module):
         """``(N, channels, size, size)`` -> ``(N, classes)``."""
         tokens = self.patches(x).flatten(2).transpose(1, 2)  # (N, patches, width)
         if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], 1)
+            tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), tokens], 1)
         logits: Tensor = self.head(self.norm(self.pool(self.blocks(self.dropout(tokens + self.places)))))
         return logits
 

@@ -14,7 +14,8 @@ from problems import N, TiedAutoencoder, classes, normal, ragged
 from torch import nn
 
 from landscape import Frozen, Objective, Recomputed, align, interpolate
-from landscape.permutations import Units, hidden_units
+from landscape.permutations import Units
+from landscape.units import hidden_units
 from msam.models import cnn, group_norm, mlp
 
 
@@ -190,18 +191,6 @@ def test_the_units_of_a_group_norm_net_know_their_groups():
     assert (last.name, last.axis, last.block) == ("8.weight", 1, 4)
 
 
-class Residual(nn.Module):
-    """A shortcut around a layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
-
-    def forward(self, x):
-        x = self.first(x).tanh()
-        return self.last(x + self.second(x))
-
-
 def decorated(forward):
     @functools.wraps(forward)
     def call(self, *args, **more):
@@ -228,7 +217,6 @@ def sequential(*layers):
 
 
 REFUSED = {
-    "a shortcut": (Residual, PLAIN, "second does not follow tanh alone, as in a residual connection"),
     "a convolution in groups": (
         sequential(nn.Conv2d(1, 4, 2), nn.Conv2d(4, 4, 2, groups=2), nn.Flatten(), nn.Linear(36, 3)),
         IMAGES,
@@ -260,7 +248,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("build", "x", "sentence"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_is_no_chain_of_known_layers_is_refused_with_the_step(build, x, sentence):
+def test_models_without_units_that_can_be_moved_are_refused_with_the_step(build, x, sentence):
     given = Objective(build().double(), F.cross_entropy, ragged(x, classes(N, 3)))
     with pytest.raises(ValueError, match=re.escape(sentence)):
         align(given, given)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape.permutations import hidden_units
+from landscape.units import hidden_units
 from msam.models import cnn, group_norm, image_model, mlp
 
 
@@ -30,9 +30,10 @@ def test_group_norm_takes_four_channels_to_a_group():
     assert (group_norm(12).num_groups, group_norm(12).num_channels) == (3, 12)
 
 
-@pytest.mark.parametrize(("name", "number"), [("mlp", 1), ("cnn", 2), ("cnn-gn", 2)])
-def test_their_units_can_be_put_in_another_order_and_those_of_residual_networks_cannot(name, number):
+@pytest.mark.parametrize(
+    ("name", "settings", "number"),
+    [("mlp", {}, 1), ("cnn", {}, 2), ("cnn-gn", {}, 2), ("resnet20", {"width": 4}, 12), ("vit", {"width": 8}, 6)],
+)
+def test_their_units_can_be_put_in_another_order(name, settings, number):
     build = functools.partial(image_model, channels=1, size=8, classes=10)
-    assert len(hidden_units(build(name)())) == number
-    with pytest.raises(ValueError, match="as in a residual connection"):
-        hidden_units(build("resnet20", width=4)())
+    assert len(hidden_units(build(name, **settings)())) == number
