@@ -50,7 +50,8 @@ def audit(
     Args:
         objective: the model, its loss and data.
         measures: by name, objective -> a number, a pair (number, standard error), or a result, of which the first line
-            counts. What they draw must depend on a seed of their own alone. :func:`usual_measures` when left out.
+            counts. What they draw must depend on a seed of their own alone. When left out those of
+            :func:`usual_measures` that this loss has: without second derivatives there is no Hessian.
         rescalings: each verified over all data first. When left out, those of :func:`find_rescalings`, all of a kind at
             once; where a kind is then no rescaling over all data, those of its members that are.
         factor: of the rescalings that are looked for, not 1.
@@ -76,6 +77,7 @@ def audit(
     require_objective(objective)
     seed = integer(seed, "seed")
     require_finite(objective.weights)
+    are_usual = measures is None
     measures = usual_measures(objective, seed=seed) if measures is None else measures
     if not isinstance(measures, Mapping) or not all(callable(measure) for measure in measures.values()):
         raise TypeError(f"measures must map names to functions of an objective; got {measures!r}")
@@ -90,18 +92,28 @@ def audit(
                 raise TypeError(f"rescalings must be those of find_rescalings; got {rescaling!r}")
         used = [verified(objective, rescaling) for rescaling in rescalings]
     places = [objective, *(rescaling.apply(objective) for rescaling in used)]
-    rows: list[list[_Value]] = [[] for _ in measures]
+    found: dict[str, list[_Value]] = {name: [] for name in measures}
+    missing: dict[str, ValueError] = {}
     for column, place in enumerate(places):
         for row, (name, measure) in enumerate(measures.items()):
-            rows[row].append(_Value.of(measure(place), name))
+            if name not in missing:
+                try:
+                    found[name].append(_Value.of(measure(place), name))
+                except ValueError as error:
+                    if column or not are_usual:
+                        raise
+                    missing[name] = error
             progress(column * len(measures) + row + 1, len(places) * len(measures))
+    rows = [row for row in found.values() if row]
+    if not rows:
+        raise next(iter(missing.values()))
     values = np.array([[value.value for value in row] for row in rows])
     errors = np.array([[value.stderr for value in row] for row in rows])
     differences = np.array([rescaling.difference for rescaling in used])
     tolerances = np.array([rescaling.tolerance for rescaling in used])
     rounding = math.sqrt(torch.finfo(objective.weights.dtype).eps)
     return Audit(
-        measures=np.array(list(measures)),
+        measures=np.array([name for name in measures if name not in missing]),
         before=values[:, 0],
         before_stderrs=errors[:, 0],
         after=values[:, 1:],
@@ -115,6 +127,7 @@ def audit(
         factor=real(factor, "factor"),
         num_examples=objective.num_examples,
         skipped=np.array(skipped, dtype=str),
+        unmeasured=np.array([f"{name}: {error}" for name, error in missing.items()], dtype=str),
         manifest=objective.manifest()
         | {
             "measurement": {"name": "audit", "factor": real(factor, "factor"), "seed": seed, "measures": list(measures)}

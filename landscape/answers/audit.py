@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -40,6 +41,7 @@ class Audit(Result):
         factor: what weights are multiplied by, and others divided by.
         num_examples: over which the outputs were compared.
         skipped: what was found and not used, each with the reason.
+        unmeasured: measures that this loss or model has not, each with the reason.
     """
 
     measures: Array
@@ -56,6 +58,7 @@ class Audit(Result):
     factor: float
     num_examples: int
     skipped: Array = field(repr=False)
+    unmeasured: Array = field(repr=False, default_factory=lambda: np.empty(0, dtype=str))
 
     title: ClassVar[str] = "rescaling audit"
     known: ClassVar[tuple[str, ...]] = KINDS  # all kinds of rescalings, whether a model has them or not
@@ -118,7 +121,8 @@ class Audit(Result):
                     self.rescalings.tolist(), self.layers.tolist(), self.differences, self.tolerances, strict=True
                 )
             ]
-        return [*said, *(f"not used: {reason}" for reason in self.skipped.tolist())]
+        unused = (f"not used: {reason}" for reason in self.skipped.tolist())
+        return [*said, *unused, *(f"not measured: {reason}" for reason in self.unmeasured.tolist())]
 
     def summary(self) -> dict[str, Any]:
         """Each measure with its value, and how far each rescaling moves it; each rescaling with its verification."""
@@ -154,11 +158,13 @@ class Audit(Result):
             "factor": self.factor,
             "num_examples": self.num_examples,
             "skipped": self.skipped.tolist(),
+            "unmeasured": self.unmeasured.tolist(),
         }
 
     def lines(self) -> list[Line]:
-        """Each measure as it is, with its factor under each rescaling in words."""
+        """Each measure as it is, with its factor under each rescaling in words; and those that there are not."""
         words = self.words
+        missing = [reason.partition(": ") for reason in self.unmeasured.tolist()]
         return [
             Line(
                 name,
@@ -167,7 +173,7 @@ class Audit(Result):
                 "; ".join(f"{label}: {words[i, j]}" for j, label in enumerate(self.labels)) or self.remarks[0],
             )
             for i, name in enumerate(self.measures.tolist())
-        ]
+        ] + [Line(name, math.nan, None, f"not measured: {reason}") for name, _, reason in missing]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per measure and rescaling; one per measure where there is no rescaling."""

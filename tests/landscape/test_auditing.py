@@ -23,6 +23,7 @@ from landscape import (
     Rescalings,
     Result,
     audit,
+    auditing,
     average_case_sharpness,
     every_tensor,
     find_rescalings,
@@ -254,3 +255,30 @@ def test_measures_that_are_none_are_refused():
         audit(mlp(), {})
     with pytest.raises(TypeError, match="the value of odd must be a number; got 'x'"):
         audit(mlp(), {"odd": lambda o: "x"})
+
+
+def test_usual_measures_that_a_loss_has_not_are_left_out_with_the_reason(monkeypatch, tmp_path):
+    x, y = normal(40, 4), classes(40, 3)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    objective = Objective(model, F.cross_entropy, [(x, y)])
+
+    def refused(*_, **__):
+        raise ValueError("no second derivative: of the loss")
+
+    monkeypatch.setattr(auditing, "top_eigenvalues", refused)
+    monkeypatch.setattr(auditing, "trace", refused)
+    found = audit(objective)
+    assert found.measures.tolist() == ["m-sharpness", "m-sharpness, adaptive", "Fisher-Rao norm"]
+    assert found.after.shape == (3, len(found.rescalings))
+    assert found.lines()[-1].quantity == "Hessian trace"
+    assert math.isnan(found.lines()[-1].value)
+    assert found.lines()[-1].remark == "not measured: no second derivative: of the loss"
+    assert found.remarks[-1] == "not measured: Hessian trace: no second derivative: of the loss"
+    assert found.summary()["unmeasured"][0].startswith("largest Hessian eigenvalue: ")
+    assert Result.load(found.save(tmp_path / "audit.npz")) == found
+    for measures in (None, {"mine": refused}):
+        for name in ("m_sharpness", "fisher_rao_norm"):
+            monkeypatch.setattr(auditing, name, refused)
+        with pytest.raises(ValueError, match=r"^no second derivative: of the loss$"):
+            audit(objective, measures)
