@@ -38,6 +38,7 @@ class PerExample(Estimator):
 
     Source: Hutchinson 1990; that examples have probes of their own is this package's.
 
+    >>> from landscape.objective import Objective
     >>> from landscape.traces import trace
     >>> model = torch.nn.Linear(4, 1, bias=False).double()
     >>> data = [(torch.tensor([1.0, 2.0, 3.0, 4.0]).double().diag(), torch.zeros(4, 1).double())]

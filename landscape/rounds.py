@@ -56,7 +56,7 @@ class Estimates:
     def manifest(self, operator: CurvatureOperator, name: str) -> dict[str, Any]:
         """Of the measurement of this name."""
         manifest = operator.manifest()
-        manifest["machine"]["products"] = self.words
+        manifest["machine"] = manifest.get("machine", {}) | {"products": self.words}
         return manifest | {"measurement": {"name": name} | self.settings}
 
 

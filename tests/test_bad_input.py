@@ -105,7 +105,7 @@ def test_an_unknown_run_is_named(command, tmp_path):
     [
         ("spectrum RUN -k 0", "eigenvalues must be at least 1"),
         ("spectrum RUN --probes 1", "trace_probes must be at least 2"),
-        ("spectrum RUN --estimator hutch", "'hutchinson' or 'exact-gauss-newton'; got 'hutch'"),
+        ("spectrum RUN --estimator hutch", "'per-example' or 'exact-gauss-newton'; got 'hutch'"),
         ("spectrum RUN --tol 0", "tol must be a positive"),
         ("spectrum RUN --split dev", "split must be 'train', 'validation' or 'test'"),
         ("sharpness RUN --rho -1", "rho must be a positive, finite number; got -1"),
