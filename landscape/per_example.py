@@ -33,7 +33,7 @@ class PerExample(Estimator):
 
     Hutchinson's estimator with a probe of its own for each example, so that its variance falls with their number: it is
     about 2 Σᵢ ‖Hᵢ‖² / N² for N examples, where one probe for all has 2 ‖H‖². A probe is a second derivative along steps
-    in all layers at once, and costs 1.1 to 1.6 products; nothing is kept that is as large as the weights. In a matrix
+    in all layers at once, and costs 1.1 to 1.8 products; nothing is kept that is as large as the weights. In a matrix
     of weights zᵢ is r c' with random signs r and c, as many as rows and columns.
 
     Source: Hutchinson 1990; that examples have probes of their own is this package's.
