@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -60,10 +63,16 @@ class PerExample(Estimator):
             raise TypeError(f"{self!r} takes a HessianOperator; got {name}. Use KrylovAware().")
         if not isinstance(measure, BlocksOfTheTrace):
             raise TypeError(f"{self!r} finds traces alone. Use another estimator, such as KrylovAware().")
-        try:
+        with _refused(self):
             return _Probes(source, measure, Steps(operator))
-        except UnsupportedError as error:
-            raise ValueError(f"{self!r} cannot take this model layer by layer: {error}. Use KrylovAware().") from None
+
+
+@contextlib.contextmanager
+def _refused(by: object) -> Iterator[None]:
+    try:
+        yield
+    except UnsupportedError as error:
+        raise ValueError(f"{by!r} cannot take this model layer by layer: {error}. Use KrylovAware().") from None
 
 
 class _Probes(Estimation):
@@ -76,7 +85,8 @@ class _Probes(Estimation):
 
     def spend(self, budget: int) -> None:
         while self.products < budget:
-            self._values.append(self._steps.curvatures(self._seed, self.products))
+            with _refused(PerExample()):  # batches that are read later may be of another shape
+                self._values.append(self._steps.curvatures(self._seed, self.products))
             self.products += 1
             self.source.spent(1)
 

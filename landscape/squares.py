@@ -102,6 +102,8 @@ class ExampleSquares:
     def _roots(self, term: Term) -> Iterator[tuple[Tensor, Tensor]]:
         """s_c, ``(examples,)``, and r_c in the shape of the outputs, for each c that counts."""
         outputs = self._outputs(term)
+        if term.count == 0:  # a mean over nothing
+            return
         rows = self._rows(term, outputs)
         number, width = rows.shape
         if width != self.num_outputs:

@@ -115,10 +115,26 @@ def test_weights_of_classes_ignored_labels_and_a_loss_that_is_not_convex():
         lambda outputs, targets: (torch.softmax(outputs, 1)[:, 0] - targets / 9).square().mean(),
     )
     for loss in losses:
-        operator = GGNOperator(Objective(given.model, loss, ragged(given.x, y)))
+        operator = GGNOperator(Objective(given.model, loss, ragged(given.x, y), chunk_size=2))
         wanted = of_coordinates(operator)
         assert near(of_passes(operator), wanted)
     assert wanted.min() < 0 < wanted.max()
+
+
+def test_chunks_with_nothing_to_count_may_have_a_loss_that_is_no_number():
+    given, y = problem("tanh_mlp"), classes(13, 3, seed=4)
+    y[:6] = 3
+
+    def loss(outputs, targets):
+        counted = targets < 3
+        losses = outputs.logsumexp(1) - outputs.gather(1, targets.clamp(max=2)[:, None])[:, 0]
+        return (losses * counted).sum() / counted.sum()
+
+    data, counts = ragged(given.x, y), lambda _, targets: (targets < 3).sum()
+    objective = Objective(given.model, loss, data, denominator=counts, chunk_size=2)
+    wanted = of_coordinates(GGNOperator(objective))
+    assert near(of_passes(GGNOperator(objective)), wanted)
+    assert near(wanted, of_coordinates(GGNOperator(Objective(given.model, F.cross_entropy, [(given.x[6:], y[6:])]))))
 
 
 def test_the_rest_of_a_network_of_relus_has_no_diagonal_and_its_trace_is_known_at_once():

@@ -208,6 +208,19 @@ def test_what_it_is_not_for_is_refused_with_a_way_out():
         trace(HessianOperator(recurrent), 10, estimator=PER_EXAMPLE)
 
 
+def test_a_batch_that_has_other_rows_is_refused_when_its_turn_comes():
+    model = nn.Linear(3, 3).double()
+    data = [(normal(4, 3), classes(4, 3)), (normal(4, 2, 3), classes(8, 3).view(4, 2))]
+    objective = Objective(model, F.cross_entropy, data, forward=_flat)
+    for estimator in (PER_EXAMPLE, ExactGaussNewton()):
+        with pytest.raises(ValueError, match=r"layer by layer: .*(no row for each example|others 3).*KrylovAware"):
+            trace(HessianOperator(objective), 10, estimator=estimator)
+
+
+def _flat(model, batch):
+    return model(batch[0].reshape(-1, 3)), batch[1].flatten()
+
+
 def _last(model, batch):
     return model(batch[0])[0][:, -1], batch[1]
 
