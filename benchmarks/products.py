@@ -14,8 +14,8 @@ from benchmarks import nets
 from benchmarks.harness import INTERVAL, compare
 from benchmarks.machine import machine
 from landscape import CentralDifferences, ForwardOverReverse, HessianOperator, KeptGraphs, Objective, RebuiltGraphs
-from landscape.per_example import Steps
 from landscape.squares import ExampleSquares
+from landscape.steps import Steps
 from landscape.ways import Products
 
 WAYS: dict[str, Callable[[], Products]] = {

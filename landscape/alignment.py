@@ -201,6 +201,8 @@ def _require_same_function(first: Objective, second: Objective) -> float:
     )
     with torch.no_grad():
         outputs = [Term(of.work.definition.doubled(), batch).outputs(doubled(of.weights)) for of in (first, second)]
+    if not isinstance(outputs[0], Tensor):
+        raise ValueError(f"alignment compares outputs, which must be one tensor; got {type(outputs[0]).__name__}")
     moved = float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max().clamp(min=1e-300))
     if not moved <= TOLERANCE:
         raise ValueError(

@@ -83,6 +83,7 @@ class ExactGaussNewton(Estimator):
                 raise ValueError(
                     f"an example has {passes} outputs, and {self!r} takes a pass for each, which counts as a product: "
                     f"give num_probes={least} or more, or use KrylovAware(); got {budget}"
+                    + (", as many as there are weights" if budget == operator.dim else "")
                 )
             return squares.diagonal(), passes
         except UnsupportedError as error:

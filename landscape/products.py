@@ -80,7 +80,7 @@ def gauss_newton_at(outputs: Scalar, loss: Scalar, w: Tensor) -> Linear:
         _require_dependence(heads)
         cotangent = torch.zeros_like(heads, requires_grad=True)
         # J'u is linear in u, so its own backward pass is the forward product J v.
-        with _named_errors():
+        with named_errors():
             (pulled,) = torch.autograd.grad(heads, leaf, cotangent, create_graph=True, materialize_grads=True)
         free = heads.detach().requires_grad_()
         slope = slope_of(loss(free), free, create_graph=True).reshape(-1)
@@ -168,7 +168,7 @@ def slope_of(value: Tensor, leaf: Tensor, *, create_graph: bool = False) -> Tens
 def _slopes_of(value: Tensor, leaves: Sequence[Tensor], *, create_graph: bool = False) -> tuple[Tensor | None, ...]:
     """None for a leaf that the value does not depend on; not for all of them."""
     _require_dependence(value)
-    with _named_errors():
+    with named_errors():
         slopes = torch.autograd.grad(value, leaves, create_graph=create_graph, allow_unused=True)
     if all(slope is None for slope in slopes):  # it depends on something else that requires gradients
         raise ValueError(_NO_DEPENDENCE)
@@ -189,7 +189,7 @@ def one_tensor(outputs: object) -> Tensor:
 
 def _of_columns(column: Callable[[Tensor], Tensor]) -> Linear:
     def product(V: Tensor) -> Tensor:
-        with second_derivatives(), _named_errors(), warnings.catch_warnings():
+        with second_derivatives(), named_errors(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")  # torch's, about itself
             if V.shape[1] == 1:
                 return column(V[:, 0])[:, None].detach()
@@ -202,7 +202,7 @@ def _pull_back(function: Tensor, leaf: Tensor, V: Tensor) -> Tensor:
     """(∂function/∂leaf)' V, column by column: ``(function.numel(), k)`` -> ``(leaf.numel(), k)``."""
     if not V.shape[1] or not function.requires_grad:  # no column, or constant in the leaf: a gradient of a line
         return torch.zeros(leaf.numel(), V.shape[1], dtype=V.dtype, device=V.device)
-    with _named_errors():
+    with named_errors():
         columns = [
             torch.autograd.grad(function, leaf, v, retain_graph=True, materialize_grads=True)[0].reshape(-1)
             for v in V.T
@@ -211,7 +211,8 @@ def _pull_back(function: Tensor, leaf: Tensor, V: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _named_errors() -> Iterator[None]:
+def named_errors() -> Iterator[None]:
+    """Within it, what torch says of operations without a second derivative is a sentence with a way out."""
     try:
         yield
     except RuntimeError as error:

@@ -7,21 +7,23 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from landscape.batches import num_examples
+from landscape.batches import num_examples, take
 from landscape.certificate import sample
 from landscape.layers import Passes, Site, UnsupportedError
 from landscape.layers.watched import Watched
 from landscape.objective import Objective
-from landscape.operators import GGNOperator
+from landscape.operators import GGNOperator, HessianOperator
 from landscape.perturbations import GradientAscent
 from landscape.precision import widest
-from landscape.products import slope_of
+from landscape.products import named_errors, slope_of
 from landscape.shards import Shards
 from landscape.stacks import Ascent
+from landscape.steps import Steps
 from landscape.terms import Term
 
 ANY = Ascent(GradientAscent(rho=1.0))  # nothing is perturbed
-BUDGET = 64 * 2**20  # bytes that gradients of single examples may take
+BUDGET = 64 * 2**20  # bytes that gradients of single examples may take, and the curvature in their outputs
+BYTES = 32  # of an entry of that curvature and of its eigenvectors, in both precisions
 HELD, COLUMNS = 4, 16  # examples and entries of the diagonal that are held against products
 AGREES = 1e-3  # relative difference of the two
 ROUNDINGS = 1e3  # of the curvature of the loss, by which it may not be made of blocks
@@ -61,10 +63,22 @@ class ExampleSquares:
             UnsupportedError: if it cannot be found this way, or is not that of the products with G.
         """
         self._require_right()
-        (diagonal,), _ = self._work.means(
-            self._work.gradient_terms, lambda term: (self._of_term(term),), like=(self._w,)
-        )
+        terms = self._terms
+        Steps(HessianOperator(self._objective)).require_own(terms)
+        (diagonal,), _ = self._work.means(terms, lambda term: (self._of_term(term),), like=(self._w,))
         return diagonal
+
+    @property
+    def _terms(self) -> list[Term]:
+        """Chunks for gradients, of no more examples than the budget allows matrices of their outputs for."""
+        most = max(1, BUDGET // (BYTES * self.num_outputs**2))
+        found = []
+        for term in self._work.gradient_terms:
+            number = num_examples(term.batch)
+            for first in range(0, number, most):
+                part = take(term.batch, first, min(first + most, number))
+                found.append(Term(term.definition, part, start=term.start + first))
+        return found
 
     def _require_right(self) -> None:
         """The largest entries, for a few examples, must be those that products with G give."""
@@ -116,7 +130,8 @@ class ExampleSquares:
 
         def curved(u: Tensor) -> Tensor:
             """∂²loss/∂outputs² u, for all examples together."""
-            (image,) = torch.autograd.grad(slope, free, u, retain_graph=True, materialize_grads=True)
+            with named_errors():
+                (image,) = torch.autograd.grad(slope, free, u, retain_graph=True, materialize_grads=True)
             return image
 
         units = torch.eye(width, dtype=rows.dtype, device=rows.device)

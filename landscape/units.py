@@ -30,7 +30,8 @@ _METHODS = {"relu", "tanh", "sigmoid", "flatten"}
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _MEANS = {torch.mean, "mean"}
 _PLACES = {2, 3, 4, -1, -2}  # axes of images that are no channels
-_ASKS = {getattr, "size", "dim"}  # of shapes alone
+_ASKS, _SHAPES = {"size", "dim"}, {"shape", "ndim", "dtype", "device"}  # not of the numbers
+_VIEWS = {"view", "reshape"}
 
 
 class _Stream:
@@ -194,7 +195,7 @@ class _Walk:
 
     def _function(self, node: fx.Node, read: Sequence[_Stream]) -> _Stream | None:
         target: Any = node.target
-        if not read or target in _ASKS:
+        if not read or target in _ASKS or (target is getattr and node.args[1] in _SHAPES):
             return None
         if target in _SUMS and len(node.args) == 2 and not node.kwargs:
             first, second = (self._of.get(part) if isinstance(part, fx.Node) else None for part in node.args)
@@ -203,6 +204,8 @@ class _Walk:
         along = target in _FUNCTIONS or target in _METHODS
         if target in _MEANS:
             along = read[0].are_channels and _axes(node) <= _PLACES
+        if target in _VIEWS and len(node.args) == 3 and node.args[2] == -1:  # flattened
+            along = read[0].are_channels
         if along and len(read) == 1:
             return read[0].root
         self._fix(read, f"{node.name} is no known step")

@@ -146,7 +146,7 @@ def _(site: ChannelNormSite, inputs: Tensor, output: Tensor, z: Directions) -> T
 def _(site: EmbeddingSite, inputs: Tensor, output: Tensor, z: Directions) -> Tensor:
     weight = site.layer.weight
     r, c = z.factors(weight)
-    along = r.gather(1, inputs.flatten(1)).view(*inputs.shape, 1)
+    along = r.gather(1, inputs.reshape(len(inputs), -1)).view(*inputs.shape, 1)
     if site.layer.padding_idx is not None:  # it has no gradient
         along = along * (inputs != site.layer.padding_idx)[..., None]
     return torch.addcmul(output, z.step(weight) * along, _each(along, c))

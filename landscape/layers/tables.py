@@ -63,7 +63,8 @@ class EmbeddingSite(Site):
 
     def squared(self, inputs: Tensor, slope: Tensor, signs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """See :class:`Site`. A row that is looked up at several positions is taken in at each, by equal parts."""
-        rows, d = inputs.flatten(1), wide(slope).flatten(1, -2)
+        rows = inputs.reshape(len(inputs), -1)
+        d = wide(slope).reshape(*rows.shape, -1)
         same = self._same(rows).to(d)
         parts = torch.bmm(same, d).square_() / same.sum(2, keepdim=True).clamp_(min=1)
         parts.mul_(signs.to(d)[:, None, None])

@@ -12,6 +12,8 @@ import torch
 from landscape.batches import Batch
 from landscape.forward import Seam, call_with
 from landscape.layers.plan import Plan
+from landscape.layers.sites import UnsupportedError
+from landscape.memory import is_out_of_memory
 from landscape.objective import Objective
 
 
@@ -38,8 +40,16 @@ class Watched:
     def forward(self, batch: Batch, *, second: bool) -> tuple[Any, Any]:
         """Outputs and targets in either pass; buffers are those of the model each time."""
         buffers = {name: buffer.clone() for name, buffer in self._seam.named_buffers()}
-        with self.plan.in_place(second=second), _layers_called():
-            pair: tuple[Any, Any] = call_with(self._seam, buffers, batch)
+        try:
+            with self.plan.in_place(second=second), _layers_called():
+                pair: tuple[Any, Any] = call_with(self._seam, buffers, batch)
+        except UnsupportedError:
+            raise
+        except Exception as error:  # whatever a model raises that goes together with its own layers alone
+            if is_out_of_memory(error):
+                raise
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UnsupportedError(f"it fails where layers are taken example by example ({said})") from None
         return pair
 
 

@@ -28,7 +28,7 @@ from landscape.batches import num_examples, take
 from landscape.certified_trace import ChecksOfTrace
 from landscape.chunks import halves
 from landscape.layers import directions
-from landscape.per_example import Steps
+from landscape.steps import Steps
 from landscape.terms import Term
 
 PER_EXAMPLE = PerExample()
@@ -226,10 +226,15 @@ def _last(model, batch):
 
 
 def test_a_rule_of_a_layer_that_is_wrong_is_found_out(monkeypatch):
-    honest = directions.Directions.step
-    monkeypatch.setattr(directions.Directions, "step", lambda z, weight: 1.1 * honest(z, weight))
+    honest, of_term = directions.Directions.step, Steps._of_term
+    hessian = HessianOperator(problem("tanh_mlp").objective())
+    with monkeypatch.context() as patched:
+        patched.setattr(directions.Directions, "step", lambda z, weight: 1.1 * honest(z, weight))
+        with pytest.raises(ValueError, match="a weight acts elsewhere than in its layer"):
+            trace(hessian, 20, estimator=PER_EXAMPLE)
+    monkeypatch.setattr(Steps, "_of_term", lambda *given: 1.1 * of_term(*given))
     with pytest.raises(ValueError, match=r"the curvature along a step is .* by a product"):
-        trace(HessianOperator(problem("tanh_mlp").objective()), 20, estimator=PER_EXAMPLE)
+        trace(hessian, 20, estimator=PER_EXAMPLE)
 
 
 def test_a_second_derivative_that_is_not_finite_is_an_error(monkeypatch):

@@ -168,3 +168,31 @@ def test_groups_of_one_kind_are_added_and_layers_that_act_twice_stay():
         hidden_units(twice)
     shape = Steps(lambda self, x: self.head(self.one(x).mean((2, 3))) / x.shape[0])
     assert len(hidden_units(shape)) == 1
+
+
+def test_flattening_by_views_goes_along_and_other_views_do_not():
+    for forward in (lambda self, x: self.head(self.one(x).view(x.shape[0], -1)), _reshaped):
+        assert len(hidden_units(Steps(forward))) == 1
+    with pytest.raises(ValueError, match="view is no known step"):
+        hidden_units(Steps(lambda self, x: self.head(self.one(x).view(-1, 8))))
+    with pytest.raises(ValueError, match="is no known step"):
+        hidden_units(Steps(lambda self, x: self.head(self.one(x).mean((2, 3)).T.T)))
+
+
+def _reshaped(self, x):
+    return self.head(self.one(x).reshape(x.size(0), -1))
+
+
+class Named(nn.Sequential):
+    """Outputs by name."""
+
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+
+def test_outputs_that_are_no_tensor_are_refused_in_a_sentence():
+    model = Named(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    data = ragged(normal(N, 4), classes(N, 3))
+    objective = Objective(model, lambda outputs, y: F.cross_entropy(outputs["logits"], y), data)
+    with pytest.raises(ValueError, match=r"alignment compares outputs, which must be one tensor; got dict"):
+        align(objective, objective)
