@@ -644,7 +644,7 @@ def slice_(
 @main.command(name="path", epilog="Example: msam path runs/a runs/b --align --bezier")
 @runs_argument(2, "RUN RUN")
 @click.option(
-    "--align", is_flag=True, help="The line after units of the second are reordered, too; of mlp, cnn and other chains."
+    "--align", is_flag=True, help="The line after the second network's units are put in the first's order, too."
 )
 @click.option("--bezier", is_flag=True, help="A curve with one bend that is trained to stay low, too.")
 @click.option(
