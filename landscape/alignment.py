@@ -130,25 +130,18 @@ def _descend(
             rows = np.arange(len(order))
             more = gains[rows, order].sum() - gains[rows, orders[number]].sum()
             if more > 1e-12 * np.abs(gains).sum(axis=1).max():  # what rounding gains would go on for ever
-                before, orders[number] = orders[number], order
-                if units[number].is_coupled and not _is_nearer(a, b, units, (orders, number, before)):
-                    orders[number] = before
-                else:
-                    changed = True
+                tried = [*orders[:number], order, *orders[number + 1 :]]
+                # where units lie along two axes of a tensor, gains are those of one axis at a time
+                if not units[number].is_coupled or _is_nearer(
+                    a, reordered(b, units, tried), reordered(b, units, orders)
+                ):
+                    orders[number], changed = order, True
     return sweeps
 
 
-def _is_nearer(
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    units: Sequence[Units],
-    change: tuple[list[Order], int, Order],
-) -> bool:
-    """Whether orders are better than with another one of some units, where gains are those of one axis at a time."""
-    orders, number, before = change
-    old = [*orders[:number], before, *orders[number + 1 :]]
-    distances = [_distance(a, reordered(b, units, each)) for each in (orders, old)]
-    return distances[0] < distances[1] * (1 - 1e-12)
+def _is_nearer(a: Mapping[str, Tensor], one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether one is nearer to a than another is, by more than rounding."""
+    return _distance(a, one) < _distance(a, other) * (1 - 1e-12)
 
 
 def _gains(a: Mapping[str, Tensor], b: Mapping[str, Tensor], units: Units, order: Order) -> npt.NDArray[np.float64]:
@@ -207,6 +200,6 @@ def _require_same_function(first: Objective, second: Objective) -> float:
     if not moved <= TOLERANCE:
         raise ValueError(
             f"the hidden units of this model cannot be put in another order: its outputs move by {moved:.2g} of their "
-            "size. Its layers are put together in a way that their order in a chain does not show."
+            "size. Its layers are put together in a way that following them does not show."
         )
     return moved

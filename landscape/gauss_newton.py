@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from landscape.estimators import Estimation, Estimator, Samples, Source
-from landscape.layers import UnsupportedError
 from landscape.measures import Measure, Pair, square
 from landscape.operators import CurvatureOperator, GGNOperator, HessianOperator
-from landscape.per_example import PerExample
+from landscape.per_example import PerExample, layers_refused
 from landscape.residual import ResidualOperator
 from landscape.squares import ExampleSquares
 
@@ -75,7 +74,7 @@ class ExactGaussNewton(Estimator):
 
     def _diagonal(self, operator: CurvatureOperator, budget: int) -> tuple[Tensor, int]:
         """That of G, and how many passes it took."""
-        try:
+        with layers_refused(self):
             squares = ExampleSquares(operator.here)
             passes = squares.num_outputs
             least = passes + (0 if type(operator) is GGNOperator else self.minimum)
@@ -86,8 +85,6 @@ class ExactGaussNewton(Estimator):
                     + (", as many as there are weights" if budget == operator.dim else "")
                 )
             return squares.diagonal(), passes
-        except UnsupportedError as error:
-            raise ValueError(f"{self!r} cannot take this model layer by layer: {error}. Use KrylovAware().") from None
 
     def settings(self) -> dict[str, Any]:
         """See :class:`Estimator`."""

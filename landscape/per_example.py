@@ -48,12 +48,13 @@ class PerExample(Estimator):
             raise TypeError(f"{self!r} takes a HessianOperator; got {name}. Use KrylovAware().")
         if not isinstance(measure, BlocksOfTheTrace):
             raise TypeError(f"{self!r} finds traces alone. Use another estimator, such as KrylovAware().")
-        with _refused(self):
+        with layers_refused(self):
             return _Probes(source, measure, Steps(operator))
 
 
 @contextlib.contextmanager
-def _refused(by: object) -> Iterator[None]:
+def layers_refused(by: object) -> Iterator[None]:
+    """Within it a model that cannot be taken layer by layer is refused with a way out."""
     try:
         yield
     except UnsupportedError as error:
@@ -71,7 +72,7 @@ class _Probes(Estimation):
 
     def spend(self, budget: int) -> None:
         while self.products < budget:
-            with _refused(PerExample()):  # batches that are read later may be of another shape
+            with layers_refused(PerExample()):  # batches that are read later may be of another shape
                 self._values.append(self._steps.curvatures(self._seed, self.products))
             self.products += 1
             self.source.spent(1)

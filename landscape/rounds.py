@@ -131,12 +131,10 @@ def estimated(
         generator = torch.Generator().manual_seed(seed)
         source = Source(operator.apply, like, generator, sharing.led, counted, operator, total)
         least = max(FIRST_IN_TIME, estimator.minimum)
-        if num_probes >= operator.dim and (max_seconds is None or operator.dim <= least):
-            exact = Coordinates(source, measure)
-            exact.spend(num_probes)
-            return _estimates(exact, "exact", settings)
-        estimation = estimator.begin(source, measure)
+        has_all = num_probes >= operator.dim and (max_seconds is None or operator.dim <= least)
+        estimation = Coordinates(source, measure) if has_all else estimator.begin(source, measure)
         if estimation.is_exact:
+            estimation.spend(num_probes)
             return _estimates(estimation, "exact", settings)
         target = total  # beyond dim products there is no direction left that a basis could take
         if max_seconds is not None:

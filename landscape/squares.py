@@ -13,15 +13,12 @@ from landscape.layers import Passes, Site, UnsupportedError
 from landscape.layers.watched import Watched
 from landscape.objective import Objective
 from landscape.operators import GGNOperator, HessianOperator
-from landscape.perturbations import GradientAscent
 from landscape.precision import widest
 from landscape.products import named_errors, slope_of
 from landscape.shards import Shards
-from landscape.stacks import Ascent
-from landscape.steps import Steps
+from landscape.steps import ANY, Steps, rows_of
 from landscape.terms import Term
 
-ANY = Ascent(GradientAscent(rho=1.0))  # nothing is perturbed
 BUDGET = 64 * 2**20  # bytes that gradients of single examples may take, and the curvature in their outputs
 BYTES = 32  # of an entry of that curvature and of its eigenvectors, in both precisions
 HELD, COLUMNS = 4, 16  # examples and entries of the diagonal that are held against products
@@ -54,7 +51,7 @@ class ExampleSquares:
         self._names = {id(weight): name for name, weight in self._watched.weights.items()}
         definition = self._work.definition
         self._few = Term(definition, sample(definition, self._w, self._work.batches, HELD))
-        self.num_outputs = self._rows(self._few, self._outputs(self._few)).shape[1]
+        self.num_outputs = rows_of(self._outputs(self._few), num_examples(self._few.batch)).shape[1]
 
     def diagonal(self) -> Tensor:
         """diag G, ``(dim,)``.
@@ -98,13 +95,6 @@ class ExampleSquares:
             raise UnsupportedError(f"the outputs are {type(outputs).__name__}, and not one tensor")
         return outputs
 
-    def _rows(self, term: Term, outputs: Tensor) -> Tensor:
-        """``(examples, outputs of each)``."""
-        number = num_examples(term.batch)
-        if outputs.ndim == 0 or len(outputs) % number:
-            raise UnsupportedError(f"the outputs, {tuple(outputs.shape)}, have no row for each of {number} examples")
-        return outputs.reshape(number, -1)
-
     def _of_term(self, term: Term) -> Tensor:
         diagonal = torch.zeros_like(self._w)
         into = dict(zip(self._space.names, self._space.split(diagonal), strict=True))  # views
@@ -118,7 +108,7 @@ class ExampleSquares:
         outputs = self._outputs(term)
         if term.count == 0:  # a mean over nothing
             return
-        rows = self._rows(term, outputs)
+        rows = rows_of(outputs, num_examples(term.batch))
         number, width = rows.shape
         if width != self.num_outputs:
             raise UnsupportedError(f"some examples have {width} outputs, others {self.num_outputs}")

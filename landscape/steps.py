@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.batches import num_examples, take, tensors
+from landscape.batches import Batch, num_examples, take, tensors
 from landscape.certificate import sample
 from landscape.curvatures import HESSIAN
 from landscape.layers import Passes, UnsupportedError
@@ -107,7 +107,7 @@ class Steps:
         number, size = num_examples(term.batch), rows.stop - rows.start
         z = self._directions_of(signs.contiguous())
         with torch.enable_grad():
-            parts = [_rows(part, number) for part in tensors(self._outputs(term, z)) if part.is_floating_point()]
+            parts = _numbers(self._outputs(term, z), number)
             astray = torch.zeros_like(z.steps)
             others = _projected([torch.cat([part[: rows.start], part[rows.stop :]]) for part in parts])
             if size < number and others.requires_grad:
@@ -116,8 +116,7 @@ class Steps:
         few = Term(term.definition, take(term.batch, rows.start, rows.stop))
 
         def plain(w: Tensor) -> Tensor:
-            given = [part for part in tensors(few.outputs(w)) if part.is_floating_point()]
-            return _projected([_rows(part, size) for part in given])
+            return _projected(_numbers(few.outputs(w), size))
 
         _, gradient = loss_and_slope(plain, self._w.detach().clone().requires_grad_())
         first = self._directions_of(signs[rows][:1].contiguous())
@@ -176,11 +175,20 @@ class Steps:
         return torch.from_numpy(np.unpackbits(words.astype("<u8").view(np.uint8), count=number)).view(TOGETHER, -1)
 
 
-def _rows(part: Tensor, number: int) -> Tensor:
-    """``(examples, numbers of each)``."""
-    if part.ndim == 0 or len(part) % number:
-        raise UnsupportedError(f"the outputs, {tuple(part.shape)}, have no row for each of {number} examples")
-    return part.reshape(number, -1)
+def rows_of(outputs: Tensor, number: int) -> Tensor:
+    """``(examples, numbers of each)``.
+
+    Raises:
+        UnsupportedError: if there are no rows of each example.
+    """
+    if outputs.ndim == 0 or len(outputs) % number:
+        raise UnsupportedError(f"the outputs, {tuple(outputs.shape)}, have no row for each of {number} examples")
+    return outputs.reshape(number, -1)
+
+
+def _numbers(outputs: Batch, number: int) -> list[Tensor]:
+    """The tensors of numbers among the outputs, by examples."""
+    return [rows_of(part, number) for part in tensors(outputs) if part.is_floating_point()]
 
 
 def _projected(parts: Sequence[Tensor]) -> Tensor:
