@@ -23,7 +23,7 @@ from landscape.losses import Loss, loss_of
 from landscape.manifest import hash_of_settings, hash_of_tensor
 from landscape.parameters import ParameterSpace
 from landscape.precision import doubled_copy, doubled_module, widest
-from landscape.widened import Narrowing
+from landscape.widened import narrows
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,12 @@ class Definition:
         """
         if w.dtype != torch.float64 or not batches:
             return self
+        head = take(batches[0], 0, HEAD)
         with contextlib.suppress(Exception), torch.no_grad():  # what fails here fails again where it is said why
-            with Narrowing() as narrowing:
-                Term(self, take(batches[0], 0, HEAD)).loss(w)
-            if narrowing.seen:
+            if narrows(lambda: Term(self, head).loss(w)):
                 wide = replace(self, seam=copy.deepcopy(self.seam))
                 wide.seam.is_wide = True
-                Term(wide, take(batches[0], 0, HEAD)).loss(w)
+                Term(wide, head).loss(w)
                 return wide
         return self
 
