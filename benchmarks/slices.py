@@ -33,7 +33,8 @@ class Problem:
 
     Attributes:
         build: makes it, untrained.
-        large: whether images are 3x32x32, and not 1x8x8.
+        channels: of an image, whose colours are alike.
+        side: of an image, in pixels.
         number: examples that planes are timed on.
         few: examples of the planes that adaptive sampling is tried on.
         epochs: of training before.
@@ -42,7 +43,8 @@ class Problem:
     """
 
     build: Callable[[], nn.Module]
-    large: bool
+    channels: int
+    side: int
     number: int
     few: int
     epochs: int
@@ -51,9 +53,14 @@ class Problem:
 
 
 PROBLEMS = {
-    "MLP": Problem(nets.mlp, large=False, number=1000, few=1000, epochs=20, faster=2.5, fewer=20),
-    "ViT": Problem(nets.vit, large=True, number=128, few=64, epochs=10, faster=None, fewer=6),
-    "ResNet-20": Problem(nets.resnet20_batch_norm, large=True, number=256, few=64, epochs=5, faster=1.5, fewer=None),
+    "MLP": Problem(nets.mlp, channels=1, side=8, number=1000, few=1000, epochs=20, faster=2.5, fewer=20),
+    "LeNet-300-100": Problem(
+        nets.lenet_300_100, channels=1, side=28, number=1000, few=1000, epochs=20, faster=None, fewer=None
+    ),
+    "ViT": Problem(nets.vit, channels=3, side=32, number=128, few=64, epochs=10, faster=None, fewer=6),
+    "ResNet-20": Problem(
+        nets.resnet20_batch_norm, channels=3, side=32, number=256, few=64, epochs=5, faster=1.5, fewer=None
+    ),
 }
 
 
@@ -63,8 +70,9 @@ class Planes:
     def __init__(self, problem: Problem, *, points: int) -> None:
         task = TrainConfig(settings={"model": "mlp"}).load_task()
         images, labels = task.train.inputs.float().view(-1, 1, 8, 8), task.train.targets
-        if problem.large:
-            images = functional.interpolate(images, size=32, mode="bilinear").expand(-1, 3, -1, -1).contiguous()
+        if problem.side != images.shape[-1]:
+            images = functional.interpolate(images, size=problem.side, mode="bilinear")
+        images = images.expand(-1, problem.channels, -1, -1).contiguous()
         torch.manual_seed(0)
         self.model = problem.build()
         optimizer = mSAM(torch.optim.Adam(self.model.parameters(), 1e-3), None, module=self.model)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from landscape.batches import Batch, map_tensors, take
 from landscape.checks import HEAD
 
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)  # these very classes: another forward is another function
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)  # these very classes: another forward is another function
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -58,7 +58,7 @@ def folds(seam: nn.Module, batch: Batch, *, channels_last: bool) -> list[Fold]:
     if not any(isinstance(module, _NORMS) for module in seam.modules()):
         return []
     found = []
-    for layer, norm, out in _pairs(seam, batch, _LAYERS, _NORMS):
+    for layer, norm, out in _pairs(seam, batch, LAYERS, _NORMS):
         by_output = not isinstance(layer, nn.Linear) or out.ndim == 2  # else the channels are not the outputs
         if by_output and not norm.training and getattr(norm, "running_mean", None) is not None:
             found.append(Fold(layer, norm, channels_last=channels_last))
@@ -71,7 +71,7 @@ def rectify_in_place(seam: nn.Module, batch: Batch) -> None:
     As for :func:`folds`, the caller has to check; data and weights are never written over.
     """
     if any(isinstance(module, nn.ReLU) and not module.inplace for module in seam.modules()):
-        for _, activation, _ in _pairs(seam, batch, (*_LAYERS, *_NORMS), (nn.ReLU,)):
+        for _, activation, _ in _pairs(seam, batch, (*LAYERS, *_NORMS), (nn.ReLU,)):
             activation.inplace = True
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from landscape.batches import Batch, map_tensors, shape_of_examples, take, tensors
 from landscape.denominators import CrossEntropyDenominator
+from landscape.first_layers import FirstLayer, first_layers
 from landscape.folding import Fold, folds, rectify_in_place
 from landscape.memory import is_out_of_memory
 from landscape.readings import Reading
@@ -35,8 +36,8 @@ class Way(ABC):
     terms: list[Term]
 
     @abstractmethod
-    def move(self) -> None:
-        """Follow the buffer."""
+    def move(self, coordinates: Sequence[float]) -> None:
+        """Follow the buffer to a point."""
 
     @abstractmethod
     def outputs(self, term: Term) -> Any:
@@ -52,7 +53,7 @@ class Plain(Way):
         self.terms = [Term(definition, batch) for batch in batches]
         self._buffer = buffer
 
-    def move(self) -> None:
+    def move(self, coordinates: Sequence[float]) -> None:
         """Nothing is to be done."""
 
     def outputs(self, term: Term) -> Any:
@@ -62,18 +63,26 @@ class Plain(Way):
 
 class InPlace(Way):
     """A copy of the model whose weights are views of the buffer, with batch norm folded into the layers before it,
-    and with ReLU in place.
+    with ReLU in place, and with first layers as sums of what is kept.
 
     Args:
         definition: of the terms.
         buffer: weights, ``(dim,)``.
         batches: the data.
+        points: w and the directions, each ``(dim,)``.
         channels_last: how images lie in memory.
-        folded: whether batch norms are folded, and ReLU is in place.
+        folded: whether batch norms are folded, ReLU is in place, and outputs of first layers are kept.
     """
 
     def __init__(
-        self, definition: Definition, buffer: Tensor, batches: Sequence[Batch], *, channels_last: bool, folded: bool
+        self,
+        definition: Definition,
+        buffer: Tensor,
+        batches: Sequence[Batch],
+        points: Sequence[Tensor],
+        *,
+        channels_last: bool,
+        folded: bool,
     ) -> None:
         self._definition = definition
         self._counts: dict[Term, tuple[Any, int, Tensor | float]] = {}
@@ -87,6 +96,10 @@ class InPlace(Way):
         if folded:
             rectify_in_place(self._seam, data[0])
         self._folds: list[Fold] = folds(self._seam, data[0], channels_last=channels_last) if folded else []
+        self._first: list[FirstLayer] = []
+        if folded:
+            others = {fold.layer for fold in self._folds}
+            self._first = first_layers(self._seam, data, definition.space, points, other_than=others)
         words = ["in place"]
         if channels_last:
             words.append("channels last")
@@ -94,15 +107,21 @@ class InPlace(Way):
             words.append("layer by layer")
         if self._folds:
             words.append(f"{len(self._folds)} batch norms folded" if len(self._folds) > 1 else "1 batch norm folded")
+        if self._first:
+            words.append(f"{len(self._first)} first layers kept" if len(self._first) > 1 else "first layer kept")
         self.name = ", ".join(words)
 
-    def move(self) -> None:
+    def move(self, coordinates: Sequence[float]) -> None:
         """Fold the weights that are there now."""
         for fold in self._folds:
             fold.refresh()
+        for layer in self._first:
+            layer.coordinates = coordinates
 
     def outputs(self, term: Term) -> Any:
         """The outputs for a term."""
+        for layer in self._first:
+            layer.term = term
         with self._definition.kernels() if self._recurrent else nullcontext():
             outputs, term.targets = self._seam(term.batch)
         term.count = self._count(term, outputs)
@@ -161,7 +180,7 @@ class Points:
         found: list[float] = []
         with torch.no_grad():
             for reading, way, plain in zip(self._readings, self._ways, self._plain, strict=True):
-                way.move()
+                way.move(self._rounded[index])
                 columns = reading.columns(way.terms, way.outputs) if not at_home else [math.nan]
                 if not math.isfinite(columns[0]):
                     columns = reading.columns(plain.terms, plain.outputs)
@@ -187,7 +206,12 @@ class Points:
             try:
                 self._go([0.0] * len(self._directions))
                 way = InPlace(
-                    reading.definition, self._buffer, reading.batches, channels_last=channels_last, folded=folded
+                    reading.definition,
+                    self._buffer,
+                    reading.batches,
+                    [self._w, *self._directions],
+                    channels_last=channels_last,
+                    folded=folded,
                 )
                 if way.name not in names and self._agree(way, plain):
                     return way
@@ -204,12 +228,10 @@ class Points:
         heads = [[_head(each.terms[i]) for i in chosen.values()] for each in (plain, way)]
         pairs = list(zip(*heads, strict=True))
         before = way.buffers()
-        self._go([0.0] * len(self._directions))
-        if self._same(pairs, way, plain) is not True:
+        if self._same(pairs, way, plain, [0.0] * len(self._directions)) is not True:
             return False
         for coordinates in self._far():
-            self._go(coordinates)
-            same = self._same(pairs, way, plain)
+            same = self._same(pairs, way, plain, coordinates)
             if same is not None:
                 after = way.buffers()
                 unmoved = before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
@@ -222,9 +244,12 @@ class Points:
         for number in range(min(_TRIES, len(order))):
             yield self._rounded[order[number * len(order) // _TRIES]]
 
-    def _same(self, pairs: Sequence[tuple[Term, Term]], way: InPlace, plain: Plain) -> bool | None:
-        """Whether two ways agree where the buffer is; None where the plain one is not finite."""
-        way.move()
+    def _same(
+        self, pairs: Sequence[tuple[Term, Term]], way: InPlace, plain: Plain, coordinates: Sequence[float]
+    ) -> bool | None:
+        """Whether two ways agree at a point; None where the plain one is not finite."""
+        self._go(coordinates)
+        way.move(coordinates)
         for theirs, ours in pairs:
             expected, found = plain.outputs(theirs), way.outputs(ours)
             losses = [theirs.loss_of_outputs(expected), ours.loss_of_outputs(found)]
