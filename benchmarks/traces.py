@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import warnings
@@ -168,10 +169,11 @@ def _pyhessian(H: Tensor, truth: float) -> _Errors:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the tables."""
-    if arguments:
-        raise SystemExit(f"this benchmark has no options; got {' '.join(arguments)}")
-    for name, build in NETS.items():
-        model, inputs, targets = _trained(build)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks traces", description=__doc__)
+    parser.add_argument("--nets", default=",".join(NETS), help="which networks, with commas")
+    options = parser.parse_args(arguments)
+    for name in options.nets.split(","):
+        model, inputs, targets = _trained(NETS[name])
         hessian = HessianOperator(Objective(model, functional.cross_entropy, [(inputs, targets)]))
         H = _dense(hessian)
         direct = trace(hessian, 20, seed=1).estimate

@@ -68,7 +68,10 @@ class DataSet:
         """
         size = integer(size, "the size of a shard")
         if not 1 <= size <= self.num_examples:
-            raise ValueError(f"a shard must have 1 to {self.num_examples} examples, all there are; got {size}")
+            raise ValueError(
+                f"a shard must have 1 to {self.num_examples} examples, all there are; got {size}. Give another "
+                "size of micro-batches."
+            )
         return (merged(parts) for parts in regroup(self.batches, size))
 
     def sample(self, size: int, *, seed: int) -> list[Batch]:

@@ -20,9 +20,10 @@ PASSES = "squares of each example's gradients"
 class ExactGaussNewton(Estimator):
     """tr H = tr G + tr (H − G): the Gauss-Newton matrix G without chance, and an estimate of the rest alone.
 
-    The diagonal of G takes a pass up and down the network for each output of an example, in which layers give the
-    squares of what is each example's own. Each pass counts as a product; those of the budget that are left estimate the
-    rest. Where activations are piecewise linear, as ReLU, and no weight acts twice, the diagonal of the rest is zero.
+    The diagonal of G takes a pass up and down the network for each output of an example, for the cross-entropy one
+    less, in which layers give the squares of what is each example's own. Each pass counts as a product; those of the
+    budget that are left estimate the rest. Where activations are piecewise linear, as ReLU, and no weight acts twice,
+    the diagonal of the rest is zero.
 
     For classifiers of few classes that are trained well, ReLU networks above all. Where outputs are many, such as the
     words of a vocabulary, ``PerExample()`` and ``KrylovAware()`` need fewer products. The trace and the diagonal of a
@@ -76,15 +77,15 @@ class ExactGaussNewton(Estimator):
         """That of G, and how many passes it took."""
         with layers_refused(self):
             squares = ExampleSquares(operator.here)
-            passes = squares.num_outputs
-            least = passes + (0 if type(operator) is GGNOperator else self.minimum)
+            most = squares.num_outputs
+            least = most + (0 if type(operator) is GGNOperator else self.minimum)
             if least > budget:
                 raise ValueError(
-                    f"an example has {passes} outputs, and {self!r} takes a pass for each, which counts as a product: "
+                    f"an example has {most} outputs, and {self!r} takes a pass for each, which counts as a product: "
                     f"give num_probes={least} or more, or use KrylovAware(); got {budget}"
                     + (", as many as there are weights" if budget == operator.dim else "")
                 )
-            return squares.diagonal(), passes
+            return squares.diagonal()
 
     def settings(self) -> dict[str, Any]:
         """See :class:`Estimator`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -32,13 +33,14 @@ class ExampleSquares:
     """diag G = Σᵢ diag Jᵢ'SᵢJᵢ, with Jᵢ = ∂fᵢ/∂w and Sᵢ = ∂²loss/∂fᵢ² of the outputs fᵢ for example i.
 
     Sᵢ = Σ_c s_ic r_ic r_ic' with signs s, so that an entry is Σ_ic s_ic (Jᵢ'r_ic)²: for each c one pass up and down the
-    network, differentiating Σᵢ r_ic·fᵢ, in which the layers give the squares of what is each example's own.
+    network, differentiating Σᵢ r_ic·fᵢ, in which the layers give the squares of what is each example's own. One that
+    has no r is not made: the cross-entropy does not change where all its outputs grow alike, and needs one less.
 
     Args:
         objective: whose G, at its own weights.
 
     Attributes:
-        num_outputs: of an example, the number of passes.
+        num_outputs: of an example, the most passes that there may be.
 
     Raises:
         UnsupportedError: if a layer cannot be taken this way, or outputs are not those of examples.
@@ -53,8 +55,8 @@ class ExampleSquares:
         self._few = Term(definition, sample(definition, self._w, self._work.batches, HELD))
         self.num_outputs = rows_of(self._outputs(self._few), num_examples(self._few.batch)).shape[1]
 
-    def diagonal(self) -> Tensor:
-        """diag G, ``(dim,)``.
+    def diagonal(self) -> tuple[Tensor, int]:
+        """diag G, ``(dim,)``, and how many passes over the data it took.
 
         Raises:
             UnsupportedError: if it cannot be found this way, or is not that of the products with G.
@@ -62,8 +64,9 @@ class ExampleSquares:
         self._require_right()
         terms = self._terms
         Steps(HessianOperator(self._objective)).require_own(terms)
-        (diagonal,), _ = self._work.means(terms, lambda term: (self._of_term(term),), like=(self._w,))
-        return diagonal
+        like = self._w, self._w.new_zeros(())
+        (diagonal, passes), _ = self._work.means(terms, self._of_term, like=like)
+        return diagonal, math.ceil(float(passes) - 1e-3)  # chunks may take more or fewer
 
     @property
     def _terms(self) -> list[Term]:
@@ -79,7 +82,7 @@ class ExampleSquares:
 
     def _require_right(self) -> None:
         """The largest entries, for a few examples, must be those that products with G give."""
-        found = self._of_term(self._few)
+        found, _ = self._of_term(self._few)
         largest = found.abs().topk(min(COLUMNS, len(found))).indices
         units = torch.zeros(len(found), len(largest), dtype=found.dtype, device=found.device)
         units[largest, torch.arange(len(largest), device=found.device)] = 1
@@ -95,13 +98,14 @@ class ExampleSquares:
             raise UnsupportedError(f"the outputs are {type(outputs).__name__}, and not one tensor")
         return outputs
 
-    def _of_term(self, term: Term) -> Tensor:
-        diagonal = torch.zeros_like(self._w)
+    def _of_term(self, term: Term) -> tuple[Tensor, Tensor]:
+        diagonal, passes = torch.zeros_like(self._w), self._w.new_zeros(())
         into = dict(zip(self._space.names, self._space.split(diagonal), strict=True))  # views
         for signs, root in self._roots(term):
+            passes += 1
             for weight, squares in self._squared(self._record(term, root), signs):
                 into[self._names[id(weight)]].add_(squares)
-        return diagonal
+        return diagonal, passes
 
     def _roots(self, term: Term) -> Iterator[tuple[Tensor, Tensor]]:
         """s_c, ``(examples,)``, and r_c in the shape of the outputs, for each c that counts."""
@@ -131,7 +135,7 @@ class ExampleSquares:
         if not bool(off.norm() <= ROUNDINGS * torch.finfo(rows.dtype).eps * S.norm()):
             raise UnsupportedError("the loss couples the outputs of different examples")
         values, vectors = torch.linalg.eigh(S.to(widest(S.device)))
-        smallest = torch.finfo(rows.dtype).eps * values.abs().max()
+        smallest = width * torch.finfo(rows.dtype).eps * values.abs().max()  # as for a numerical rank
         for c in range(width):
             if bool((values[:, c].abs() > smallest).any()):
                 root = values[:, c, None].abs().sqrt() * vectors[:, :, c]

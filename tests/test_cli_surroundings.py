@@ -71,7 +71,7 @@ def test_sizes_of_shards_that_are_none_are_wrong_usage(sizes, folder):
 def test_shards_larger_than_the_data_are_refused_before_anything_is_measured(folder, tmp_path):
     shutil.copytree(folder / "b", tmp_path / "run")
     said = refused(f"sharpness {tmp_path}/run {FEW} --microbatch-sizes 1,61", status=2)
-    assert said == "a shard must have 1 to 60 examples, all there are; got 61"
+    assert said == "a shard must have 1 to 60 examples, all there are; got 61. Give another size of micro-batches."
     assert not list(tmp_path.glob("run/results/*"))
 
 

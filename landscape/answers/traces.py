@@ -102,6 +102,8 @@ class TraceEstimate(Result):
     def lines(self) -> list[Line]:
         """The estimate with its standard error."""
         how = f"standard error; {self.estimator}, {self._products} products{_STOPPED.get(self.stopped, '')}"
+        if self.stopped == "exact" and self.manifest.get("operator", {}).get("products") == "differences":
+            how += " but for what differences in place of second derivatives are off"
         flat = f"; {ZERO}" if not self.samples.any() and self.estimate == 0 else ""
         return [Line("trace", self.estimate, self.stderr, how + flat)]
 

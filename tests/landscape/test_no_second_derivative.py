@@ -9,7 +9,7 @@ from problems import N, normal, ragged
 from torch import nn
 from undifferentiable import Compiled
 
-from landscape import CentralDifferences, HessianOperator, KeptGraphs, Objective
+from landscape import CentralDifferences, HessianOperator, KeptGraphs, Objective, trace
 
 
 def relative(a, b):
@@ -36,6 +36,10 @@ def test_a_model_without_second_derivatives_is_measured_by_differences_and_it_is
     exact = HessianOperator(Objective(plain, F.mse_loss, data)).apply(torch.eye(12).double())
     assert 1e-13 < relative(hessian.apply(torch.eye(12).double()), exact) < 1e-6
     assert hessian.manifest()["operator"]["products"] == "differences"
+    operators = hessian, HessianOperator(Objective(plain, F.mse_loss, data))
+    remarks = [trace(operator, 12).lines()[0].remark for operator in operators]
+    assert remarks[1] == "standard error; Coordinates, 12 products, exact"
+    assert remarks[0] == remarks[1] + " but for what differences in place of second derivatives are off"
     with pytest.raises(ValueError, match=r"no second derivative.*products=CentralDifferences\(\)"):
         HessianOperator(Objective(fused, F.mse_loss, data, products=KeptGraphs())).apply(normal(12))
 
