@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-import importlib
+import subprocess
+import sys
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
-from figures import draw, save
+import figures
+from figures import draw, drawing, save
 from figures.lines import draw_lines
 from figures.style import render
 from landscape.results import Result
@@ -48,7 +50,15 @@ def test_every_kind_of_result_of_this_package_has_a_picture():
     ours = {kind for kind in Result.kinds.values() if kind.__module__.startswith(homes)}
     ours -= {Certificate, Forecast}  # they are read as tables
     ours -= {Sampled, Slice, UnderNoise}  # what several kinds have in common
-    assert ours <= set(importlib.import_module("figures.draw")._PICTURES)  # the function hides its module
+    assert ours <= set(drawing._PICTURES)
+
+
+def test_tables_on_a_terminal_do_not_wait_for_matplotlib():
+    program = "import sys, figures.terminal; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    assert dir(figures) == ["draw", "draw_surface", "save"]
+    with pytest.raises(AttributeError, match="module 'figures' has no attribute 'nothing'"):
+        _ = figures.nothing
 
 
 def test_no_result_is_refused():
