@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from landscape.batches import Batch, map_tensors, shape_of_examples, take, tensors
 from landscape.denominators import CrossEntropyDenominator
-from landscape.first_layers import FirstLayer, first_layers
+from landscape.first_layers import FirstLayer, first_layers, layers_given_data
 from landscape.folding import Fold, folds, rectify_in_place
 from landscape.memory import is_out_of_memory
 from landscape.readings import Reading
@@ -93,13 +93,13 @@ class InPlace(Way):
         self._recurrent = any(isinstance(part, nn.RNNBase) for part in self._seam.modules())  # looked up once
         data = [map_tensors(_channels_last, batch) for batch in batches] if channels_last else list(batches)
         self.terms = [Term(definition, batch) for batch in data]
+        given = layers_given_data(self._seam, data[0]) if folded else {}  # first, as folded weights have no gradient
         if folded:
             rectify_in_place(self._seam, data[0])
         self._folds: list[Fold] = folds(self._seam, data[0], channels_last=channels_last) if folded else []
-        self._first: list[FirstLayer] = []
-        if folded:
-            others = {fold.layer for fold in self._folds}
-            self._first = first_layers(self._seam, data, definition.space, points, other_than=others)
+        for fold in self._folds:
+            given.pop(fold.layer, None)
+        self._first: list[FirstLayer] = first_layers(self._seam, given, data, definition.space, points)
         words = ["in place"]
         if channels_last:
             words.append("channels last")
