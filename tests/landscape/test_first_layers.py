@@ -223,6 +223,16 @@ def test_the_data_are_multiplied_once_for_w_and_for_each_direction(monkeypatch):
     assert inputs.count(5) == 6 * pieces  # the second layer, at each point
 
 
+def test_what_is_compiled_multiplies_as_it_did(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    points = points_of(over(perceptron(), WIDE), np.array([[0.3, 0.1]]))
+    points.at(0)
+    assert not points._ways[0]._first[0]._kept
+    monkeypatch.undo()
+    points.at(0)
+    assert points._ways[0]._first[0]._kept
+
+
 def test_it_is_not_done_where_outputs_would_take_too_much_memory(monkeypatch):
     objective = over(perceptron(), WIDE)
     needed = 9 * 5 * 8 * 4  # examples, units, bytes of a double; w, two directions and a row
