@@ -223,6 +223,19 @@ def test_the_data_are_multiplied_once_for_w_and_for_each_direction(monkeypatch):
     assert inputs.count(5) == 6 * pieces  # the second layer, at each point
 
 
+def test_where_weights_overflow_losses_are_not_finite_though_no_input_reads_them():
+    x = normal(9, WIDE).float()
+    x[:, 0] = 0
+    objective = Objective(perceptron(), functional.cross_entropy, [(x, classes(9, 3))])
+    d = torch.zeros_like(objective.weights)
+    d[0], d[1] = 1e5, 1e-30
+    line = line_slice(objective, d, coordinates=[0.0, 1e30, 1e34, 1e300])
+    assert line.manifest["machine"]["points"] == "in place, first layer kept"
+    own = [objective.loss(objective.weights + t * d).item() for t in line.coordinates]
+    assert np.allclose(line.losses, own, rtol=1e-6, equal_nan=True)
+    assert np.isfinite(line.losses).tolist() == [True, True, False, False]
+
+
 def test_what_is_compiled_multiplies_as_it_did(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     points = points_of(over(perceptron(), WIDE), np.array([[0.3, 0.1]]))
