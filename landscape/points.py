@@ -246,8 +246,9 @@ class Points:
     def _far(self) -> Iterator[list[float]]:
         """Some points of the grid, the outermost first."""
         order = [i for i in abs(self._coordinates).sum(axis=1).argsort()[::-1] if not self._at_home[i]]
-        for number in range(min(_TRIES, len(order))):
-            yield self._rounded[order[number * len(order) // _TRIES]]
+        tries = min(_TRIES, len(order))
+        for number in range(tries):
+            yield self._rounded[order[number * len(order) // tries]]
 
     def _same(
         self, pairs: Sequence[tuple[Term, Term]], way: InPlace, plain: Plain, coordinates: Sequence[float]
