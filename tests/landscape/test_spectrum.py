@@ -8,6 +8,7 @@ from scipy.sparse.linalg import eigsh
 from spectra import SPECTRA, Diagonal, like_one_that_was_trained, operator_of
 
 from landscape import HessianOperator, top_eigenvalues
+from landscape.subspace import Subspace
 
 
 def wanted(values, k, which):
@@ -165,6 +166,14 @@ def test_a_search_out_of_time_says_so_and_gives_what_it_has(monkeypatch):
     assert 3 <= found.num_products <= 10  # the first k are taken without a look at the clock
     assert not found.converged.any()
     assert "NOT CONVERGED (out of time)" in found.lines()[0].remark
+
+
+def test_pairs_are_looked_for_once_there_are_as_many_vectors_and_not_before(monkeypatch):
+    asked, ritz = [], Subspace.ritz
+    monkeypatch.setattr(Subspace, "ritz", lambda space: (asked.append(space.size), ritz(space))[1])
+    top_eigenvalues(Diagonal(np.linspace(0, 1, 200)), 40, max_products=41)
+    assert asked
+    assert min(asked) > 40
 
 
 def test_a_small_basis_and_no_time_are_refused():
