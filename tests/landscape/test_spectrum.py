@@ -168,6 +168,29 @@ def test_a_search_out_of_time_says_so_and_gives_what_it_has(monkeypatch):
     assert "NOT CONVERGED (out of time)" in found.lines()[0].remark
 
 
+def test_pairs_that_take_far_longer_than_there_is_time_are_refused_after_two_products(monkeypatch):
+    now, products = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    operator = Diagonal(np.linspace(0, 1, 200))
+    apply = operator.apply
+
+    def slow(v):
+        now[0] += 0.5 if products else 40.0  # the first one makes what the others need
+        products.append(v)
+        return apply(v)
+
+    monkeypatch.setattr(operator, "apply", slow)
+    said = (
+        r"^90 eigenvalues take 90 products at least, about 45 s at 0\.5 s for each, and there are 20 s for them\. Give "
+    )
+    with pytest.raises(ValueError, match=said + r"more time, or ask for 80 at the most\.$"):
+        top_eigenvalues(operator, 90, max_seconds=20)
+    assert len(products) == 2
+    found = top_eigenvalues(operator, 80, max_seconds=20)
+    assert (found.stopped, found.num_products) == ("out of time", 80)
+    assert top_eigenvalues(operator, 21, max_seconds=1e-3).stopped == "out of time"  # 10 s late
+
+
 def test_pairs_are_looked_for_once_there_are_as_many_vectors_and_not_before(monkeypatch):
     asked, ritz = [], Subspace.ritz
     monkeypatch.setattr(Subspace, "ritz", lambda space: (asked.append(space.size), ritz(space))[1])
