@@ -535,9 +535,9 @@ def _along(run: Run, protocol: Protocol, seconds: float | None, device: str, as_
     result = course.answer.result
     files = course.files | {"figure": run.figure_path(f"{course.answer.path.stem}.png")}
     save(draw({run.name: result}), files["figure"])
-    shown = ["", *course.remarks(), *(f"{kind}: {place}" for kind, place in files.items())]
-    content = {"run": run.path} | course.content() | files
-    _answer(content, [terminal.result_table([result]), *shown], as_json=as_json)
+    shown = [course.about, terminal.result_table([result]), "", *course.remarks()]
+    shown += (f"{kind}: {place}" for kind, place in files.items())
+    _answer({"run": run.path} | course.content() | files, shown, as_json=as_json)
     if course.unreadable:
         raise click.ClickException(f"not every checkpoint could be measured: {'; '.join(course.unreadable.values())}")
 
@@ -667,6 +667,7 @@ def path_(
     **asked: Any,
 ) -> None:
     """Loss and accuracy along a path between two checkpoints of one task, and the barrier on it."""
+    from analyses import words
     from analyses.paths import PathPlan, paths_between, require_pair
     from analyses.subject import Subject
     from figures import draw, save, terminal
@@ -695,10 +696,10 @@ def path_(
     content: dict[str, Any] = {"runs": [first.path, second.path], "checkpoints": [first.checkpoint, second.checkpoint]}
     for name, answer in answers.items():
         content[name] = answer.result.summary() | {"result": answer.path, "manifest": answer.result.manifest}
-    about = f"{first.checkpoint} to {second.checkpoint}: {a.about}"
+    about = words.about([a, b])
     files = [f"{answer.result.curve}: {answer.path}" for answer in answers.values()] + [f"figure: {figure}"]
-    table = terminal.result_table([*results.values()])
-    _answer(content | {"figure": figure}, [about, table, "", *files], as_json=as_json)
+    shown = [f"{first.checkpoint} to {second.checkpoint}: {about}", terminal.result_table([*results.values()]), ""]
+    _answer(content | {"about": about, "figure": figure}, [*shown, *files], as_json=as_json)
 
 
 def _study(runs: Sequence[Run], protocol: Protocol, device: str, *more: str) -> tuple[list[Subject], RunTable]:
@@ -728,17 +729,17 @@ def _beside(out: Path, kind: str) -> dict[str, Path]:
     return files
 
 
-def _print_table(table: RunTable, as_json: bool, files: dict[str, Path]) -> None:
-    """Print the table, and save its numbers where they have a place."""
+def _print_table(subjects: list[Subject], table: RunTable, as_json: bool, files: dict[str, Path]) -> None:
+    """Print the table and what it is about, and save its numbers where they have a place."""
     from analyses import words
     from figures import terminal
 
     if files:
         table.save(files["result"])
         table.save_table(files["table"])
-    lines = ["", *(f"{kind}: {file}" for kind, file in files.items())] if files else []
-    content = table.summary() | {"manifest": table.manifest, "files": files}
-    _answer(content, [terminal.table(*words.cells(table, words.headlines(table))), *lines], as_json=as_json)
+    lines = [words.about(subjects), terminal.table(*words.cells(table, words.headlines(table)))]
+    lines += ["", *(f"{kind}: {file}" for kind, file in files.items())] if files else []
+    _answer({"about": lines[0], "manifest": table.manifest, "files": files} | table.summary(), lines, as_json=as_json)
 
 
 @main.command(epilog="Example: msam analyze runs/a runs/b")
@@ -746,8 +747,7 @@ def _print_table(table: RunTable, as_json: bool, files: dict[str, Path]) -> None
 @protocol_options()
 def analyze(runs: Opener, protocol: Protocol, as_json: bool, device: str) -> None:
     """Ask every question of every run under one protocol, and print the table. RUN may be a sweep."""
-    _, table = _study(runs(), protocol, device, *_PICTURED)
-    _print_table(table, as_json, {})
+    _print_table(*_study(runs(), protocol, device, *_PICTURED), as_json, {})
 
 
 @main.command(epilog="Example: msam compare runs/a runs/b --out report.html")
@@ -770,7 +770,7 @@ def compare(runs: Opener, out: Path, note: str, protocol: Protocol, as_json: boo
     densities, lines, planes = ({g: ask(s, q).result for g, s in first.items()} for q in _PICTURED)
     drawn, turned = pictures(table, densities, lines, planes), turning(planes)
     write_report(out, table=table, subjects=subjects, note=note, protocol=protocol, pictures=drawn, surfaces=turned)
-    _print_table(table, as_json, files)
+    _print_table(subjects, table, as_json, files)
 
 
 @main.group(invoke_without_command=True, epilog="Example: msam tasks show digits")
@@ -818,9 +818,9 @@ def flatness_vs_m(path: Path, out: Path | None, protocol: Protocol, as_json: boo
     out = out or path / "flatness-vs-m.png"
     format_of(out)
     files = _beside(out, "figure")
-    _, table = _study(runs, protocol, device)
+    subjects, table = _study(runs, protocol, device)
     save(draw({"": table}), out)
-    _print_table(table, as_json, files)
+    _print_table(subjects, table, as_json, files)
 
 
 @main.command(epilog="Example: msam plot runs/a/results/line-*.npz runs/b/results/line-*.npz --out lines.pdf")

@@ -35,12 +35,14 @@ class Course:
         table: the same as CSV.
         unreadable: checkpoint -> why it could not be measured.
         unmeasured: checkpoints that the time did not suffice for.
+        about: what was measured.
     """
 
     answer: Answer[CurvatureInTraining]
     table: Path
     unreadable: dict[Path, str]
     unmeasured: list[Path]
+    about: str
 
     @property
     def files(self) -> dict[str, Path]:
@@ -50,7 +52,7 @@ class Course:
     def content(self) -> dict[str, Any]:
         """For JSON."""
         failed = [{"checkpoint": path, "error": error} for path, error in self.unreadable.items()]
-        left = {"failed": failed, "unmeasured": self.unmeasured}
+        left = {"about": self.about, "failed": failed, "unmeasured": self.unmeasured}
         return self.answer.result.summary() | left | {"manifest": self.answer.result.manifest}
 
     def remarks(self) -> list[str]:
@@ -141,7 +143,7 @@ def along_training(
     if sharing.is_first:
         result.save(place)
         result.save_table(table)
-    return Course(Answer(result, place), table, unreadable, unmeasured)
+    return Course(Answer(result, place), table, unreadable, unmeasured, subject.about)
 
 
 def _result(run: Run, subject: Subject, pairs: dict[Path, Eigenpairs]) -> CurvatureInTraining:

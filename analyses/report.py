@@ -46,7 +46,7 @@ def write_report(
         loader=jinja2.PackageLoader("analyses", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     html = environment.get_template("report.html.jinja").render(
-        about="; ".join([subjects[0].about, *(s.trained_on for s in subjects[1:] if s.trained_on)]),
+        about=words.about(subjects),
         note=note,
         shows=words.what_it_shows(table),
         limits=words.what_it_does_not_show(table),

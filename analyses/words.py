@@ -9,6 +9,7 @@ import numpy as np
 
 from analyses.correlation import kendall_tau
 from analyses.results import ALL_MEASURES, MEASURES, RunTable
+from analyses.subject import Subject
 from landscape.results import Array
 
 HEADLINES = ("test_accuracy", "validation_accuracy", "gap", "largest_eigenvalue", "trace", "sharpness")
@@ -82,6 +83,11 @@ def run_cells(table: RunTable, row: int, measures: Sequence[str] | None = None) 
         + ("" if name != "largest_eigenvalue" or table.converged[row] else " not converged")
         for name in (table.measures.tolist() if measures is None else measures)
     ]
+
+
+def about(subjects: Sequence[Subject]) -> str:
+    """What a table of subjects is about, and which of them were trained on other data."""
+    return "; ".join([subjects[0].about, *(subject.trained_on for subject in subjects[1:] if subject.trained_on)])
 
 
 def what_it_shows(table: RunTable) -> list[str]:

@@ -27,9 +27,19 @@ def examples(outputs: Any, targets: Any) -> int:
 
 
 class CrossEntropyDenominator:
-    """Σ over the targets that are not ``ignore_index`` of their class weight (1 without weights)."""
+    """Σ over the targets that are not ``ignore_index`` of their class weight (1 without weights).
+
+    Raises:
+        ValueError: if a class weight is negative or no number.
+    """
 
     def __init__(self, *, ignore_index: int = -100, weight: Tensor | None = None) -> None:
+        wrong = [] if weight is None else (~(weight >= 0)).nonzero().flatten().tolist()
+        if weight is not None and wrong:
+            raise ValueError(
+                f"the loss has the class weight {float(weight[wrong[0]]):g} for class {wrong[0]}; "
+                "a mean is by weights of 0 or more"
+            )
         self.ignore_index = ignore_index
         self.weight = weight
 
@@ -55,7 +65,7 @@ def denominator_of(loss: Callable[..., Any]) -> Denominator:
     """The denominator that a loss divides by, read off its settings; examples when it does not say.
 
     Raises:
-        ValueError: if the loss is set to a sum, or to no reduction at all.
+        ValueError: if the loss is set to a sum, or to no reduction at all, or has class weights that are negative.
 
     >>> denominator_of(nn.CrossEntropyLoss(ignore_index=0))(torch.zeros(3, 4), torch.tensor([0, 1, 2])).item()
     2

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from landscape.batches import Batch, map_tensors, shape_of_examples, take, tensors
 from landscape.denominators import CrossEntropyDenominator
-from landscape.first_layers import FirstLayer, first_layers
+from landscape.first_layers import FirstLayer, first_layers, layers_given_data
 from landscape.folding import Fold, folds, rectify_in_place
 from landscape.memory import is_out_of_memory
 from landscape.readings import Reading
@@ -93,13 +94,13 @@ class InPlace(Way):
         self._recurrent = any(isinstance(part, nn.RNNBase) for part in self._seam.modules())  # looked up once
         data = [map_tensors(_channels_last, batch) for batch in batches] if channels_last else list(batches)
         self.terms = [Term(definition, batch) for batch in data]
+        given = layers_given_data(self._seam, data[0]) if folded else {}  # first, as folded weights have no gradient
         if folded:
             rectify_in_place(self._seam, data[0])
         self._folds: list[Fold] = folds(self._seam, data[0], channels_last=channels_last) if folded else []
-        self._first: list[FirstLayer] = []
-        if folded:
-            others = {fold.layer for fold in self._folds}
-            self._first = first_layers(self._seam, data, definition.space, points, other_than=others)
+        for fold in self._folds:
+            given.pop(fold.layer, None)
+        self._first: list[FirstLayer] = first_layers(self._seam, given, data, definition.space, points)
         words = ["in place"]
         if channels_last:
             words.append("channels last")
@@ -146,8 +147,9 @@ class Points:
     """What is read off objectives of one model at points w + Σ c_i d_i.
 
     A quick way of computing is taken where it gives the outputs of the plain one, within rounding, at w and at another
-    point of the grid: for a few examples of every shape. At w itself, and where the quick way finds no
-    finite number, the plain way is taken, so that the point c = 0 is the objective's own number.
+    point of the grid: for a few examples of every shape. At w itself, where weights overflow, and
+    where the quick way finds no finite number, the plain way is taken, so that the point c = 0 is the objective's own
+    number.
 
     Args:
         readings: of one or two objectives with the same weights.
@@ -160,6 +162,9 @@ class Points:
         self._readings = readings
         self._w, self._directions, self._coordinates = w, directions, coordinates
         self._at_home: list[bool] = (~coordinates.any(axis=1)).tolist()
+        largest = np.array([float(direction.abs().max()) for direction in directions])
+        with np.errstate(over="ignore"):
+            self._beyond: list[bool] = (abs(coordinates) @ largest > torch.finfo(w.dtype).max).tolist()
         # Infinite where a coordinate is too large for the precision.
         self._rounded: list[list[float]] = torch.as_tensor(coordinates, device="cpu").to(w.dtype).tolist()
         self._buffer, self._row = w.clone(), torch.empty_like(w)
@@ -176,12 +181,12 @@ class Points:
     def at(self, index: int) -> list[float]:
         """The columns of all readings at one of the points."""
         self._go(self._rounded[index])
-        at_home = self._at_home[index]
+        plainly = self._at_home[index] or self._beyond[index]
         found: list[float] = []
         with torch.no_grad():
             for reading, way, plain in zip(self._readings, self._ways, self._plain, strict=True):
                 way.move(self._rounded[index])
-                columns = reading.columns(way.terms, way.outputs) if not at_home else [math.nan]
+                columns = reading.columns(way.terms, way.outputs) if not plainly else [math.nan]
                 if not math.isfinite(columns[0]):
                     columns = reading.columns(plain.terms, plain.outputs)
                 found += columns
@@ -241,8 +246,9 @@ class Points:
     def _far(self) -> Iterator[list[float]]:
         """Some points of the grid, the outermost first."""
         order = [i for i in abs(self._coordinates).sum(axis=1).argsort()[::-1] if not self._at_home[i]]
-        for number in range(min(_TRIES, len(order))):
-            yield self._rounded[order[number * len(order) // _TRIES]]
+        tries = min(_TRIES, len(order))
+        for number in range(tries):
+            yield self._rounded[order[number * len(order) // tries]]
 
     def _same(
         self, pairs: Sequence[tuple[Term, Term]], way: InPlace, plain: Plain, coordinates: Sequence[float]

@@ -148,8 +148,9 @@ class Search:
 
     def _stepped(self, *, ended: bool) -> bool:
         """Add the residual of the first pair that has not converged, unless it has ended; whether it has."""
-        place = self._place_behind()
-        # In the space of one chain all residuals are parallel to what the chain would add next.
+        # In the space of one chain all residuals are parallel to what the chain would add next; before there are as
+        # many vectors as pairs, it is one, and there are no pairs to look at.
+        place = self._place_behind() if self.space.size > self.ends.k else -1
         outside, is_rounding = self.space.outside(self._residual(place))
         code = self._decided(0 if ended else 1 + 2 * (place + 1) + is_rounding)
         if code == 0:

@@ -21,6 +21,7 @@ from landscape.search import ROOM, Budget, Pairs, Search
 from landscape.warm import FromSubset, vectors
 
 ROUGH = 0.1  # tolerance of eigenvectors that are a start only
+LATE = 10.0  # seconds that k products may take beyond those that there are; or as long as these, if that is more
 
 
 def top_eigenvalues(
@@ -54,8 +55,8 @@ def top_eigenvalues(
         chance: the probability with which an eigenvalue may be missed, see docs/methods.md; 1 looks for none that could
             be, as other packages do, for a third fewer products.
         max_products: upper bound on products; the default is 200, or 20 for each pair when that is more.
-        max_seconds: after which the search stops with what it has; k products are taken in any case. Of processes that
-            share the work the first one's clock counts.
+        max_seconds: after which the search stops with what it has; k products are taken in any case, unless the second
+            shows that they take far longer. Of processes that share the work the first one's clock counts.
         initial: vectors to start near, ``(dim,)`` or ``(dim, j)``, such as the eigenvectors at a neighbouring
             checkpoint, or ``FromSubset()``. They save products; a random vector is added, so that what they lack is
             found all the same.
@@ -70,7 +71,8 @@ def top_eigenvalues(
 
     Raises:
         TypeError: if the operator is none, or an argument is not of its kind.
-        ValueError: if k is not between 1 and the dimension, or an argument makes no sense.
+        ValueError: if k is not between 1 and the dimension, an argument makes no sense, or k products take more than
+            twice ``max_seconds`` and 10 s more than that.
 
     Source: Lanczos 1950; Parlett, The Symmetric Eigenvalue Problem, 1998; thick restarts: Wu and Simon 2000.
 
@@ -112,7 +114,15 @@ def top_eigenvalues(
 
     def search(matrix: CurvatureOperator, tol: float, chance: float, report: Progress) -> Search:
         budget = Budget(limit, clock)
-        done = lambda products: report(min(products, total), total)  # noqa: E731
+        began: list[float] = []
+
+        def done(products: int) -> None:
+            report(min(products, total), total)
+            if products <= 2 and clock.limit < math.inf:
+                began.append(clock.seconds)
+                if products == 2:
+                    _require_time(k, began[-1] - began[0], seconds)
+
         return Search(matrix, ends, tol=tol, budget=budget, chance=chance, max_basis=basis, seed=seed, report=done)
 
     given: Tensor | None = None
@@ -148,3 +158,14 @@ def top_eigenvalues(
         stopped=full.stopped,
         manifest=operator.manifest() | {"measurement": settings},
     )
+
+
+def _require_time(k: int, each: float, seconds: float) -> None:
+    """As many products as there are pairs must not take far longer than there is time."""
+    if k * each > seconds + max(seconds, LATE):
+        fit = int((seconds + max(seconds, LATE)) / each)
+        fewer = f", or ask for {fit} at the most" if fit else ""
+        raise ValueError(
+            f"{k} eigenvalues take {k} products at least, about {k * each:.3g} s at {each:.2g} s for each, and "
+            f"there are {seconds:.3g} s for them. Give more time{fewer}."
+        )

@@ -24,7 +24,7 @@ BUDGET = 64 * 2**20  # bytes that gradients of single examples may take, and the
 BYTES = 32  # of an entry of that curvature and of its eigenvectors, in both precisions
 HELD, COLUMNS = 4, 16  # examples and entries of the diagonal that are held against products
 AGREES = 1e-3  # relative difference of the two
-ROUNDINGS = 1e3  # of the curvature of the loss, by which it may not be made of blocks
+ROUNDINGS = 1e3  # of the curvature of the loss, by which one example may move the slope of another
 
 Record = list[tuple[Site, Tensor, Tensor]]
 
@@ -130,14 +130,19 @@ class ExampleSquares:
 
         units = torch.eye(width, dtype=rows.dtype, device=rows.device)
         S = torch.stack([curved(unit.expand(number, -1)) for unit in units], dim=2)  # (examples, width, width)
+        if not bool(torch.isfinite(S).all()):
+            raise UnsupportedError("the curvature of the loss in the outputs is not finite")
         probe = torch.linspace(-1, 1, rows.numel(), dtype=rows.dtype, device=rows.device).view(rows.shape).cos()
-        off = curved(probe) - torch.bmm(S, probe[:, :, None])[:, :, 0]
-        if not bool(off.norm() <= ROUNDINGS * torch.finfo(rows.dtype).eps * S.norm()):
-            raise UnsupportedError("the loss couples the outputs of different examples")
+        place = torch.arange(number, device=rows.device)
+        for bit in range((number - 1).bit_length()):  # any two examples differ in one
+            moved = (place >> bit & 1).bool()
+            others = curved(moved[:, None] * probe)[~moved]
+            if not bool(others.norm() <= ROUNDINGS * torch.finfo(rows.dtype).eps * S.norm()):
+                raise UnsupportedError("the loss couples the outputs of different examples")
         values, vectors = torch.linalg.eigh(S.to(widest(S.device)))
-        smallest = width * torch.finfo(rows.dtype).eps * values.abs().max()  # as for a numerical rank
+        sizes = values.abs().sum(0)
         for c in range(width):
-            if bool((values[:, c].abs() > smallest).any()):
+            if bool(sizes[c] > width * torch.finfo(rows.dtype).eps * sizes.sum()):  # of all examples together
                 root = values[:, c, None].abs().sqrt() * vectors[:, :, c]
                 yield values[:, c].sign(), root.to(rows).view(outputs.shape)
 

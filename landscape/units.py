@@ -27,7 +27,10 @@ _FUNCTIONS = {
     *(functional.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d),
 }
 _METHODS = {"relu", "tanh", "sigmoid", "flatten"}
-_SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_SUMS = {
+    *(operator.add, operator.iadd, torch.add, "add", "add_"),
+    *(operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"),
+}
 _MEANS = {torch.mean, "mean"}
 _PLACES = {2, 3, 4, -1, -2}  # axes of images that are no channels
 _ASKS, _SHAPES = {"size", "dim"}, {"shape", "ndim", "dtype", "device"}  # not of the numbers
@@ -63,7 +66,7 @@ class _Stream:
         groups = {first.units.group, second.units.group} - {1}
         if first.units.number != second.units.number or len(groups) > 1:
             for stream in (first, second):
-                stream.fix(f"{step} adds {second.units.layer} to {first.units.layer}, which has other units")
+                stream.fix(f"{step} takes {first.units.layer} with {second.units.layer}, which has other units")
             return None
         first.units.places += second.units.places
         first.units.group = max(1, *groups) if groups else 1
@@ -77,8 +80,8 @@ def hidden_units(model: nn.Module) -> list[Units]:
     """The hidden units of a model that can be put in another order, in the order of its layers.
 
     Linear and convolutional layers make units and read those of others; normalisation, activations, pooling and
-    flattening treat them alike; outputs that are added share their order. Units that anything else reads, as attention,
-    and those that come out of the model, stay as they are.
+    flattening treat them alike; outputs that are added or subtracted share their order. Units that anything
+    else reads, as attention, and those that come out of the model, stay as they are.
 
     Raises:
         ValueError: if there are none, with the step that is in the way, or if the model cannot be followed.

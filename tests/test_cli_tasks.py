@@ -255,7 +255,8 @@ def test_a_training_that_failed_in_its_first_epoch_is_begun_again_by_the_same_co
 
 
 def test_a_run_is_measured_and_a_sweep_gone_on_with_on_other_data_only_when_that_is_said(loaded, tmp_path):
-    swept = "sweep --task own_counted:changing --epochs 1 --batch-size 6 --micro-batches 1 --seeds 1 --out s"
+    few = "--epochs 1 --batch-size 6 --checkpoint-every 1 --micro-batches 1,2 --seeds 1"
+    swept = f"sweep --task own_counted:changing {few} --out s"
     json_of(swept)
     (tmp_path / "changed").touch()
     unlike = "its test data were 6 examples, and are 5"
@@ -263,7 +264,20 @@ def test_a_run_is_measured_and_a_sweep_gone_on_with_on_other_data_only_when_that
     assert refused(swept, status=2) == f"{said}back as they were, or train in another folder"
     measured = "sharpness s/run-01 --microbatch-size 6 --draws 2"
     assert refused(measured, status=2) == f"{said}back as they were, or measure on those of now with --other-data"
-    assert json_of(measured, "--other-data")["about"] == f"counted (run-01 was trained on other data: {unlike})"
+    about = f"counted (run-01 was trained on other data: {unlike})"
+    assert json_of(measured, "--other-data")["about"] == about
+    few = "--other-data --probes 2 --microbatch-size 6"
+    all_of_it = f"{few} -k 1 --steps 2 --draws 2 --points 2 --plane-points 2"
+    both = f"{about}; run-02 was trained on other data: {unlike}"
+    lines = {
+        f"analyze s {all_of_it}": both,
+        f"flatness-vs-m s {few}": both,
+        "path s/run-01 s/run-02 --points 3 --other-data": both,
+        "spectrum s/run-01 --all-checkpoints --other-data": about.replace("run-01", "run-01/epoch-0001"),
+    }
+    for line, told in lines.items():
+        assert json_of(line)["about"] == told
+        assert told in msam(line).stdout
 
 
 def test_a_task_that_ends_the_program_is_named(loaded):

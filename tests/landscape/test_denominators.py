@@ -143,6 +143,15 @@ def test_class_weights_of_another_number_of_classes_are_refused(number):
         Objective(nn.Linear(4, 3).double(), loss, ragged(X, classes(N, 3)))
 
 
+@pytest.mark.parametrize("wrong", [-1.0, float("nan")])
+@pytest.mark.parametrize("soft", [False, True])
+def test_class_weights_that_are_negative_or_no_number_are_refused(wrong, soft):
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, wrong, 3.0]).double())
+    targets = F.one_hot(classes(N, 3), 3).double() if soft else classes(N, 3)
+    with pytest.raises(ValueError, match=rf"^the loss has the class weight {wrong:g} for class 1; a mean is by"):
+        Objective(nn.Linear(4, 3).double(), loss, ragged(X, targets))
+
+
 def test_the_name_of_a_denominator_says_what_is_ignored_and_hashes_the_class_weights():
     assert repr(CrossEntropyDenominator(ignore_index=0)) == "targets other than 0, no class weights"
     weighted, other = (repr(CrossEntropyDenominator(weight=w)) for w in (WEIGHT, WEIGHT + 1e-12))

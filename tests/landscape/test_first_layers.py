@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MethodType
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,6 @@ from landscape import (
     random_direction,
 )
 from landscape.forward import Seam, supervised
-from landscape.parameters import ParameterSpace
 from landscape.points import Points
 from landscape.readings import Reading
 
@@ -77,7 +78,7 @@ class Twice(nn.Module):
 
 
 class Cut(nn.Module):
-    """The graph is cut before the second layer, which autograd therefore takes for a first one."""
+    """The graph is cut before the second layer, which has a first layer's input for all that autograd knows."""
 
     def __init__(self):
         super().__init__()
@@ -85,6 +86,41 @@ class Cut(nn.Module):
 
     def forward(self, x):
         return self.two(self.one(x).detach())
+
+
+class OtherWeights(nn.Module):
+    """Its first layer is called with other weights than its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(WIDE, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        weights = {"weight": self.one.weight.tanh(), "bias": self.one.bias}
+        return self.two(torch.func.functional_call(self.one, weights, (x,)))
+
+
+class Parts(nn.Module):
+    """Its first layer is called again where there are many examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(WIDE, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.two(torch.cat([self.one(part) for part in x.split(32)]))
+
+
+class Gated(nn.Module):
+    """What the second layer is given hangs on the weights of the first, though it has no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(WIDE, 3), nn.Linear(WIDE, 3)
+
+    def forward(self, x):
+        gate = self.one(x)
+        return gate + self.two(x * (gate[:, :1] > 0))
 
 
 class NoGradient(nn.Module):
@@ -112,6 +148,16 @@ def with_weight_norm():
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(WIDE, 5)), nn.Tanh(), nn.Linear(5, 3))
 
 
+def with_batch_norm():
+    return nn.Sequential(nn.Linear(WIDE, WIDE), nn.BatchNorm1d(WIDE), nn.ReLU(), nn.Linear(WIDE, 3))
+
+
+def with_another_forward():
+    model = perceptron()
+    model[0].forward = MethodType(lambda layer, x: type(layer).forward(layer, x.clamp(max=1)), model[0])
+    return model
+
+
 def with_weights_in_a_buffer():
     model = perceptron()
     weight = model[0].weight.detach()
@@ -132,7 +178,9 @@ NETS = {
     "called twice": (Twice, (WIDE,), "*", "in place"),
     "weight norm": (with_weight_norm, (WIDE,), "*", "in place"),
     "weights in a buffer": (with_weights_in_a_buffer, (WIDE,), "*", "in place"),
-    "graph cut": (Cut, (WIDE,), "*", "in place, layer by layer"),
+    "graph cut": (Cut, (WIDE,), "*", "in place, first layer kept"),
+    "norm folded before a wide head": (with_batch_norm, (WIDE,), "*", "in place, 1 batch norm folded"),
+    "other weights": (OtherWeights, (WIDE,), "*", "in place"),
 }
 
 
@@ -142,11 +190,20 @@ def test_losses_are_the_objectives_own(build, shape, parameters, way):
     assert found.endswith(way) if way == "first layer kept" else found == way
 
 
+@pytest.mark.parametrize(
+    ("build", "way"),
+    [(Parts, "in place, first layer kept"), (Gated, "in place, first layer kept"), (with_another_forward, "in place")],
+)
+def test_examples_that_are_treated_unlike_the_first_have_their_own_losses_too(build, way):
+    x = torch.cat([torch.zeros(32, WIDE).double(), normal(32, WIDE, seed=7)])
+    model = build().double()
+    objective = Objective(model, functional.cross_entropy, [(x, classes(64, 3, seed=8))])
+    assert plane(objective) == way
+
+
 def test_of_a_network_without_gradient_there_are_none():
     model, batch = NoGradient(), (normal(3, WIDE), classes(3, 3))
-    space = ParameterSpace.of(model)
-    points = [space.flatten(dict(model.named_parameters())).detach()] * 2
-    assert module.first_layers(Seam(model, supervised), [batch], space, points, other_than=()) == []
+    assert module.layers_given_data(Seam(model, supervised), batch) == {}
     assert all(p.requires_grad for p in model.parameters())
     assert not model.one._forward_hooks
 
@@ -164,6 +221,29 @@ def test_the_data_are_multiplied_once_for_w_and_for_each_direction(monkeypatch):
     pieces = len(objective.work.pieces)
     assert inputs.count(WIDE) == 3 * pieces
     assert inputs.count(5) == 6 * pieces  # the second layer, at each point
+
+
+def test_where_weights_overflow_losses_are_not_finite_though_no_input_reads_them():
+    x = normal(9, WIDE).float()
+    x[:, 0] = 0
+    objective = Objective(perceptron(), functional.cross_entropy, [(x, classes(9, 3))])
+    d = torch.zeros_like(objective.weights)
+    d[0], d[1] = 1e5, 1e-30
+    line = line_slice(objective, d, coordinates=[0.0, 1e30, 1e34, 1e300])
+    assert line.manifest["machine"]["points"] == "in place, first layer kept"
+    own = [objective.loss(objective.weights + t * d).item() for t in line.coordinates]
+    assert np.allclose(line.losses, own, rtol=1e-6, equal_nan=True)
+    assert np.isfinite(line.losses).tolist() == [True, True, False, False]
+
+
+def test_what_is_compiled_multiplies_as_it_did(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    points = points_of(over(perceptron(), WIDE), np.array([[0.3, 0.1]]))
+    points.at(0)
+    assert not points._ways[0]._first[0]._kept
+    monkeypatch.undo()
+    points.at(0)
+    assert points._ways[0]._first[0]._kept
 
 
 def test_it_is_not_done_where_outputs_would_take_too_much_memory(monkeypatch):

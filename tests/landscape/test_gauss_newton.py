@@ -203,6 +203,26 @@ def test_there_is_a_pass_for_each_output_and_one_less_where_the_loss_has_none_to
     assert found.estimate == pytest.approx(float(of_coordinates(hessian).sum()), rel=1e-5)
 
 
+@pytest.mark.parametrize("hard", [0, 1])
+def test_examples_that_a_network_is_nearly_sure_of_count_together_beside_one_that_it_is_not(hard):
+    logits, targets = 1e-2 * normal(400, 10, seed=3), classes(400, 10)
+    logits[torch.arange(400), targets] += 15  # other classes have probabilities of 3e-7
+    logits[:hard] = torch.tensor([0.0] * 2 + [-60.0] * 8)
+    inputs = F.normalize(normal(400, 8, seed=4))
+
+    def operator(dtype):
+        model = nn.Linear(8, 10, bias=False).to(dtype)
+        nn.init.zeros_(model.weight)
+        data = [(inputs.to(dtype), logits.to(dtype), targets)]
+        return GGNOperator(
+            Objective(model, F.cross_entropy, data, forward=lambda model, batch: (model(batch[0]) + batch[1], batch[2]))
+        )
+
+    assert near(of_passes(operator(torch.float64)), of_coordinates(operator(torch.float64)))
+    found, wanted = of_passes(operator(torch.float32)), of_coordinates(operator(torch.float32))
+    assert found.sum().item() == pytest.approx(wanted.sum().item(), rel=1e-5)
+
+
 def test_what_it_is_not_for_is_refused_with_a_way_out():
     objective = problem("tanh_mlp").objective()
     hessian, gauss_newton = HessianOperator(objective), GGNOperator(objective)
@@ -244,6 +264,15 @@ def test_a_rule_of_a_layer_that_is_wrong_is_found_out(monkeypatch):
     )
     with pytest.raises(ValueError, match=r"is off by .* from that of its products"):
         trace(HessianOperator(problem("tanh_mlp").objective()), 20, estimator=EXACT)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_loss_without_curvature_at_its_weights_is_named(number):
+    model, x = nn.Linear(3, 2).double(), normal(number, 3)
+    loss = lambda outputs, targets: (outputs - targets).abs().pow(1.5).mean()  # noqa: E731
+    operator = GGNOperator(Objective(model, loss, [(x, model(x).detach())]))
+    with pytest.raises(ValueError, match=r"curvature of the loss in the outputs is not finite. Use KrylovAware\(\)"):
+        diagonal(operator, 7, estimator=EXACT)
 
 
 def test_a_loss_that_couples_examples_is_found_out():

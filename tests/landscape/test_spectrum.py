@@ -8,6 +8,7 @@ from scipy.sparse.linalg import eigsh
 from spectra import SPECTRA, Diagonal, like_one_that_was_trained, operator_of
 
 from landscape import HessianOperator, top_eigenvalues
+from landscape.subspace import Subspace
 
 
 def wanted(values, k, which):
@@ -165,6 +166,37 @@ def test_a_search_out_of_time_says_so_and_gives_what_it_has(monkeypatch):
     assert 3 <= found.num_products <= 10  # the first k are taken without a look at the clock
     assert not found.converged.any()
     assert "NOT CONVERGED (out of time)" in found.lines()[0].remark
+
+
+def test_pairs_that_take_far_longer_than_there_is_time_are_refused_after_two_products(monkeypatch):
+    now, products = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    operator = Diagonal(np.linspace(0, 1, 200))
+    apply = operator.apply
+
+    def slow(v):
+        now[0] += 0.5 if products else 40.0  # the first one makes what the others need
+        products.append(v)
+        return apply(v)
+
+    monkeypatch.setattr(operator, "apply", slow)
+    said = (
+        r"^90 eigenvalues take 90 products at least, about 45 s at 0\.5 s for each, and there are 20 s for them\. Give "
+    )
+    with pytest.raises(ValueError, match=said + r"more time, or ask for 80 at the most\.$"):
+        top_eigenvalues(operator, 90, max_seconds=20)
+    assert len(products) == 2
+    found = top_eigenvalues(operator, 80, max_seconds=20)
+    assert (found.stopped, found.num_products) == ("out of time", 80)
+    assert top_eigenvalues(operator, 20, max_seconds=1e-3).stopped == "out of time"  # 10 s late
+
+
+def test_pairs_are_looked_for_once_there_are_as_many_vectors_and_not_before(monkeypatch):
+    asked, ritz = [], Subspace.ritz
+    monkeypatch.setattr(Subspace, "ritz", lambda space: (asked.append(space.size), ritz(space))[1])
+    top_eigenvalues(Diagonal(np.linspace(0, 1, 200)), 40, max_products=41)
+    assert asked
+    assert min(asked) > 40
 
 
 def test_a_small_basis_and_no_time_are_refused():

@@ -116,6 +116,26 @@ def test_what_shortcuts_add_up_has_one_order_and_what_attention_reads_keeps_its_
     assert not any(unit.is_coupled for unit in found)
 
 
+DIFFERENCES = {
+    "minus": lambda x, y: x - y,
+    "in place": lambda x, y: x.sub_(y),
+    "function": torch.sub,
+    "method": lambda x, y: x.sub(y),
+}
+
+
+@pytest.mark.parametrize("minus", DIFFERENCES.values(), ids=DIFFERENCES.keys())
+def test_what_is_subtracted_has_the_order_of_what_it_is_subtracted_from(minus):
+    torch.manual_seed(0)
+    model = Steps(lambda self, x: self.head(minus(self.one(x), self.two(x)).mean((2, 3)))).double().eval()
+    (units,) = hidden_units(model)
+    assert {"one.0.weight", "two.0.weight", "head.weight"} <= _places([units])
+    objective = Objective(model, F.cross_entropy, [(normal(N, 1, 3, 3), classes(N, 3))])
+    other = shuffled(objective, 5)
+    assert not torch.equal(other.weights, objective.weights)
+    assert other.loss(other.weights).item() == pytest.approx(objective.loss(objective.weights).item(), rel=1e-10)
+
+
 def _places(units):
     return {place.name for unit in units for place in unit.places}
 
@@ -147,7 +167,7 @@ def _over_channels(self, x):
         (
             lambda self, x: self.head((self.one(x) + self.two(x)).mean((2, 3))),
             (2, 4),
-            "adds two.0 to one.0",
+            "add takes one.0 with two.0, which has other units",
         ),
         (lambda self, x: self.head((self.one(x) * self.two(x)).mean((2, 3))), (1, 1), "mul is no known step"),
         (lambda self, x: self.head((self.one(x) + x).mean((2, 3))), (1, 1), "add is no known step"),
