@@ -75,19 +75,26 @@ def require_state_of(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, 
                 )
 
 
-def chosen_parameters(perturbed: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> frozenset[int]:
-    """The identities of the parameters that are to be perturbed.
+def chosen_parameters(perturbed: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> tuple[Tensor, ...]:
+    """The parameters that are to be perturbed, each once; not by their identities, which a copy would not share.
 
     Raises:
         ValueError: if there are none, or the optimizer does not hold them all.
     """
     own = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    chosen = frozenset(id(parameter) for parameter in perturbed)
+    chosen = {id(parameter): parameter for parameter in perturbed}
     if not chosen:
         raise ValueError("perturbed has no parameters in it; leave it out to perturb all, or give no perturbation")
-    if not chosen <= own:
-        raise ValueError(f"{len(chosen - own)} of the parameters in perturbed are not held by the base optimizer")
-    return chosen
+    foreign = chosen.keys() - own
+    if foreign:
+        raise ValueError(f"{len(foreign)} of the parameters in perturbed are not held by the base optimizer")
+    return tuple(chosen.values())
+
+
+def are_among(parameters: Iterable[Tensor], chosen: Iterable[Tensor] | None) -> list[bool]:
+    """Which of the parameters are those chosen; all of them where that is None."""
+    keys = None if chosen is None else {*map(id, chosen)}
+    return [keys is None or id(p) in keys for p in parameters]
 
 
 def require_base(optimizer: torch.optim.Optimizer, module: nn.Module | None, *, not_a: type) -> None:

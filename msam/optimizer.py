@@ -17,7 +17,7 @@ from msam.descents import AtPerturbation, Descent, descent_of
 from msam.diagnostics import PerShard
 from msam.dropout import DropoutPolicy, SameMasks
 from msam.execution import Execution, OneByOne
-from msam.holdings import chosen_parameters, given, require_base, require_state_of
+from msam.holdings import are_among, chosen_parameters, given, require_base, require_state_of
 from msam.microbatches import sizes
 from msam.processes import OneProcess, Processes
 from msam.replay import buffers_kept_on_error
@@ -272,7 +272,7 @@ class mSAM(torch.optim.Optimizer):
         return float(self.scaler.scale(torch.ones((), device=like.device)))  # its own tensors are made at first use
 
     def _perturbed(self, parameters: list[Tensor]) -> list[bool]:
-        return [self.perturbed is None or id(p) in self.perturbed for p in parameters]
+        return are_among(parameters, self.perturbed)
 
     def _step_base(self, outcome: Outcome, closure: Any) -> None:
         """Clip and step, or skip the step where a gradient overflowed and lower the scale."""

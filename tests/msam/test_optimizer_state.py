@@ -107,7 +107,8 @@ def test_the_state_of_another_perturbation_is_refused_and_nothing_is_changed(mak
 )
 def test_a_copy_is_consistent_in_itself_and_independent(duplicate, make_net, make_batch, closure_of):
     model = make_net()
-    optimizer = msam_on(model)
+    some = model[0].parameters()
+    optimizer = mSAM(BASES["sgd"](model), GradientAscent(rho=0.5), num_microbatches=3, module=model, perturbed=some)
     schedule = SCHEDULERS["cosine"](optimizer)  # it replaces the step of the instance, which must not be copied
     optimizer.step(closure_of(model), make_batch(11))
     schedule.step()
