@@ -21,6 +21,7 @@ from msam.holdings import are_among, chosen_parameters, given, require_base, req
 from msam.microbatches import sizes
 from msam.processes import OneProcess, Processes
 from msam.replay import buffers_kept_on_error
+from msam.scaling import before_accumulating, step_scaled
 from msam.step import Closure, Outcome, Step
 
 
@@ -52,7 +53,8 @@ class mSAM(torch.optim.Optimizer):
         dropout: what the second pass of a micro-batch draws, ``SameMasks()`` when left out: the numbers of the first.
         processes: those that share the work, such as ``Distributed()``; only this one when left out.
         scaler: of the loss, for float16 autocast. A step in which a gradient overflows, at w or at w + ε, is skipped,
-            and the scaler is told; do not call its ``step`` and ``update`` yourself.
+            and the scaler is told; do not call its ``step`` and ``update`` yourself. Between :meth:`accumulate` and
+            :meth:`step`, ``scaler.unscale_`` may be called on this optimizer, to clip or to log the gradient.
         max_grad_norm: the averaged gradient is shortened to this L2 norm where it is longer.
         seed: gives each micro-batch of each step a stream of random numbers of its own, which depends on neither the
             execution nor the number of processes; None to draw from torch's global state.
@@ -207,6 +209,7 @@ class mSAM(torch.optim.Optimizer):
         )
         self.processes.agree(step)
         started = self._waiting is not None and any(p.grad is not None for p in self._weights)
+        before_accumulating(self.scaler, [self, self.base_optimizer], started=started)
         if not started:
             self._waiting, self._weights = None, parameters
             self._clear()  # the memory is wanted, and what is frozen now keeps no old gradient to move along
@@ -280,14 +283,9 @@ class mSAM(torch.optim.Optimizer):
             self._clip()
             self.base_optimizer.step(closure)
             return
-        if not bool(outcome.finite):
-            self.skipped_steps += 1
-            overflowed = next(p.grad for p in self._parameters() if p.grad is not None)
-            overflowed.fill_(float("inf"))  # it may have been at w only: the scaler looks here
-        self.scaler.unscale_(self.base_optimizer)
-        self._clip()
-        self.scaler.step(self.base_optimizer)
-        self.scaler.update()
+        finite = bool(outcome.finite)
+        self.skipped_steps += not finite
+        step_scaled(self.scaler, self.base_optimizer, wrapper=self, finite=finite, clip=self._clip)
 
     def _clip(self) -> None:
         if self.max_grad_norm is not None:
