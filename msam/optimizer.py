@@ -18,6 +18,7 @@ from msam.diagnostics import PerShard
 from msam.dropout import DropoutPolicy, SameMasks
 from msam.execution import Execution, OneByOne
 from msam.holdings import are_among, chosen_parameters, given, require_base, require_state_of
+from msam.left import Left
 from msam.microbatches import sizes
 from msam.processes import OneProcess, Processes
 from msam.replay import buffers_kept_on_error
@@ -116,7 +117,7 @@ class mSAM(torch.optim.Optimizer):
         self.steps = self.skipped_steps = self._batches = 0
         self.denominator = 0.0
         self._waiting: Outcome | None = None
-        self._weights: list[Tensor] = []  # that it is of
+        self._left = Left([])
         self._own = ("_own", *self.__dict__)
         # Not Optimizer.__init__, which would make groups and a state of its own beside the base optimizer's.
         super().__setstate__({"defaults": base_optimizer.defaults})
@@ -176,7 +177,7 @@ class mSAM(torch.optim.Optimizer):
 
         Accumulated batches are so many more micro-batches of one step, weighted by their denominators. Their mean
         gradient, times the scale of the scaler, is left in ``.grad`` as ``backward`` would leave it. When all ``.grad``
-        are None, as after ``zero_grad()``, what was accumulated before is dropped.
+        are None or have been set to zero, as by ``zero_grad()``, what was accumulated before is dropped.
 
         Args:
             closure: as for :meth:`step`.
@@ -208,13 +209,13 @@ class mSAM(torch.optim.Optimizer):
             dropout=self.dropout,
         )
         self.processes.agree(step)
-        started = self._waiting is not None and any(p.grad is not None for p in self._weights)
+        started = self._waiting is not None and not self._left.is_dropped
         before_accumulating(self.scaler, [self, self.base_optimizer], started=started)
         if not started:
-            self._waiting, self._weights = None, parameters
+            self._waiting = None
             self._clear()  # the memory is wanted, and what is frozen now keeps no old gradient to move along
-        elif [*map(id, parameters)] != [*map(id, self._weights)]:
-            raise ValueError("weights were frozen or thawed between two accumulated batches; step before that")
+        elif not self._left.is_of(parameters):
+            raise ValueError("weights were frozen, thawed or added between two accumulated batches; step before that")
         with buffers_kept_on_error(self.module), self.batch_norm.during(step):
             outcome = self.processes.outcome(step, self.execution)
             if outcome.denominator == 0:
@@ -225,6 +226,7 @@ class mSAM(torch.optim.Optimizer):
         self.per_shard = None if observer is None else observer.report
         for parameter, slope in zip(parameters, not_shared(self._waiting.gradient), strict=True):
             parameter.grad = slope
+        self._left = Left(parameters)
         return outcome.loss
 
     def state_dict(self) -> dict[str, Any]:

@@ -83,18 +83,27 @@ def test_the_gradient_of_all_that_was_accumulated_is_there_for_the_loop_to_chang
     torch.testing.assert_close([p.detach() for p in model.parameters()], after, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("to_none", [True, False])
 @pytest.mark.parametrize("clear", ["optimizer", "model"])
-def test_zero_grad_drops_what_was_accumulated(clear, make_net, make_batch, closure_of):
+def test_zero_grad_drops_what_was_accumulated(clear, to_none, make_net, make_batch, closure_of):
     """As a framework does that skips a step."""
     model = make_net()
     optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=1.0), GradientAscent(rho=0.1), num_microbatches=2)
     optimizer.accumulate(closure_of(model), make_batch(5, seed=0))
     alone = [p.grad.clone() for p in model.parameters()]
-    {"optimizer": optimizer, "model": model}[clear].zero_grad()
+    {"optimizer": optimizer, "model": model}[clear].zero_grad(set_to_none=to_none)
     optimizer.accumulate(closure_of(model), make_batch(4, seed=1))
-    {"optimizer": optimizer, "model": model}[clear].zero_grad()
+    {"optimizer": optimizer, "model": model}[clear].zero_grad(set_to_none=to_none)
     optimizer.accumulate(closure_of(model), make_batch(5, seed=0))
     assert all(torch.equal(p.grad, slope) for p, slope in zip(model.parameters(), alone, strict=True))
+
+
+def test_a_gradient_that_is_zero_of_itself_is_not_dropped():
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = mSAM(torch.optim.SGD([weight], lr=1.0), GradientAscent(rho=0.1))
+    for value in (0.0, 4.0):
+        optimizer.accumulate(lambda x: (x * weight).mean(), torch.full((3,), value))
+    assert weight.grad.item() == 2.0
 
 
 @pytest.mark.parametrize("scaler", [None, torch.amp.GradScaler("cpu", init_scale=4.0)])
