@@ -22,7 +22,7 @@ from msam.left import Left
 from msam.microbatches import sizes
 from msam.processes import OneProcess, Processes
 from msam.replay import buffers_kept_on_error
-from msam.scaling import before_accumulating, step_scaled
+from msam.scaling import before_accumulating, scale_of, step_scaled
 from msam.step import Closure, Outcome, Step
 
 
@@ -204,7 +204,7 @@ class mSAM(torch.optim.Optimizer):
             module=self.module,
             number=self._batches,
             seed=self.seed,
-            scale=self._scale(parameters[0]),
+            scale=scale_of(self.scaler, parameters[0].device),
             observes=self.observes,
             dropout=self.dropout,
         )
@@ -213,7 +213,7 @@ class mSAM(torch.optim.Optimizer):
         before_accumulating(self.scaler, [self, self.base_optimizer], started=started)
         if not started:
             self._waiting = None
-            self._clear()  # the memory is wanted, and what is frozen now keeps no old gradient to move along
+            self.zero_grad()  # the memory is wanted, and what is frozen now keeps no old gradient to move along
         elif not self._left.is_of(parameters):
             raise ValueError("weights were frozen, thawed or added between two accumulated batches; step before that")
         with buffers_kept_on_error(self.module), self.batch_norm.during(step):
@@ -260,21 +260,20 @@ class mSAM(torch.optim.Optimizer):
         self._waiting = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base optimizer."""
-        self.base_optimizer.add_param_group(param_group)
+        """Add a group to the base optimizer; where ``perturbed`` was given it is stepped and not perturbed.
 
-    def _clear(self) -> None:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        Raises:
+            ValueError: if its weights are not the module's, or such as no base optimizer may hold; it is not added.
+        """
+        self.base_optimizer.add_param_group(param_group)
+        try:
+            require_base(self.base_optimizer, self.module, not_a=mSAM)
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-
-    def _scale(self, like: Tensor) -> float | None:
-        if self.scaler is None:
-            return None
-        return float(self.scaler.scale(torch.ones((), device=like.device)))  # its own tensors are made at first use
 
     def _perturbed(self, parameters: list[Tensor]) -> list[bool]:
         return are_among(parameters, self.perturbed)

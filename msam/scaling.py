@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch.amp import GradScaler
 from torch.optim import Optimizer
+
+
+def scale_of(scaler: GradScaler | None, device: torch.device) -> float | None:
+    """What a scaler multiplies losses by, a power of two as a rule; None where there is none."""
+    if scaler is None:
+        return None
+    return float(scaler.scale(torch.ones((), device=device)))  # its own tensors are made at first use
 
 
 def step_scaled(

@@ -155,6 +155,20 @@ def test_an_added_group_is_trained_with_its_own_settings(make_net, make_batch, c
     assert model[2].weight.grad is not None
 
 
+@pytest.mark.parametrize(
+    ("device", "sentence"), [("cpu", "1 of the 5 parameters .* are not parameters of module"), ("meta", "'meta'")]
+)
+def test_a_group_of_weights_that_cannot_be_trained_is_not_added(device, sentence, make_net, make_batch, closure_of):
+    model, other = make_net(), make_net()
+    for each in (msam_on(model), msam_on(other)):
+        each.step(closure_of(each.module), make_batch(11))
+        if each.module is model:
+            with pytest.raises(ValueError, match=sentence):
+                each.add_param_group({"params": nn.Parameter(torch.ones(2, device=device))})
+        each.step(closure_of(each.module), make_batch(11))
+    assert same(model, other)
+
+
 def test_step_hooks_of_msam_and_of_its_base_are_called_once_a_step(make_net, make_batch, closure_of):
     model, called = make_net(), []
     optimizer = msam_on(model)
