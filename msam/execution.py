@@ -178,7 +178,15 @@ class _MicroBatch:
         return weighted_mean(losses, shares), gradient, None if reported is None else sum(shares)
 
     def _gradient(self, scaled: Tensor) -> Gradient:
-        slopes: Gradient = list(torch.autograd.grad(scaled, self.step.parameters, allow_unused=True))
+        try:
+            slopes: Gradient = list(torch.autograd.grad(scaled, self.step.parameters, allow_unused=True))
+        except RuntimeError as error:
+            if "backward through the graph a second time" not in str(error):
+                raise
+            raise ValueError(
+                "the graph of the loss that the closure returned is gone; a closure must not call backward, and what "
+                "it computes with the weights must be computed in it, each time"
+            ) from error
         scale = self.step.scale
         return slopes if scale is None else [None if slope is None else slope / scale for slope in slopes]
 

@@ -22,8 +22,8 @@ from msam.left import Left
 from msam.microbatches import sizes
 from msam.processes import OneProcess, Processes
 from msam.replay import buffers_kept_on_error
-from msam.scaling import before_accumulating, scale_of, step_scaled
-from msam.step import Closure, Outcome, Step
+from msam.scaling import before_accumulating, scale_of, step_scaled, switched_on
+from msam.step import Closure, Outcome, Step, require_closure
 
 
 class mSAM(torch.optim.Optimizer):
@@ -109,7 +109,7 @@ class mSAM(torch.optim.Optimizer):
         self.batch_norm = given(batch_norm, "batch_norm", BatchNormPolicy, default=ShardStatistics)
         self.dropout = given(dropout, "dropout", DropoutPolicy, default=SameMasks)
         self.processes = given(processes, "processes", Processes, default=OneProcess)
-        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self.scaler = switched_on(scaler)
         self.max_grad_norm = max_grad_norm
         self.seed = None if seed is None else integer(seed, "seed")
         self.observes = observes
@@ -154,16 +154,15 @@ class mSAM(torch.optim.Optimizer):
             The mean loss over the batch at the weights before the step, a detached scalar tensor.
 
         Raises:
-            ValueError: if the batch has fewer examples than micro-batches, or the closure does not return a scalar
-                with a graph, or all weights are frozen. The weights are then what they were.
+            TypeError: if the closure is no function.
+            ValueError: if a batch has fewer examples than micro-batches, the loss is no scalar with a whole graph,
+                or all weights are frozen. The weights are then what they were.
         """
         if batch is not None:
             self.accumulate(closure, batch)  # type: ignore[arg-type]
         dropped = batch is None and all(p.grad is None for p in self._parameters())  # as after zero_grad()
         if self._waiting is None or (dropped and any(slope is not None for slope in self._waiting.gradient)):
-            raise ValueError(
-                "there is no gradient to step along; call step(closure, batch), or accumulate before step()"
-            )
+            raise ValueError("there is no gradient to step along; call step(closure, batch), or accumulate first")
         outcome, self._waiting = self._waiting, None
         self._step_base(outcome, closure if batch is None else None)
         self.steps += 1
@@ -192,6 +191,7 @@ class mSAM(torch.optim.Optimizer):
         parameters = self._parameters()
         if not parameters:
             raise ValueError("all parameters of the optimizer are frozen; set requires_grad on those to be trained")
+        require_closure(closure)
         parts = sizes(num_examples(batch), self.num_microbatches)
         step = Step(
             closure=closure,

@@ -9,6 +9,17 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 
+def switched_on(scaler: GradScaler | None) -> GradScaler | None:
+    """A scaler that scales; one that is switched off is none.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    if scaler is not None and not isinstance(scaler, GradScaler):
+        raise TypeError(f"scaler must be a torch.amp.GradScaler or None; got {scaler!r}")
+    return scaler if scaler is not None and scaler.is_enabled() else None
+
+
 def scale_of(scaler: GradScaler | None, device: torch.device) -> float | None:
     """What a scaler multiplies losses by, a power of two as a rule; None where there is none."""
     if scaler is None:

@@ -130,6 +130,19 @@ class Outcome:
     observer: Observer | None = field(default=None, repr=False)
 
 
+def require_closure(closure: object) -> None:
+    """A closure is called with each micro-batch.
+
+    Raises:
+        TypeError: if it cannot be called.
+    """
+    if not callable(closure):
+        raise TypeError(
+            f"closure must be a function, micro-batch -> mean loss over it; got {type(closure).__name__}. "
+            "A step is step(closure, batch)"
+        )
+
+
 def _checked(returned: object) -> tuple[Tensor, float | None]:
     loss, denominator = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
     if not isinstance(loss, Tensor) or loss.ndim != 0:
@@ -137,7 +150,8 @@ def _checked(returned: object) -> tuple[Tensor, float | None]:
         raise ValueError(f"the closure must return the mean loss of its micro-batch, a scalar tensor; got {found}")
     if not loss.requires_grad:
         raise ValueError(
-            "the loss that the closure returned has no graph; do not detach it, call .item() or no_grad() inside"
+            "the loss that the closure returned has no graph; do not detach it, call .item() or no_grad() inside, "
+            "or take the step in inference_mode()"
         )
     if isinstance(denominator, Tensor):
         if denominator.numel() != 1:

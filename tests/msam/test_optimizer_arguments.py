@@ -37,6 +37,7 @@ def same(model, other):
         ),
         ((None, None), {"execution": Layerwise}, TypeError, "execution must be of the kind Execution, an object, or"),
         ((None, None), {"batch_norm": "batch"}, TypeError, "batch_norm must be of the kind BatchNormPolicy"),
+        ((None, None), {"scaler": 256.0}, TypeError, "scaler must be a torch.amp.GradScaler or None; got 256.0"),
         ((None, None), {"processes": 2}, TypeError, "processes must be of the kind Processes"),
         ((torch.optim.LBFGS([nn.Parameter(torch.ones(1))]), None), {}, ValueError, "LBFGS evaluates its own closure"),
         (
@@ -61,6 +62,7 @@ def test_a_wrong_argument_is_refused_by_name(arguments, settings, error, sentenc
         (lambda loss: loss.item(), "scalar tensor; got float"),
         (lambda loss: loss.detach(), "has no graph; do not detach it"),
         (lambda loss: None, "scalar tensor; got NoneType"),
+        (lambda loss: loss.backward() or loss, "a closure must not call backward"),
         (lambda loss: (loss, 1.0, "more"), "scalar tensor; got tuple"),
     ],
 )
@@ -70,6 +72,13 @@ def test_a_closure_that_returns_no_scalar_with_a_graph_is_refused(spoil, sentenc
     with pytest.raises(ValueError, match=sentence):
         msam_on(model).step(lambda batch: spoil(closure(batch)), make_batch(11))
     assert same(model, before)
+
+
+def test_what_is_no_closure_is_refused_with_the_order_of_arguments(make_net, make_batch, closure_of):
+    model = make_net()
+    for arguments in ((make_batch(11), closure_of(model)), (None, make_batch(11))):
+        with pytest.raises(TypeError, match=r"closure must be a function.*; got (tuple|NoneType)"):
+            msam_on(model).step(*arguments)
 
 
 def test_an_optimizer_of_weights_without_numbers_is_refused(make_net):
