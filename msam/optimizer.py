@@ -17,7 +17,7 @@ from msam.descents import AtPerturbation, Descent, descent_of
 from msam.diagnostics import PerShard
 from msam.dropout import DropoutPolicy, SameMasks
 from msam.execution import Execution, OneByOne
-from msam.holdings import are_among, chosen_parameters, given, require_base, require_state_of
+from msam.holdings import alike, are_among, chosen_parameters, given, require_base, require_state_of
 from msam.left import Left
 from msam.microbatches import sizes
 from msam.processes import OneProcess, Processes
@@ -207,6 +207,7 @@ class mSAM(torch.optim.Optimizer):
             scale=scale_of(self.scaler, parameters[0].device),
             observes=self.observes,
             dropout=self.dropout,
+            alike=alike(self.base_optimizer, self.descent, scaler=self.scaler, seed=self.seed, steps=self.steps),
         )
         self.processes.agree(step)
         started = self._waiting is not None and not self._left.is_dropped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,6 +41,7 @@ class Step:
         scale: what losses are multiplied by before they are differentiated; None where overflow is not looked for.
         observes: whether the micro-batches are to be reported on, one by one.
         dropout: what passes at perturbed weights draw at random.
+        alike: numbers that must be the same in all processes that share the step, by what they are.
     """
 
     closure: Closure
@@ -56,6 +57,7 @@ class Step:
     scale: float | None = None
     observes: bool = False
     dropout: DropoutPolicy = field(default_factory=SameMasks)
+    alike: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def perturbs(self) -> bool:
