@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from landscape.perturbations import GradientAscent
 from msam import Layerwise, mSAM
@@ -72,6 +74,22 @@ def test_a_closure_that_returns_no_scalar_with_a_graph_is_refused(spoil, sentenc
     with pytest.raises(ValueError, match=sentence):
         msam_on(model).step(lambda batch: spoil(closure(batch)), make_batch(11))
     assert same(model, before)
+
+
+@pytest.mark.parametrize("hides", [True, False])
+def test_a_checkpoint_that_hides_weights_from_gradients_is_refused(hides, make_net, make_batch):
+    """They would stay what they are in silence; one that does not is taken, with a weight that is not used besides."""
+    model = make_net()
+    model.append(nn.Linear(2, 2).double())
+    before = copy.deepcopy(model)
+
+    def closure(batch):
+        hidden = checkpoint(model[:2], batch[0].clone().requires_grad_(), use_reentrant=hides)
+        return nn.functional.cross_entropy(model[2](hidden), batch[1])
+
+    with pytest.raises(ValueError, match="use_reentrant=False") if hides else contextlib.nullcontext():
+        msam_on(model).step(closure, make_batch(11))
+    assert torch.equal(model[0].weight, before[0].weight) == torch.equal(model[2].weight, before[2].weight) == hides
 
 
 def test_what_is_no_closure_is_refused_with_the_order_of_arguments(make_net, make_batch, closure_of):
