@@ -45,7 +45,7 @@ def require_state_of(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, 
     if not isinstance(groups, list) or not isinstance(state, Mapping):
         raise ValueError("this is not the state dict of an optimizer: it lacks param_groups or state")
     own = whole.get("msam", {})
-    parts = [own.get("learnt", {}), own.get("counted", {})] if isinstance(own, Mapping) else [None]
+    parts: list[Any] = [own.get("learnt", {}), own.get("counted", {})] if isinstance(own, Mapping) else [None]
     if not all(isinstance(part, Mapping) for part in parts) or any(type(n) is not int for n in parts[1].values()):
         raise ValueError(f"the state dict is damaged: what mSAM has counted and learnt is {own!r}"[:200])
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
