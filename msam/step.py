@@ -86,10 +86,19 @@ class Step:
         """The closure's loss, detached, the same scaled and with its graph, and the denominator it reports, if any.
 
         Raises:
-            ValueError: if the loss is not a scalar tensor with a graph, or the denominator is negative or not finite.
+            ValueError: if the loss is not a scalar tensor with a graph, the denominator is negative or not finite, or
+                batch norm is given a single example.
         """
         with torch.enable_grad():
-            returned = self.closure(map_tensors(_itself, batch))  # a closure may take entries out of its mapping
+            try:
+                returned = self.closure(map_tensors(_itself, batch))  # a closure may take entries out of its mapping
+            except ValueError as error:
+                if "Expected more than 1 value per channel" not in str(error):
+                    raise
+                raise ValueError(
+                    "batch norm has no variance to divide by in a single example; take fewer micro-batches, or "
+                    "normalise otherwise: batch_norm=BatchStatistics() or RunningStatistics()"
+                ) from error
             loss, denominator = _checked(returned)
             scaled = loss if self.scale is None else loss * self.scale
         return loss.detach(), scaled, denominator
