@@ -85,8 +85,11 @@ def chosen_parameters(perturbed: Iterable[Tensor], optimizer: torch.optim.Optimi
     """The parameters that are to be perturbed, each once; not by their identities, which a copy would not share.
 
     Raises:
+        TypeError: if they are something else.
         ValueError: if there are none, or the optimizer does not hold them all.
     """
+    if isinstance(perturbed, Tensor | str) or not isinstance(perturbed, Iterable):
+        raise TypeError(f"perturbed must be a list of parameters, such as norm_layers(model); got {perturbed!r}"[:200])
     own = {id(p) for group in optimizer.param_groups for p in group["params"]}
     chosen = {id(parameter): parameter for parameter in perturbed}
     if not chosen:
@@ -115,6 +118,17 @@ def alike(
         "numbers of steps taken": float(steps),
         "numbers of weights of which the optimizer has a state": float(len(optimizer.state)),
     }
+
+
+def require_thawed(parameters: list[Tensor]) -> list[Tensor]:
+    """The parameters that are trained; there must be some.
+
+    Raises:
+        ValueError: if nothing is.
+    """
+    if not parameters:
+        raise ValueError("all parameters of the optimizer are frozen; set requires_grad on those to be trained")
+    return parameters
 
 
 def require_base(optimizer: torch.optim.Optimizer, module: nn.Module | None, *, not_a: type) -> None:

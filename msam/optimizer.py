@@ -17,7 +17,7 @@ from msam.descents import AtPerturbation, Descent, descent_of
 from msam.diagnostics import PerShard
 from msam.dropout import DropoutPolicy, SameMasks
 from msam.execution import Execution, OneByOne
-from msam.holdings import alike, are_among, chosen_parameters, given, require_base, require_state_of
+from msam.holdings import alike, are_among, chosen_parameters, given, require_base, require_state_of, require_thawed
 from msam.left import Left
 from msam.microbatches import sizes
 from msam.processes import OneProcess, Processes
@@ -188,9 +188,7 @@ class mSAM(torch.optim.Optimizer):
         Raises:
             ValueError: as :meth:`step`.
         """
-        parameters = self._parameters()
-        if not parameters:
-            raise ValueError("all parameters of the optimizer are frozen; set requires_grad on those to be trained")
+        parameters = require_thawed(self._parameters())
         require_closure(closure)
         parts = sizes(num_examples(batch), self.num_microbatches)
         step = Step(
@@ -221,6 +219,8 @@ class mSAM(torch.optim.Optimizer):
             outcome = self.processes.outcome(step, self.execution)
             if outcome.denominator == 0:
                 raise ValueError("a denominator of zero for every micro-batch, as where all targets are ignored")
+            if any(slope is None for slope in outcome.gradient):  # they may have been replaced in the module
+                require_base(self.base_optimizer, self.module, not_a=mSAM)
         self._batches += 1
         self._waiting = outcome if self._waiting is None else mean_of([self._waiting, outcome])
         observer = self._waiting.observer

@@ -39,6 +39,8 @@ def same(model, other):
         ),
         ((None, None), {"execution": Layerwise}, TypeError, "execution must be of the kind Execution, an object, or"),
         ((None, None), {"batch_norm": "batch"}, TypeError, "batch_norm must be of the kind BatchNormPolicy"),
+        ((None, None), {"perturbed": "norm"}, TypeError, "perturbed must be a list of parameters, such as"),
+        ((None, None), {"perturbed": nn.Linear(2, 2)}, TypeError, "perturbed must be a list of parameters"),
         ((None, None), {"scaler": 256.0}, TypeError, "scaler must be a torch.amp.GradScaler or None; got 256.0"),
         ((None, None), {"processes": 2}, TypeError, "processes must be of the kind Processes"),
         ((torch.optim.LBFGS([nn.Parameter(torch.ones(1))]), None), {}, ValueError, "LBFGS evaluates its own closure"),

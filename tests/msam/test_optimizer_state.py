@@ -169,6 +169,18 @@ def test_a_group_of_weights_that_cannot_be_trained_is_not_added(device, sentence
     assert same(model, other)
 
 
+def test_weights_that_were_replaced_in_the_module_are_found_out(make_net, make_batch, closure_of):
+    """As by loading with assign=True: they are not those that the optimizer holds."""
+    model = make_net()
+    optimizer = msam_on(model)
+    optimizer.step(closure_of(model), make_batch(11))
+    model[2].load_state_dict({name: p.clone() for name, p in model[2].state_dict().items()}, assign=True)
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError, match="2 of the 4 parameters that the base optimizer holds are not parameters"):
+        optimizer.step(closure_of(model), make_batch(11))
+    assert same(model, before)
+
+
 def test_step_hooks_of_msam_and_of_its_base_are_called_once_a_step(make_net, make_batch, closure_of):
     model, called = make_net(), []
     optimizer = msam_on(model)
