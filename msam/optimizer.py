@@ -168,7 +168,7 @@ class mSAM(torch.optim.Optimizer):
         self.steps += 1
         self.denominator = outcome.denominator
         if self.descent is not None and outcome.clean is not None and bool(outcome.finite):
-            self.descent.learn(outcome.clean, perturbed=self._perturbed(self._parameters()))
+            self.descent.learn(outcome.clean, perturbed=self._perturbed(self._left.weights))
         return outcome.loss
 
     def accumulate(self, closure: Closure, batch: Batch) -> Tensor:
