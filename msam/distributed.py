@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from itertools import compress
 from typing import Any
 
@@ -20,6 +21,8 @@ from msam.parts import checksum, gathered
 from msam.processes import Processes
 from msam.running import RunningBuffers
 from msam.step import Gradient, Outcome, Step
+
+FACTS = 4  # of the batch: examples, micro-batches, whether they are reported on, checksum
 
 
 class Distributed(Together, Processes):
@@ -52,7 +55,7 @@ class Distributed(Together, Processes):
         Raises:
             ProcessLostError: if another process has died or failed.
             ValueError: if the processes were given different batches, or different numbers of micro-batches, or only
-                some of them are to report on these.
+                some of them are to report on these, or they have other settings or states.
         """
         running = RunningBuffers(step.module)
         mine, failure = None, None
@@ -71,7 +74,8 @@ class Distributed(Together, Processes):
         denominator, _, failures, overflows, with_report, without_report = numbers.tolist()
         if failures:
             raise ProcessLostError("another process failed in this step; the reason is what that one says")
-        _require_one_batch(facts.tolist())
+        _require_one_batch([row[:FACTS] for row in facts.tolist()])
+        _require_alike(step.alike, [row[FACTS:] for row in facts.tolist()])
         if with_report and without_report:
             raise ValueError(MIXED)
         running.compose([*rows])
@@ -102,9 +106,10 @@ class Distributed(Together, Processes):
         loss = mine.loss.to(like) * share
         counts = [failed, not bool(mine.finite), mine.reported, share > 0 and not mine.reported]
         numbers = torch.stack([like + share, loss, *(like + float(count) for count in counts)])
-        facts = row.new_zeros(self.number, 4)
+        facts = row.new_zeros(self.number, FACTS + len(step.alike))
         given = [like + sum(step.sizes), like + len(step.sizes), like + float(step.observes)]
-        facts[self.rank] = torch.stack([*given, checksum(step.batch).to(like)])
+        settings = [like + value for value in step.alike.values()]
+        facts[self.rank] = torch.stack([*given, checksum(step.batch).to(like), *settings])
         used = torch.stack([like + float(slope is not None) for slope in mine.gradient])
         pairs = zip(mine.gradient, zeros, strict=True)
         slopes = [zero if slope is None else slope.to(like) * share for slope, zero in pairs]
@@ -144,7 +149,8 @@ class Distributed(Together, Processes):
 
         Raises:
             ProcessLostError: if another process has died.
-            ValueError: if the model has layers that talk to other processes in their passes.
+            ValueError: if the model has layers that talk to other processes in their passes, or it is not the
+                model that the first process trains.
         """
         if all(self._agreed.get(id(p), _nothing)() is p for p in step.parameters):
             return
@@ -155,6 +161,15 @@ class Distributed(Together, Processes):
                 "with batch_norm=BatchStatistics() for the statistics of the whole batch"
             )
         every = {id(tensor): tensor for tensor in [*step.parameters, *model]}
+        layout = repr([step.learns, *([t.shape for t in some] for some in (step.parameters, every.values()))])
+        own = torch.tensor(zlib.crc32(layout.encode()), device=step.parameters[0].device)
+        firsts = own.clone()
+        self.take_from_first([firsts])
+        if not torch.equal(own, firsts):
+            raise ValueError(
+                "this process trains weights of other numbers or shapes than the first; build the same model and "
+                "perturbation on each of them, and freeze the same weights"
+            )
         self.take_from_first(every.values())
         self._agreed |= {id(p): weakref.ref(p) for p in step.parameters}
 
@@ -184,3 +199,17 @@ def _require_one_batch(facts: list[list[float]]) -> None:
             f"the processes were given {found} examples; give each the same global batch, as from loaders of the same "
             "seed, or put together what each has loaded: step(closure, processes.gathered(batch))"
         )
+
+
+def _require_alike(settings: Mapping[str, float], facts: list[list[float]]) -> None:
+    """Every process must take the same step; one row of settings for each.
+
+    Raises:
+        ValueError: if they will not.
+    """
+    for name, values in zip(settings, zip(*facts, strict=True), strict=True):
+        if len(set(values)) > 1:
+            raise ValueError(
+                f"the processes have different {name}: {list(values)}; give all the same settings, and let each of "
+                "them load the same states of optimizer and scaler"
+            )

@@ -178,9 +178,38 @@ class _MicroBatch:
         return weighted_mean(losses, shares), gradient, None if reported is None else sum(shares)
 
     def _gradient(self, scaled: Tensor) -> Gradient:
-        slopes: Gradient = list(torch.autograd.grad(scaled, self.step.parameters, allow_unused=True))
+        try:
+            slopes: Gradient = list(torch.autograd.grad(scaled, self.step.parameters, allow_unused=True))
+        except RuntimeError as error:
+            if "backward through the graph a second time" not in str(error):
+                raise
+            raise ValueError(
+                "the graph of the loss that the closure returned is gone; a closure must not call backward, and what "
+                "it computes with the weights must be computed in it, each time"
+            ) from error
+        if self.number == self.step.own.start and any(slope is None for slope in slopes):
+            _require_whole_graph(scaled)
         scale = self.step.scale
         return slopes if scale is None else [None if slope is None else slope / scale for slope in slopes]
+
+
+def _require_whole_graph(loss: Tensor) -> None:
+    """Weights without a gradient are not used, unless a checkpoint hides their part of the graph.
+
+    Raises:
+        ValueError: if there is such a checkpoint.
+    """
+    waiting, seen = [loss.grad_fn], set[object]()
+    for node in waiting:  # which grows
+        if node is None or node in seen:
+            continue
+        if node.name().startswith("CheckpointFunction"):
+            raise ValueError(
+                "some weights have no gradient, and the model has a checkpoint in which weights get none, since "
+                "gradients are taken without backward; use it with use_reentrant=False"
+            )
+        seen.add(node)
+        waiting.extend(parent for parent, _ in node.next_functions)
 
 
 class _Sums:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from landscape.checks import require_numbers
 
@@ -39,9 +40,14 @@ def require_state_of(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, 
         ValueError: if the state dict is that of another optimizer, or of weights of other numbers or shapes.
     """
     name = type(optimizer).__name__
-    groups, state = state_dict.get("param_groups"), state_dict.get("state")
+    whole = state_dict if isinstance(state_dict, Mapping) else {}
+    groups, state = whole.get("param_groups"), whole.get("state")
     if not isinstance(groups, list) or not isinstance(state, Mapping):
         raise ValueError("this is not the state dict of an optimizer: it lacks param_groups or state")
+    own = whole.get("msam", {})
+    parts: list[Any] = [own.get("learnt", {}), own.get("counted", {})] if isinstance(own, Mapping) else [None]
+    if not all(isinstance(part, Mapping) for part in parts) or any(type(n) is not int for n in parts[1].values()):
+        raise ValueError(f"the state dict is damaged: what mSAM has counted and learnt is {own!r}"[:200])
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
         held = [len(group["params"]) for group in optimizer.param_groups]
         raise ValueError(
@@ -75,19 +81,54 @@ def require_state_of(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, 
                 )
 
 
-def chosen_parameters(perturbed: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> frozenset[int]:
-    """The identities of the parameters that are to be perturbed.
+def chosen_parameters(perturbed: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> tuple[Tensor, ...]:
+    """The parameters that are to be perturbed, each once; not by their identities, which a copy would not share.
 
     Raises:
+        TypeError: if they are something else.
         ValueError: if there are none, or the optimizer does not hold them all.
     """
+    if isinstance(perturbed, Tensor | str) or not isinstance(perturbed, Iterable):
+        raise TypeError(f"perturbed must be a list of parameters, such as norm_layers(model); got {perturbed!r}"[:200])
     own = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    chosen = frozenset(id(parameter) for parameter in perturbed)
+    chosen = {id(parameter): parameter for parameter in perturbed}
     if not chosen:
         raise ValueError("perturbed has no parameters in it; leave it out to perturb all, or give no perturbation")
-    if not chosen <= own:
-        raise ValueError(f"{len(chosen - own)} of the parameters in perturbed are not held by the base optimizer")
-    return chosen
+    foreign = chosen.keys() - own
+    if foreign:
+        raise ValueError(f"{len(foreign)} of the parameters in perturbed are not held by the base optimizer")
+    return tuple(chosen.values())
+
+
+def are_among(parameters: Iterable[Tensor], chosen: Iterable[Tensor] | None) -> list[bool]:
+    """Which of the parameters are those chosen; all of them where that is None."""
+    keys = None if chosen is None else {*map(id, chosen)}
+    return [keys is None or id(p) in keys for p in parameters]
+
+
+def alike(
+    optimizer: torch.optim.Optimizer, descent: object, *, scaler: GradScaler | None, seed: int | None, steps: int
+) -> dict[str, float]:
+    """What processes that share steps must have alike to take the same ones, numbers by what they are."""
+    return {
+        "scales of the loss": 0.0 if scaler is None else scaler.get_scale(),
+        "seeds": float(seed or 0),
+        "radii": float(getattr(descent, "rho", 0.0)),
+        "learning rates": float(sum(float(group.get("lr", 0.0)) for group in optimizer.param_groups)),
+        "numbers of steps taken": float(steps),
+        "numbers of weights of which the optimizer has a state": float(len(optimizer.state)),
+    }
+
+
+def require_thawed(parameters: list[Tensor]) -> list[Tensor]:
+    """The parameters that are trained; there must be some.
+
+    Raises:
+        ValueError: if nothing is.
+    """
+    if not parameters:
+        raise ValueError("all parameters of the optimizer are frozen; set requires_grad on those to be trained")
+    return parameters
 
 
 def require_base(optimizer: torch.optim.Optimizer, module: nn.Module | None, *, not_a: type) -> None:

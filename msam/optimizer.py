@@ -17,11 +17,13 @@ from msam.descents import AtPerturbation, Descent, descent_of
 from msam.diagnostics import PerShard
 from msam.dropout import DropoutPolicy, SameMasks
 from msam.execution import Execution, OneByOne
-from msam.holdings import chosen_parameters, given, require_base, require_state_of
+from msam.holdings import alike, are_among, chosen_parameters, given, require_base, require_state_of, require_thawed
+from msam.left import Left
 from msam.microbatches import sizes
 from msam.processes import OneProcess, Processes
 from msam.replay import buffers_kept_on_error
-from msam.step import Closure, Outcome, Step
+from msam.scaling import before_accumulating, scale_of, step_scaled, switched_on
+from msam.step import Closure, Outcome, Step, require_closure
 
 
 class mSAM(torch.optim.Optimizer):
@@ -52,7 +54,8 @@ class mSAM(torch.optim.Optimizer):
         dropout: what the second pass of a micro-batch draws, ``SameMasks()`` when left out: the numbers of the first.
         processes: those that share the work, such as ``Distributed()``; only this one when left out.
         scaler: of the loss, for float16 autocast. A step in which a gradient overflows, at w or at w + ε, is skipped,
-            and the scaler is told; do not call its ``step`` and ``update`` yourself.
+            and the scaler is told; do not call its ``step`` and ``update`` yourself. Between :meth:`accumulate` and
+            :meth:`step`, ``scaler.unscale_`` may be called on this optimizer, to clip or to log the gradient.
         max_grad_norm: the averaged gradient is shortened to this L2 norm where it is longer.
         seed: gives each micro-batch of each step a stream of random numbers of its own, which depends on neither the
             execution nor the number of processes; None to draw from torch's global state.
@@ -106,7 +109,7 @@ class mSAM(torch.optim.Optimizer):
         self.batch_norm = given(batch_norm, "batch_norm", BatchNormPolicy, default=ShardStatistics)
         self.dropout = given(dropout, "dropout", DropoutPolicy, default=SameMasks)
         self.processes = given(processes, "processes", Processes, default=OneProcess)
-        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self.scaler = switched_on(scaler)
         self.max_grad_norm = max_grad_norm
         self.seed = None if seed is None else integer(seed, "seed")
         self.observes = observes
@@ -114,7 +117,7 @@ class mSAM(torch.optim.Optimizer):
         self.steps = self.skipped_steps = self._batches = 0
         self.denominator = 0.0
         self._waiting: Outcome | None = None
-        self._weights: list[Tensor] = []  # that it is of
+        self._left = Left([])
         self._own = ("_own", *self.__dict__)
         # Not Optimizer.__init__, which would make groups and a state of its own beside the base optimizer's.
         super().__setstate__({"defaults": base_optimizer.defaults})
@@ -151,22 +154,21 @@ class mSAM(torch.optim.Optimizer):
             The mean loss over the batch at the weights before the step, a detached scalar tensor.
 
         Raises:
-            ValueError: if the batch has fewer examples than micro-batches, or the closure does not return a scalar
-                with a graph, or all weights are frozen. The weights are then what they were.
+            TypeError: if the closure is no function.
+            ValueError: if a batch has fewer examples than micro-batches, the loss is no scalar with a whole graph,
+                or all weights are frozen. The weights are then what they were.
         """
         if batch is not None:
             self.accumulate(closure, batch)  # type: ignore[arg-type]
         dropped = batch is None and all(p.grad is None for p in self._parameters())  # as after zero_grad()
         if self._waiting is None or (dropped and any(slope is not None for slope in self._waiting.gradient)):
-            raise ValueError(
-                "there is no gradient to step along; call step(closure, batch), or accumulate before step()"
-            )
+            raise ValueError("there is no gradient to step along; call step(closure, batch), or accumulate first")
         outcome, self._waiting = self._waiting, None
         self._step_base(outcome, closure if batch is None else None)
         self.steps += 1
         self.denominator = outcome.denominator
         if self.descent is not None and outcome.clean is not None and bool(outcome.finite):
-            self.descent.learn(outcome.clean, perturbed=self._perturbed(self._parameters()))
+            self.descent.learn(outcome.clean, perturbed=self._perturbed(self._left.weights))
         return outcome.loss
 
     def accumulate(self, closure: Closure, batch: Batch) -> Tensor:
@@ -174,7 +176,7 @@ class mSAM(torch.optim.Optimizer):
 
         Accumulated batches are so many more micro-batches of one step, weighted by their denominators. Their mean
         gradient, times the scale of the scaler, is left in ``.grad`` as ``backward`` would leave it. When all ``.grad``
-        are None, as after ``zero_grad()``, what was accumulated before is dropped.
+        are None or have been set to zero, as by ``zero_grad()``, what was accumulated before is dropped.
 
         Args:
             closure: as for :meth:`step`.
@@ -186,9 +188,8 @@ class mSAM(torch.optim.Optimizer):
         Raises:
             ValueError: as :meth:`step`.
         """
-        parameters = self._parameters()
-        if not parameters:
-            raise ValueError("all parameters of the optimizer are frozen; set requires_grad on those to be trained")
+        parameters = require_thawed(self._parameters())
+        require_closure(closure)
         parts = sizes(num_examples(batch), self.num_microbatches)
         step = Step(
             closure=closure,
@@ -201,27 +202,32 @@ class mSAM(torch.optim.Optimizer):
             module=self.module,
             number=self._batches,
             seed=self.seed,
-            scale=self._scale(parameters[0]),
+            scale=scale_of(self.scaler, parameters[0].device),
             observes=self.observes,
             dropout=self.dropout,
+            alike=alike(self.base_optimizer, self.descent, scaler=self.scaler, seed=self.seed, steps=self.steps),
         )
         self.processes.agree(step)
-        started = self._waiting is not None and any(p.grad is not None for p in self._weights)
+        started = self._waiting is not None and not self._left.is_dropped
+        before_accumulating(self.scaler, [self, self.base_optimizer], started=started)
         if not started:
-            self._waiting, self._weights = None, parameters
-            self._clear()  # the memory is wanted, and what is frozen now keeps no old gradient to move along
-        elif [*map(id, parameters)] != [*map(id, self._weights)]:
-            raise ValueError("weights were frozen or thawed between two accumulated batches; step before that")
+            self._waiting = None
+            self.zero_grad()  # the memory is wanted, and what is frozen now keeps no old gradient to move along
+        elif not self._left.is_of(parameters):
+            raise ValueError("weights were frozen, thawed or added between two accumulated batches; step before that")
         with buffers_kept_on_error(self.module), self.batch_norm.during(step):
             outcome = self.processes.outcome(step, self.execution)
             if outcome.denominator == 0:
                 raise ValueError("a denominator of zero for every micro-batch, as where all targets are ignored")
+            if any(slope is None for slope in outcome.gradient):  # they may have been replaced in the module
+                require_base(self.base_optimizer, self.module, not_a=mSAM)
         self._batches += 1
         self._waiting = outcome if self._waiting is None else mean_of([self._waiting, outcome])
         observer = self._waiting.observer
         self.per_shard = None if observer is None else observer.report
         for parameter, slope in zip(parameters, not_shared(self._waiting.gradient), strict=True):
             parameter.grad = slope
+        self._left = Left(parameters)
         return outcome.loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,24 +261,23 @@ class mSAM(torch.optim.Optimizer):
         self._waiting = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base optimizer."""
-        self.base_optimizer.add_param_group(param_group)
+        """Add a group to the base optimizer; where ``perturbed`` was given it is stepped and not perturbed.
 
-    def _clear(self) -> None:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        Raises:
+            ValueError: if its weights are not the module's, or such as no base optimizer may hold; it is not added.
+        """
+        self.base_optimizer.add_param_group(param_group)
+        try:
+            require_base(self.base_optimizer, self.module, not_a=mSAM)
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
-    def _scale(self, like: Tensor) -> float | None:
-        if self.scaler is None:
-            return None
-        return float(self.scaler.scale(torch.ones((), device=like.device)))  # its own tensors are made at first use
-
     def _perturbed(self, parameters: list[Tensor]) -> list[bool]:
-        return [self.perturbed is None or id(p) in self.perturbed for p in parameters]
+        return are_among(parameters, self.perturbed)
 
     def _step_base(self, outcome: Outcome, closure: Any) -> None:
         """Clip and step, or skip the step where a gradient overflowed and lower the scale."""
@@ -280,14 +285,9 @@ class mSAM(torch.optim.Optimizer):
             self._clip()
             self.base_optimizer.step(closure)
             return
-        if not bool(outcome.finite):
-            self.skipped_steps += 1
-            overflowed = next(p.grad for p in self._parameters() if p.grad is not None)
-            overflowed.fill_(float("inf"))  # it may have been at w only: the scaler looks here
-        self.scaler.unscale_(self.base_optimizer)
-        self._clip()
-        self.scaler.step(self.base_optimizer)
-        self.scaler.update()
+        finite = bool(outcome.finite)
+        self.skipped_steps += not finite
+        step_scaled(self.scaler, self.base_optimizer, wrapper=self, finite=finite, clip=self._clip)
 
     def _clip(self) -> None:
         if self.max_grad_norm is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from landscape.arguments import integer, real
+from landscape.arguments import integer, not_negative, real
 from msam.optimizer import mSAM
 
 
@@ -67,11 +67,13 @@ class RhoScheduler:
         """Go on where another schedule stood, with this one's factor.
 
         Raises:
-            ValueError: if it is the state of something else; nothing is then changed.
+            TypeError, ValueError: if it is the state of something else; nothing is then changed.
         """
         if set(state_dict) != {"steps", "first_rho"}:
             raise ValueError(f"this is not the state of a RhoScheduler: it holds {', '.join(map(str, state_dict))}")
-        self.steps, self._first = integer(state_dict["steps"], "steps"), real(state_dict["first_rho"], "first_rho")
+        steps = integer(state_dict["steps"], "steps", least=0)
+        first = not_negative(state_dict["first_rho"], "first_rho")
+        self.steps, self._first = steps, first
         self._apply()
 
     def _apply(self) -> None:

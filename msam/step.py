@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,6 +41,7 @@ class Step:
         scale: what losses are multiplied by before they are differentiated; None where overflow is not looked for.
         observes: whether the micro-batches are to be reported on, one by one.
         dropout: what passes at perturbed weights draw at random.
+        alike: numbers that must be the same in all processes that share the step, by what they are.
     """
 
     closure: Closure
@@ -56,6 +57,7 @@ class Step:
     scale: float | None = None
     observes: bool = False
     dropout: DropoutPolicy = field(default_factory=SameMasks)
+    alike: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def perturbs(self) -> bool:
@@ -84,10 +86,19 @@ class Step:
         """The closure's loss, detached, the same scaled and with its graph, and the denominator it reports, if any.
 
         Raises:
-            ValueError: if the loss is not a scalar tensor with a graph, or the denominator is negative or not finite.
+            ValueError: if the loss is not a scalar tensor with a graph, the denominator is negative or not finite, or
+                batch norm is given a single example.
         """
         with torch.enable_grad():
-            returned = self.closure(map_tensors(_itself, batch))  # a closure may take entries out of its mapping
+            try:
+                returned = self.closure(map_tensors(_itself, batch))  # a closure may take entries out of its mapping
+            except ValueError as error:
+                if "Expected more than 1 value per channel" not in str(error):
+                    raise
+                raise ValueError(
+                    "batch norm has no variance to divide by in a single example; take fewer micro-batches, or "
+                    "normalise otherwise: batch_norm=BatchStatistics() or RunningStatistics()"
+                ) from error
             loss, denominator = _checked(returned)
             scaled = loss if self.scale is None else loss * self.scale
         return loss.detach(), scaled, denominator
@@ -130,6 +141,19 @@ class Outcome:
     observer: Observer | None = field(default=None, repr=False)
 
 
+def require_closure(closure: object) -> None:
+    """A closure is called with each micro-batch.
+
+    Raises:
+        TypeError: if it cannot be called.
+    """
+    if not callable(closure):
+        raise TypeError(
+            f"closure must be a function, micro-batch -> mean loss over it; got {type(closure).__name__}. "
+            "A step is step(closure, batch)"
+        )
+
+
 def _checked(returned: object) -> tuple[Tensor, float | None]:
     loss, denominator = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
     if not isinstance(loss, Tensor) or loss.ndim != 0:
@@ -137,7 +161,8 @@ def _checked(returned: object) -> tuple[Tensor, float | None]:
         raise ValueError(f"the closure must return the mean loss of its micro-batch, a scalar tensor; got {found}")
     if not loss.requires_grad:
         raise ValueError(
-            "the loss that the closure returned has no graph; do not detach it, call .item() or no_grad() inside"
+            "the loss that the closure returned has no graph; do not detach it, call .item() or no_grad() inside, "
+            "or take the step in inference_mode()"
         )
     if isinstance(denominator, Tensor):
         if denominator.numel() != 1:

@@ -259,7 +259,7 @@ def test_accumulated_batches_that_do_not_go_together_are_refused(make_net, make_
     with pytest.raises(ValueError, match="a denominator for some micro-batches and none for others"):
         optimizer.accumulate(lambda b: (closure_of(model)(b), 4.0), make_batch(11))
     model[0].requires_grad_(False)
-    with pytest.raises(ValueError, match="frozen or thawed between two accumulated batches; step before that"):
+    with pytest.raises(ValueError, match="frozen, thawed or added between two accumulated batches; step before that"):
         optimizer.accumulate(closure_of(model), make_batch(11))
 
 
@@ -270,7 +270,7 @@ def test_as_many_weights_frozen_as_thawed_between_accumulated_batches_are_no_les
     optimizer.accumulate(closure, torch.ones(3, 2))
     for weight in weights:
         weight.requires_grad_(not weight.requires_grad)
-    with pytest.raises(ValueError, match="frozen or thawed between two accumulated batches"):
+    with pytest.raises(ValueError, match="frozen, thawed or added between two accumulated batches"):
         optimizer.accumulate(closure, torch.ones(3, 2))
     optimizer.zero_grad()  # drops what was
     optimizer.step(closure, torch.ones(3, 2))

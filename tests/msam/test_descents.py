@@ -105,6 +105,16 @@ def test_the_momentum_survives_a_save_and_belongs_to_what_is_perturbed(make_net,
     assert [tuple(part.shape) for part in optimizer.perturbation.momentum] == [(5,), (5,)]
 
 
+def test_what_is_learnt_is_of_the_weights_that_the_gradient_is_of(make_net, make_batch, closure_of):
+    """Also where some are frozen before the step."""
+    model = make_net()
+    optimizer = mSAM(sgd(model), FriendlyAscent(0.3), perturbed=[model[0].bias, *model[2].parameters()])
+    optimizer.accumulate(closure_of(model), make_batch(11))
+    model[0].requires_grad_(False)
+    optimizer.step()
+    assert [tuple(part.shape) for part in optimizer.perturbation.momentum] == [(5,), (3, 5), (3,)]
+
+
 def test_friendly_sam_learns_at_radius_zero_too(make_net, make_batch, closure_of):
     model, (x, y) = make_net(), make_batch(11)
     ascent = FriendlyAscent(rho=0.0)

@@ -123,6 +123,18 @@ def test_what_is_called_sparse_and_is_no_setting_is_none_of_its_business():
     assert mSAM(torch.optim.SGD(model.parameters(), lr=0.1), None, module=model).module is model
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [None, [], *({"msam": own} for own in (None, 3, {"counted": None}, {"learnt": [1]}, {"counted": {"steps": "x"}}))],
+    ids=repr,
+)
+def test_a_damaged_state_is_refused_in_a_sentence(damaged):
+    optimizer = mSAM(KINDS["SGD"](nn.Linear(3, 2).parameters()), None)
+    whole = {**optimizer.state_dict(), **damaged} if isinstance(damaged, dict) else damaged
+    with pytest.raises(ValueError, match=r"the state dict is damaged|not the state dict of an optimizer"):
+        optimizer.load_state_dict(whole)
+
+
 def test_a_state_of_weights_of_other_shapes_and_an_optimizer_of_none_are_refused():
     optimizer = mSAM(KINDS["SGD"](nn.Linear(2, 3, bias=False).parameters()), None)
     with pytest.raises(ValueError, match=r"of other weights: momentum_buffer has shape \(2, 3\), the weights \(3, 2\)"):

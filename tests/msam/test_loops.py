@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape.perturbations import GradientAscent
+from landscape import GradientAscent, RandomPerturbation
 from msam import mSAM
 
 
@@ -16,6 +16,10 @@ def half_closure(model):
             return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
     return closure
+
+
+def same(model, other):
+    return all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
 
 
 def test_a_fresh_scaler_scales_from_the_first_step_on(make_net, make_batch):
@@ -79,18 +83,27 @@ def test_the_gradient_of_all_that_was_accumulated_is_there_for_the_loop_to_chang
     torch.testing.assert_close([p.detach() for p in model.parameters()], after, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("to_none", [True, False])
 @pytest.mark.parametrize("clear", ["optimizer", "model"])
-def test_zero_grad_drops_what_was_accumulated(clear, make_net, make_batch, closure_of):
+def test_zero_grad_drops_what_was_accumulated(clear, to_none, make_net, make_batch, closure_of):
     """As a framework does that skips a step."""
     model = make_net()
     optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=1.0), GradientAscent(rho=0.1), num_microbatches=2)
     optimizer.accumulate(closure_of(model), make_batch(5, seed=0))
     alone = [p.grad.clone() for p in model.parameters()]
-    {"optimizer": optimizer, "model": model}[clear].zero_grad()
+    {"optimizer": optimizer, "model": model}[clear].zero_grad(set_to_none=to_none)
     optimizer.accumulate(closure_of(model), make_batch(4, seed=1))
-    {"optimizer": optimizer, "model": model}[clear].zero_grad()
+    {"optimizer": optimizer, "model": model}[clear].zero_grad(set_to_none=to_none)
     optimizer.accumulate(closure_of(model), make_batch(5, seed=0))
     assert all(torch.equal(p.grad, slope) for p, slope in zip(model.parameters(), alone, strict=True))
+
+
+def test_a_gradient_that_is_zero_of_itself_is_not_dropped():
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = mSAM(torch.optim.SGD([weight], lr=1.0), GradientAscent(rho=0.1))
+    for value in (0.0, 4.0):
+        optimizer.accumulate(lambda x: (x * weight).mean(), torch.full((3,), value))
+    assert weight.grad.item() == 2.0
 
 
 @pytest.mark.parametrize("scaler", [None, torch.amp.GradScaler("cpu", init_scale=4.0)])
@@ -138,6 +151,45 @@ def test_a_skipped_step_of_two_batches_leaves_the_weights(make_net, make_batch):
     assert optimizer.skipped_steps == 1
     assert scaler.get_scale() == 128.0
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("of", ["msam", "base"])
+def test_a_loop_may_unscale_the_gradient_itself(of, make_net, make_batch, closure_of):
+    """Bit for bit as if it had not; also where it dropped one that it had unscaled."""
+    one, two = make_net(torch.float32), make_net(torch.float32)
+    for model, unscales in ((one, True), (two, False)):
+        sgd, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cpu", init_scale=256.0)
+        optimizer = mSAM(sgd, GradientAscent(rho=0.1), scaler=scaler)
+        for seed in (0, 1):
+            optimizer.zero_grad()
+            optimizer.accumulate(closure_of(model), make_batch(5, seed=seed, dtype=torch.float32))
+            if unscales:
+                scaler.unscale_({"msam": optimizer, "base": sgd}[of])
+        optimizer.step()
+        assert scaler.get_scale() == 256.0
+    assert same(one, two)
+    assert not same(one, make_net(torch.float32))
+
+
+def test_an_overflow_at_w_alone_is_not_stepped_over_where_the_loop_unscales(make_net, make_batch, closure_of):
+    """Nothing is to be seen of it in the gradient."""
+    model, scaler = make_net(torch.float32), torch.amp.GradScaler("cpu", init_scale=256.0)
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.1), RandomPerturbation(0.1), scaler=scaler)
+    factors = iter([float("inf"), 1.0])
+    optimizer.accumulate(lambda b: closure_of(model)(b) * next(factors), make_batch(5, dtype=torch.float32))
+    scaler.unscale_(optimizer)
+    optimizer.step()
+    assert (optimizer.skipped_steps, scaler.get_scale()) == (1, 128.0)
+    assert same(model, make_net(torch.float32))
+
+
+def test_a_gradient_that_was_unscaled_is_not_added_to(make_net, make_batch, closure_of):
+    model, scaler = make_net(torch.float32), torch.amp.GradScaler("cpu")
+    optimizer = mSAM(torch.optim.SGD(model.parameters(), lr=0.1), GradientAscent(0.1), scaler=scaler)
+    optimizer.accumulate(closure_of(model), make_batch(5, dtype=torch.float32))
+    scaler.unscale_(optimizer)
+    with pytest.raises(ValueError, match=r"before the last batch was accumulated.*call scaler.unscale_ after"):
+        optimizer.accumulate(closure_of(model), make_batch(5, dtype=torch.float32))
 
 
 def test_a_loaded_state_drops_what_was_accumulated(make_net, make_batch, closure_of):

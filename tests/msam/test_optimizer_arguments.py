@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from landscape.perturbations import GradientAscent
 from msam import Layerwise, mSAM
@@ -37,6 +39,9 @@ def same(model, other):
         ),
         ((None, None), {"execution": Layerwise}, TypeError, "execution must be of the kind Execution, an object, or"),
         ((None, None), {"batch_norm": "batch"}, TypeError, "batch_norm must be of the kind BatchNormPolicy"),
+        ((None, None), {"perturbed": "norm"}, TypeError, "perturbed must be a list of parameters, such as"),
+        ((None, None), {"perturbed": nn.Linear(2, 2)}, TypeError, "perturbed must be a list of parameters"),
+        ((None, None), {"scaler": 256.0}, TypeError, "scaler must be a torch.amp.GradScaler or None; got 256.0"),
         ((None, None), {"processes": 2}, TypeError, "processes must be of the kind Processes"),
         ((torch.optim.LBFGS([nn.Parameter(torch.ones(1))]), None), {}, ValueError, "LBFGS evaluates its own closure"),
         (
@@ -61,6 +66,7 @@ def test_a_wrong_argument_is_refused_by_name(arguments, settings, error, sentenc
         (lambda loss: loss.item(), "scalar tensor; got float"),
         (lambda loss: loss.detach(), "has no graph; do not detach it"),
         (lambda loss: None, "scalar tensor; got NoneType"),
+        (lambda loss: loss.backward() or loss, "a closure must not call backward"),
         (lambda loss: (loss, 1.0, "more"), "scalar tensor; got tuple"),
     ],
 )
@@ -70,6 +76,29 @@ def test_a_closure_that_returns_no_scalar_with_a_graph_is_refused(spoil, sentenc
     with pytest.raises(ValueError, match=sentence):
         msam_on(model).step(lambda batch: spoil(closure(batch)), make_batch(11))
     assert same(model, before)
+
+
+@pytest.mark.parametrize("hides", [True, False])
+def test_a_checkpoint_that_hides_weights_from_gradients_is_refused(hides, make_net, make_batch):
+    """They would stay what they are in silence; one that does not is taken, with a weight that is not used besides."""
+    model = make_net()
+    model.append(nn.Linear(2, 2).double())
+    before = copy.deepcopy(model)
+
+    def closure(batch):
+        hidden = checkpoint(model[:2], batch[0].clone().requires_grad_(), use_reentrant=hides)
+        return nn.functional.cross_entropy(model[2](hidden), batch[1])
+
+    with pytest.raises(ValueError, match="use_reentrant=False") if hides else contextlib.nullcontext():
+        msam_on(model).step(closure, make_batch(11))
+    assert torch.equal(model[0].weight, before[0].weight) == torch.equal(model[2].weight, before[2].weight) == hides
+
+
+def test_what_is_no_closure_is_refused_with_the_order_of_arguments(make_net, make_batch, closure_of):
+    model = make_net()
+    for arguments in ((make_batch(11), closure_of(model)), (None, make_batch(11))):
+        with pytest.raises(TypeError, match=r"closure must be a function.*; got (tuple|NoneType)"):
+            msam_on(model).step(*arguments)
 
 
 def test_an_optimizer_of_weights_without_numbers_is_refused(make_net):

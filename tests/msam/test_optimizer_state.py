@@ -107,7 +107,8 @@ def test_the_state_of_another_perturbation_is_refused_and_nothing_is_changed(mak
 )
 def test_a_copy_is_consistent_in_itself_and_independent(duplicate, make_net, make_batch, closure_of):
     model = make_net()
-    optimizer = msam_on(model)
+    some = model[0].parameters()
+    optimizer = mSAM(BASES["sgd"](model), GradientAscent(rho=0.5), num_microbatches=3, module=model, perturbed=some)
     schedule = SCHEDULERS["cosine"](optimizer)  # it replaces the step of the instance, which must not be copied
     optimizer.step(closure_of(model), make_batch(11))
     schedule.step()
@@ -152,6 +153,32 @@ def test_an_added_group_is_trained_with_its_own_settings(make_net, make_batch, c
     assert not torch.equal(model[0].weight, before[0].weight)
     assert torch.equal(model[2].weight, before[2].weight)
     assert model[2].weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("device", "sentence"), [("cpu", "1 of the 5 parameters .* are not parameters of module"), ("meta", "'meta'")]
+)
+def test_a_group_of_weights_that_cannot_be_trained_is_not_added(device, sentence, make_net, make_batch, closure_of):
+    model, other = make_net(), make_net()
+    for each in (msam_on(model), msam_on(other)):
+        each.step(closure_of(each.module), make_batch(11))
+        if each.module is model:
+            with pytest.raises(ValueError, match=sentence):
+                each.add_param_group({"params": nn.Parameter(torch.ones(2, device=device))})
+        each.step(closure_of(each.module), make_batch(11))
+    assert same(model, other)
+
+
+def test_weights_that_were_replaced_in_the_module_are_found_out(make_net, make_batch, closure_of):
+    """As by loading with assign=True: they are not those that the optimizer holds."""
+    model = make_net()
+    optimizer = msam_on(model)
+    optimizer.step(closure_of(model), make_batch(11))
+    model[2].load_state_dict({name: p.clone() for name, p in model[2].state_dict().items()}, assign=True)
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError, match="2 of the 4 parameters that the base optimizer holds are not parameters"):
+        optimizer.step(closure_of(model), make_batch(11))
+    assert same(model, before)
 
 
 def test_step_hooks_of_msam_and_of_its_base_are_called_once_a_step(make_net, make_batch, closure_of):

@@ -113,4 +113,8 @@ def test_the_state_of_another_schedule_is_refused_and_changes_nothing(make_net):
         schedule.load_state_dict({"last_epoch": 3})
     with pytest.raises(TypeError, match=r"steps must be an integer; got 1\.5"):
         schedule.load_state_dict({"steps": 1.5, "first_rho": 0.2})
+    for damaged in ({"steps": -1, "first_rho": 0.2}, {"steps": 3, "first_rho": -0.2}):
+        with pytest.raises(ValueError, match=r"steps must be at least 0|first_rho must be a finite number"):
+            schedule.load_state_dict(damaged)
     assert schedule.rho == 0.4
+    assert schedule.state_dict() == {"steps": 0, "first_rho": 0.4}

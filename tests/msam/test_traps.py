@@ -89,6 +89,6 @@ def test_processes_sum_once_per_step_and_once_more_for_a_report(
         optimizer = mSAM(sgd, ascent, processes=Distributed(), **settings)
         for seed in range(3):
             optimizer.step(closure_of(model), make_batch(11, seed=seed))
-        assert said == ["broadcast"] * 4 + ["all_reduce"] * (6 if observes else 3)
+        assert said == ["broadcast"] * 5 + ["all_reduce"] * (6 if observes else 3)
     finally:
         torch.distributed.destroy_process_group()
