@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from figures.style import INK, SOFT, legend, line_styles, new_figure, theme
 from landscape.answers import PacBayesSigma, SharpnessCurve, SharpnessOverSizes
 from landscape.results import Array
 
+_FAR = 200  # decades from 1, from where on matplotlib's limits and ticks may overflow
+_MARGIN = 0.05  # beyond what is drawn, as matplotlib has it
+_TICKS = 6  # about so many
 _WIDE = 20.0  # the ratio of largest to smallest from which on a scale is logarithmic
 
 
@@ -34,9 +39,9 @@ def draw_curves(results: Mapping[str, SharpnessCurve]) -> Figure:
             name += "" if len(radii) == 1 else f" ({result.radius})"
             _curve(ax, result.rhos, result.values, result.stderrs, style, label=name, above_zero=logarithmic)
         if _is_wide([result.rhos for result in results.values()]):
-            ax.set_xscale("log")
+            _logarithmic(ax, "x")
         if logarithmic:
-            ax.set_yscale("log")
+            _logarithmic(ax, "y")
         else:
             ax.axhline(0, color=SOFT, linewidth=0.8, zorder=1)
         sizes = {result.microbatch_size for result in results.values()}
@@ -66,7 +71,7 @@ def draw_sizes(results: Mapping[str, SharpnessOverSizes]) -> Figure:
         ax.set_xticks(sizes, [str(size) for size in sizes])
         ax.minorticks_off()
         if logarithmic:
-            ax.set_yscale("log")
+            _logarithmic(ax, "y")
         else:
             ax.axhline(0, color=SOFT, linewidth=0.8, zorder=1)
         ax.set_xlabel(f"examples in a shard\n({'; '.join(sorted(radii))}; bands: standard error)")
@@ -91,9 +96,9 @@ def draw_sigmas(results: Mapping[str, PacBayesSigma]) -> Figure:
             ax.errorbar(result.sigma, result.target, xerr=ends, zorder=5, **look)
         for target in {result.target for result in results.values()}:
             ax.axhline(target, color=SOFT, linewidth=0.8, zorder=1)
-        ax.set_xscale("log")
+        _logarithmic(ax, "x")
         if logarithmic:
-            ax.set_yscale("log")
+            _logarithmic(ax, "y")
         levels = ", ".join(f"{level * 100:g}" for level in sorted({result.level for result in results.values()}))
         ax.set_xlabel(f"standard deviation σ of the noise in each weight\n(diamonds: σ with its {levels} % interval)")
         ax.set_ylabel("mean rise in loss, or fall in score,\nunder noise (band: standard error)")
@@ -124,6 +129,22 @@ def _curve(
         ax.plot(x[lost], np.full(lost.sum(), 0.98), "x", color=colour, transform=ax.get_xaxis_transform())
 
 
+def _logarithmic(ax: Axes, axis: Literal["x", "y"]) -> None:
+    """A logarithmic scale; where it goes near the ends of what doubles hold, its margins and ticks stay within."""
+    ends = np.array([getattr(ax.dataLim, f"minpos{axis}"), getattr(ax.dataLim, f"{axis}max")])
+    if not (0 < ends[0] < ends[1] < np.inf and abs(np.log10(ends)).max() > _FAR):
+        getattr(ax, f"set_{axis}scale")("log")
+        return
+    places = np.log10(ends)
+    low, high = np.clip(places + _MARGIN * (places[1] - places[0]) * np.array([-1, 1]), -307, 308)
+    getattr(ax, f"set_{axis}lim")(10**low, 10**high)  # first, as matplotlib's own limits overflow
+    getattr(ax, f"set_{axis}scale")("log")
+    step = max(1, round((high - low) / _TICKS))
+    decades = np.arange(math.ceil(low / step) * step, high, step)
+    getattr(ax, f"set_{axis}ticks")(10.0**decades, [f"$10^{{{decade:.0f}}}$" for decade in decades])
+    getattr(ax, f"{axis}axis").set_minor_locator(NullLocator())
+
+
 def _is_wide(columns: list[Array]) -> bool:
     """Whether positive numbers span so much that a logarithmic scale shows them better; zeros alone do not hinder."""
     values = np.concatenate(columns)
@@ -131,4 +152,4 @@ def _is_wide(columns: list[Array]) -> bool:
     if not values.size or (values < 0).any():
         return False
     positive = values[values > 0]
-    return bool(positive.size > 1 and positive.max() / positive.min() > _WIDE)
+    return bool(positive.size > 1 and positive.max() / _WIDE > positive.min())

@@ -58,6 +58,21 @@ def test_radii_at_which_nothing_finite_was_found_are_crossed_on_the_upper_edge(m
     assert len(lines(ax)[0].get_xdata()) == 5
 
 
+@pytest.mark.parametrize(("low", "high"), [(-300.0, 300.0), (0.0, 306.0), (-307.0, 1.0)])
+def test_scales_over_hundreds_of_decades_show_every_value_and_have_a_few_whole_decades_for_ticks(make, low, high):
+    wide = np.logspace(low, high, 7)
+    (curve,) = make("curve", ["a"]).values()
+    figure = draw({"a": dataclasses.replace(curve, rhos=wide, values=wide[::-1], stderrs=wide[::-1] / 10)})
+    figure.draw_without_rendering()  # where warnings of overflow are errors
+    (ax,) = figure.axes
+    for axis, (left, right) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        assert left <= wide.min() < wide.max() <= right
+        labels = [label.get_text() for label in axis.get_ticklabels()]
+        assert 4 <= len(labels) <= 9
+        assert all(label.startswith("$10^{") for label in labels)
+        assert not axis.get_minorticklocs().size
+
+
 def test_curves_of_several_kinds_are_named_in_the_legend(make):
     (curve,) = make("curve", ["a"]).values()
     other = dataclasses.replace(curve, kind="average-case sharpness", radius="ρ: deviation", microbatch_size=None)
