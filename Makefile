@@ -34,7 +34,7 @@ demo: $(READY)
 	to about the same training loss."
 
 test: $(READY)
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -31,3 +32,10 @@ class Left:
     def is_of(self, weights: list[Tensor]) -> bool:
         """Whether they are the gradients of these weights."""
         return [*map(id, weights)] == [*map(id, self.weights)]
+
+
+def clear(optimizer: torch.optim.Optimizer) -> None:
+    """Let go of all gradients; ``zero_grad`` takes ten times as long, for records that torch's profiler reads."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None

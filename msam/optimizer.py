@@ -18,7 +18,7 @@ from msam.diagnostics import PerShard
 from msam.dropout import DropoutPolicy, SameMasks
 from msam.execution import Execution, OneByOne
 from msam.holdings import alike, are_among, chosen_parameters, given, require_base, require_state_of, require_thawed
-from msam.left import Left
+from msam.left import Left, clear
 from msam.microbatches import sizes
 from msam.processes import OneProcess, Processes
 from msam.replay import buffers_kept_on_error
@@ -212,7 +212,7 @@ class mSAM(torch.optim.Optimizer):
         before_accumulating(self.scaler, [self, self.base_optimizer], started=started)
         if not started:
             self._waiting = None
-            self.zero_grad()  # the memory is wanted, and what is frozen now keeps no old gradient to move along
+            clear(self)  # the memory is wanted, and what is frozen now keeps no old gradient to move along
         elif not self._left.is_of(parameters):
             raise ValueError("weights were frozen, thawed or added between two accumulated batches; step before that")
         with buffers_kept_on_error(self.module), self.batch_norm.during(step):
