@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from landscape.recomputed import RECOMPUTES
+
 Linear = Callable[[Tensor], Tensor]  # (dim, k) -> (dim, k)
 Scalar = Callable[[Tensor], Tensor]
 
@@ -212,10 +214,12 @@ def _pull_back(function: Tensor, leaf: Tensor, V: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def named_errors() -> Iterator[None]:
-    """Within it, what torch says of operations without a second derivative is a sentence with a way out."""
+    """Within it, what torch says of operations without a second derivative, or of checkpoints, is a sentence."""
     try:
         yield
     except RuntimeError as error:
+        if "torch.utils.checkpoint" in str(error):
+            raise ValueError(RECOMPUTES) from None
         if not any(sign in str(error).lower() for sign in _NO_SECOND_DERIVATIVE):
             raise
         raise NoSecondDerivativeError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from landscape.batches import Batch, take, tensors
 from landscape.checks import HEAD
 from landscape.denominators import examples
+from landscape.recomputed import RECOMPUTES, hides_weights, nodes_of
 from landscape.terms import Definition, Term
 
 
@@ -41,13 +42,16 @@ def require_given_weights(
         The terms of those examples, evaluated.
 
     Raises:
-        ValueError: naming a weight that is read from the caller's model; it would count as a constant.
+        ValueError: naming a weight that is read from the caller's model; it would count as a constant. So would those
+            in a reentrant checkpoint.
     """
     terms = []
     for batch in batches:
         term = Term(definition, take(batch, 0, HEAD))
         with torch.enable_grad():
             value = term.loss(w.detach().requires_grad_())
+        if hides_weights(value):
+            raise ValueError(RECOMPUTES)
         for leaf in _leaves(value):
             if id(leaf) in held:
                 raise ValueError(
@@ -85,18 +89,8 @@ def require_shape_of_targets(terms: Sequence[Term], w: Tensor) -> None:
 
 def _leaves(value: Tensor) -> list[Tensor]:
     """The tensors that a value was computed from and that take gradients."""
-    found: list[Tensor] = []
-    waiting, seen = [value.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            found.append(leaf)
-        waiting += [following for following, _ in node.next_functions]
-    return found
+    leaves = (getattr(node, "variable", None) for node in nodes_of(value))
+    return [leaf for leaf in leaves if leaf is not None]
 
 
 def _words(shapes: list[tuple[int, ...]]) -> str:

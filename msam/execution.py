@@ -9,6 +9,7 @@ from torch import Tensor
 
 from landscape.arguments import integer
 from landscape.batches import Batch, split
+from landscape.recomputed import hides_weights
 from msam.averages import MIXED, all_finite, averaged, weighted_mean
 from msam.descents import Shift, chosen
 from msam.diagnostics import Observer
@@ -199,17 +200,11 @@ def _require_whole_graph(loss: Tensor) -> None:
     Raises:
         ValueError: if there is such a checkpoint.
     """
-    waiting, seen = [loss.grad_fn], set[object]()
-    for node in waiting:  # which grows
-        if node is None or node in seen:
-            continue
-        if node.name().startswith("CheckpointFunction"):
-            raise ValueError(
-                "some weights have no gradient, and the model has a checkpoint in which weights get none, since "
-                "gradients are taken without backward; use it with use_reentrant=False"
-            )
-        seen.add(node)
-        waiting.extend(parent for parent, _ in node.next_functions)
+    if hides_weights(loss):
+        raise ValueError(
+            "some weights have no gradient, and the model has a checkpoint in which weights get none, since "
+            "gradients are taken without backward; use it with use_reentrant=False"
+        )
 
 
 class _Sums:

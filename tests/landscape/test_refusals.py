@@ -9,6 +9,7 @@ from problems import quadratic
 from spectra import SPECTRA, operator_of
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from landscape import HessianOperator, Objective, filter_normalized, spectral_density, top_eigenvalues, trace
 
@@ -25,6 +26,22 @@ def objective(*, inputs=INPUTS, targets=TARGETS, loss=functional.mse_loss, model
 class Rounded(nn.Linear):
     def forward(self, x):
         return torch.round(super().forward(x))
+
+
+class Checkpointed(nn.Sequential):
+    def __init__(self, *layers, use_reentrant):
+        super().__init__(*layers)
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x):
+        return self[1](checkpoint(self[0], x.requires_grad_(), use_reentrant=self.use_reentrant))
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_a_model_that_recomputes_parts_of_itself_says_that_this_is_to_be_switched_off(use_reentrant):
+    model = Checkpointed(nn.Linear(2, 3), nn.Linear(3, 1), use_reentrant=use_reentrant).double()
+    with pytest.raises(ValueError, match=r"torch.utils.checkpoint.* Switch that off for measuring"):
+        objective(model=model, inputs=INPUTS.clone())
 
 
 @pytest.mark.parametrize(
