@@ -105,7 +105,8 @@ def _label(label: str, result: PathLosses, *, alone: bool) -> str:
         error = held_out.stderr
         spread = f" ± {error:.1g}" if error is not None and math.isfinite(error) else ""
         words += f" (held out {held_out.height:.3g}{spread})" if held_out.height > 0 else " (held out none)"
-    return f"{label}, {result.curve}: {words}" if alone and label else f"{label or result.curve}: {words}"
+    both = alone and label not in ("", result.curve)
+    return f"{label}, {result.curve}: {words}" if both else f"{label or result.curve}: {words}"
 
 
 def _words(barrier: Barrier) -> str:

@@ -42,8 +42,9 @@ def test_the_legend_has_the_barriers_with_their_errors(make, texts):
 
 
 def test_one_path_has_its_barrier_above_it(make, texts):
-    drawn = [text for text, _ in texts(draw_paths(make("path", ["a to b"])))]
-    assert "a to b, straight line: barrier 0.35 at t = 0.5 (held out 0.42 ± 0.01)" in drawn
+    words = "straight line: barrier 0.35 at t = 0.5 (held out 0.42 ± 0.01)"
+    for label, title in (("a to b", f"a to b, {words}"), ("straight line", words), ("", words)):
+        assert title in [text for text, _ in texts(draw_paths(make("path", [label])))]
 
 
 def test_a_path_without_score_held_out_data_or_barrier_is_drawn_all_the_same(make, texts):
