@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
 
 from landscape.checks import require_numbers
 
@@ -106,14 +105,9 @@ def are_among(parameters: Iterable[Tensor], chosen: Iterable[Tensor] | None) -> 
     return [keys is None or id(p) in keys for p in parameters]
 
 
-def alike(
-    optimizer: torch.optim.Optimizer, descent: object, *, scaler: GradScaler | None, seed: int | None, steps: int
-) -> dict[str, float]:
-    """What processes that share steps must have alike to take the same ones, numbers by what they are."""
+def alike(optimizer: torch.optim.Optimizer, *, steps: int) -> dict[str, float]:
+    """What the optimizers of processes that share steps must have alike, numbers by what they are."""
     return {
-        "scales of the loss": 0.0 if scaler is None else scaler.get_scale(),
-        "seeds": float(seed or 0),
-        "radii": float(getattr(descent, "rho", 0.0)),
         "learning rates": float(sum(float(group.get("lr", 0.0)) for group in optimizer.param_groups)),
         "numbers of steps taken": float(steps),
         "numbers of weights of which the optimizer has a state": float(len(optimizer.state)),

@@ -205,7 +205,7 @@ class mSAM(torch.optim.Optimizer):
             scale=scale_of(self.scaler, parameters[0].device),
             observes=self.observes,
             dropout=self.dropout,
-            alike=alike(self.base_optimizer, self.descent, scaler=self.scaler, seed=self.seed, steps=self.steps),
+            of_optimizer=alike(self.base_optimizer, steps=self.steps),
         )
         self.processes.agree(step)
         started = self._waiting is not None and not self._left.is_dropped

@@ -41,7 +41,7 @@ class Step:
         scale: what losses are multiplied by before they are differentiated; None where overflow is not looked for.
         observes: whether the micro-batches are to be reported on, one by one.
         dropout: what passes at perturbed weights draw at random.
-        alike: numbers that must be the same in all processes that share the step, by what they are.
+        of_optimizer: numbers that the optimizers of all processes must have alike, by what they are.
     """
 
     closure: Closure
@@ -57,7 +57,17 @@ class Step:
     scale: float | None = None
     observes: bool = False
     dropout: DropoutPolicy = field(default_factory=SameMasks)
-    alike: Mapping[str, float] = field(default_factory=dict)
+    of_optimizer: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def alike(self) -> dict[str, float]:
+        """What processes that share the step must have alike to take the same one, numbers by what they are."""
+        return {
+            "scales of the loss": self.scale or 0.0,
+            "seeds": float(self.seed or 0),
+            "radii": float(getattr(self.descent, "rho", 0.0)),
+            **self.of_optimizer,
+        }
 
     @property
     def perturbs(self) -> bool:
