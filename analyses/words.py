@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from analyses.correlation import kendall_tau
 from analyses.results import ALL_MEASURES, MEASURES, RunTable
-from analyses.subject import Subject
 from landscape.results import Array
+
+if TYPE_CHECKING:
+    from analyses.subject import Subject
 
 HEADLINES = ("test_accuracy", "validation_accuracy", "gap", "largest_eigenvalue", "trace", "sharpness")
 NONE = "-"  # in place of an accuracy, where targets are no classes
