@@ -66,7 +66,7 @@ def write_report(
         how_trained=_how_trained([subject.run for subject in subjects]),
         training=training_settings([subject.run for subject in subjects]),
         protocol=_protocol_rows(protocol, table),
-        machine=table.manifest["machine"],
+        machine=words.machine(table.manifest["machine"]),
         pictures=pictures,
         surfaces=surfaces,
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -91,6 +91,20 @@ def run_cells(table: RunTable, row: int, measures: Sequence[str] | None = None) 
 def about(subjects: Sequence[Subject]) -> str:
     """What a table of subjects is about, and which of them were trained on other data."""
     return "; ".join([subjects[0].about, *(subject.trained_on for subject in subjects[1:] if subject.trained_on)])
+
+
+def machine(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What numbers were computed with and how, by name.
+
+    >>> machine({"torch": "2.13", "shards": {"ways": {"one after another": 16}, "reasons": {"layer by layer": "odd"}}})
+    {'torch': '2.13', 'shards': '16 one after another; not layer by layer: odd'}
+    """
+    found = {name: str(value) for name, value in settings.items()}
+    if "shards" in settings:
+        taken, reasons = settings["shards"]["ways"], settings["shards"].get("reasons", {})
+        ways = [f"{count} {way}" for way, count in taken.items()]
+        found["shards"] = "; ".join([", ".join(ways), *(f"not {way}: {reason}" for way, reason in reasons.items())])
+    return found
 
 
 def what_it_shows(table: RunTable) -> list[str]:

@@ -76,6 +76,7 @@ def table_of_runs(page: Page) -> list[list[str]]:
 def test_the_file_needs_nothing_from_outside(write):
     html = write()
     assert "http://" not in html
+    assert "{'" not in Page(html).text  # nor anything in Python's own words
     assert "https://" not in html
     assert "@import" not in html
     assert "url(" not in html
